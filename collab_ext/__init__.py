@@ -1,0 +1,18 @@
+"""A fastai extension library for transfer-learned collaborative filtering
+
+Modules:
+
+- `collab_ext.collab`: A fastai `Learner` that knows what its rows mean: it saves its vocabulary, loads into other ones, transfers and grows
+- `collab_ext.data`: Turn a frame of ratings into checked, split, fast `DataLoaders`
+- `collab_ext.files`: Save weights and vocabulary as one, and open them without trusting them
+- `collab_ext.tables`: Find the user and item tables of any model, under one set of names
+- `collab_ext.transfer`: Move what one model has learned into the vocabulary of another, and see what was moved
+- `collab_ext.vocab`: Match the labels of one model to the labels of another, and keep a vocabulary in a file that is safe to open"""
+
+__version__ = "0.0.1"
+from .vocab import *
+from .data import *
+from .tables import *
+from .files import *
+from .transfer import *
+from .collab import *
