@@ -4,6 +4,7 @@ Modules:
 
 - `collab_ext.collab`: A fastai `Learner` that knows what its rows mean: it saves its vocabulary, loads into other ones, transfers and grows
 - `collab_ext.data`: Turn a frame of ratings into checked, split, fast `DataLoaders`
+- `collab_ext.demo`: The main job from a command line: pretrain on one population, adapt to another, compare with training from scratch
 - `collab_ext.files`: Save weights and vocabulary as one, and open them without trusting them
 - `collab_ext.tables`: Find the user and item tables of any model, under one set of names
 - `collab_ext.transfer`: Move what one model has learned into the vocabulary of another, and see what was moved

@@ -120,7 +120,7 @@ def collab_learner(
     res.report = transfer(res.model, res.vocab, src.wgts, src.vocab, id_map=id_map, fill=fill, counts=res._ratings.counts)
     return res
 
-# %% ../nbs/04_collab.ipynb #39107fcc
+# %% ../nbs/04_collab.ipynb #ab1b3f9f
 def _one_row(row, names):
     if isinstance(row, pd.Series): row = row.to_dict()
     if isinstance(row, (tuple,list)): row = dict(zip(names, row))
@@ -146,7 +146,7 @@ def predict(self:CollabLearner,
     names,r = list(self.vocab),self._ratings
     df = _one_row(row, names)
     pred = self.get_preds(dl=self.test_dl(df[[o for o in names if o in df]], unknown))[0].reshape(-1)[0]
-    return df[names].assign(**{r.rating_name: pred.item()}).iloc[0],pred,pred
+    return df[names].astype(object).assign(**{r.rating_name: pred.item()}).iloc[0],pred,pred
 
 # %% ../nbs/04_collab.ipynb #98e3816a
 def _stem_path(self, file):

