@@ -118,7 +118,7 @@ def test_fingerprint_sides(): assert len({fingerprint(*o) for o in ([['a'],['b']
 def test_fingerprint_of_arrays(): assert fingerprint(np.array([1,2]))==fingerprint(pd.Series([1,2]))==fingerprint([1,2])
 
 # Files
-@given(vocabs, vocabs, st.integers(0,5))
+@given(vocabs, vocabs, st.integers(3,5))
 @example([math.nan, None, 'nan', '\ud800', 'é', b'\xff', True, 1, 1.0, 2**80, -0.0], [NA], 0)
 def test_vocab_round_trip(tmp_path_factory, users, items, protocol):
     res = entry_of(tmp_path_factory.getbasetemp(), vocab_entry(dict(u=users, i=items)), protocol)['vocab']
@@ -271,14 +271,14 @@ def damage(b, rnd):
         b = b or bytearray(b'.')
     return bytes(b)
 
-def survive(tmp_path, good, read, file, n):
-    "Each damaged version of `good` reads as `read` says of the good one, or raises ValueError"
+def survive(good, read, file, n, errors=ValueError):
+    "Each damaged version of `good` reads like the good one, or raises `errors`"
     file.write_bytes(good)
     want,rnd = read(),random.Random(42)
     def wrong(b):
         file.write_bytes(b)
         try: res = read()
-        except ValueError: return
+        except errors: return
         except BaseException as e: return f'{type(e).__name__}: {e!s:.80} from {b!r}'
         return None if same(res, want) else f'{res} from {b!r}'
     def all_right():
@@ -291,7 +291,7 @@ def test_damaged_vocabulary(tmp_path, protocol):
     e = vocab_entry(dict(user=[NA,1,2.5,'é',None,b'x',True], item=[NA,'a','b']), 'f'*32, dict(counts=dict(user=[0,3,2,1,1,1,1])))
     e = {**e, 'previous':copy.deepcopy(e)}
     file = tmp_path/'v.pkl'
-    survive(tmp_path, pickle.dumps(e, protocol), lambda: read_vocab(file), file, 1500)
+    survive(pickle.dumps(e, protocol), lambda: read_vocab(file), file, 1500)
 
 @pytest.mark.parametrize('legacy', [False,True], ids=['zip','legacy'])
 def test_damaged_weights(tmp_path, legacy):
@@ -302,4 +302,4 @@ def test_damaged_weights(tmp_path, legacy):
     def read():
         p = read_pair(tmp_path/'w')
         return dict(p.wgts),p.vocab
-    survive(tmp_path, pth.read_bytes(), read, pth, 1000)
+    survive(pth.read_bytes(), read, pth, 1000, (ValueError,MemoryError))

@@ -1,0 +1,431 @@
+import builtins,errno,os,pickle,random,resource,signal,sys,time
+
+import pytest,torch
+from collections import OrderedDict
+from fastai.basics import *
+from fastai.learner import save_model
+from collab_ext import *
+from collab_ext import files
+from helpers import fit,frame,in_child,learner,name_rows,same,weights,wrong_rows
+from test_vocab import Call,bombs,touch
+
+# A pair with a number: its weights, labels, optimizer and info all say it
+def save(stem, i, **kwargs):
+    state = {'u_weight.weight':torch.full((4,3), float(i)), 'i_weight.weight':torch.full((5,3), float(i))}
+    vocab = dict(user=[NA]+[f'u{i}.{j}' for j in range(3)], item=[NA]+[f'i{i}.{j}' for j in range(4)])
+    return save_pair(stem, state, vocab, **merge(dict(opt=dict(state=[], hypers=[dict(lr=i)]), info=dict(n=i)), kwargs))
+
+def number(stem):
+    "The number of the pair `stem`; fails if its parts disagree"
+    p = read_pair(stem)
+    said = {w.flatten()[0].item() for w in p.wgts.values()} | {float(o[1:].split('.')[0]) for v in p.vocab.values() for o in v[1:]}
+    assert all((w==w.flatten()[0]).all() for w in p.wgts.values())
+    assert len(said | {float(p.info['n']), float(p.opt['hypers'][0]['lr'])})==1, p
+    return int(said.pop())
+
+def leftovers(folder): return sorted(o.name for o in folder.iterdir() if o.suffix not in ('.pth','.pkl','.lock') or '.tmp' in o.name)
+
+# Children that die at their kth step
+events = {'open','os.rename','os.remove','os.mkdir','os.link','os.truncate','os.chmod','os.listdir','os.scandir','fcntl.flock'}
+
+class Steps:
+    "Calls `end` at step number `k`: before a call to the system, in the middle of a write, or before a line of the library"
+    def __init__(self, k, end, lines=False): self.k,self.end,self.lines,self.on = k,end,lines,False
+    def __call__(self):
+        if not self.on: return
+        self.k -= 1
+        if self.k<0:
+            self.on = False
+            self.end()
+
+    def start(self):
+        sys.addaudithook(lambda ev,args: self() if ev in events else None)
+        fsync,open_ = os.fsync,builtins.open
+        os.fsync = lambda fd: (self(),fsync(fd))[1]
+        builtins.open = lambda f,mode='r',*args,**kw: Torn(open_(f,mode,*args,**kw), self) if 'w' in mode else open_(f,mode,*args,**kw)
+        self.on = True
+        if self.lines: sys.settrace(self.trace)
+
+    def trace(self, frame, event, arg):
+        if not frame.f_code.co_filename.endswith('collab_ext/files.py'): return
+        if event=='line': self()
+        return self.trace
+
+class Torn:
+    "A file that may be cut in the middle of a write"
+    def __init__(self, f, step): self.f,self.step = f,step
+    def write(self, b):
+        b = bytes(b)
+        self.step()
+        res = self.f.write(b[:len(b)//2])
+        self.f.flush()
+        self.step()
+        return res+self.f.write(b[len(b)//2:])
+    def __getattr__(self, k): return getattr(self.f, k)
+    def __enter__(self): return self
+    def __exit__(self, *args): self.f.close()
+
+def kill(): os.kill(os.getpid(), signal.SIGKILL)
+
+def deaths(folder, before, act, lines=False):
+    "Kill `act` at each of its steps, each time with the folder as `before` leaves it; yields after each death"
+    for k in range(1000):
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir()
+        before()
+        def run():
+            Steps(k, kill, lines).start()
+            act()
+        if not in_child(run): break
+        yield k
+    assert 10<k<999
+
+def interrupted(stem):
+    "An old pair, and a save that ended between its two files"
+    save(stem, 0)
+    old = os.replace
+    seen = []
+    def once(a, b):
+        if seen: kill()
+        seen.append(a)
+        old(a, b)
+    def run():
+        os.replace = once
+        save(stem, 9)
+    assert in_child(run)==-signal.SIGKILL
+    assert number(stem)==0
+
+@pytest.mark.parametrize('before', ['old','interrupted'])
+@pytest.mark.parametrize('lines', [False,True], ids=['calls','lines'])
+def test_killed_anywhere(tmp_path, before, lines):
+    if lines and before=='interrupted': pytest.skip('the calls do')
+    stem,seen = tmp_path/'d'/'m',[]
+    for k in deaths(tmp_path/'d', lambda: save(stem, 0) if before=='old' else interrupted(stem), lambda: save(stem, 1), lines):
+        seen.append(number(stem))
+        save(stem, 2)
+        assert number(stem)==2 and not leftovers(stem.parent)
+    assert seen==sorted(seen) and set(seen)=={0,1} # the old one until some step, the new one after it
+
+def test_first_save_killed_anywhere(tmp_path):
+    stem,seen = tmp_path/'d'/'sub'/'m',[]
+    for k in deaths(tmp_path/'d', lambda: None, lambda: save(stem, 1)):
+        try: seen.append(number(stem))
+        except FileNotFoundError: seen.append(0)
+        if not seen[-1]:
+            with pytest.raises(FileNotFoundError): find_pair(stem.parent)
+        save(stem, 2)
+        assert number(stem)==2 and not leftovers(stem.parent)
+    assert seen==sorted(seen) and set(seen)=={0,1}
+
+def test_killed_over_plain_weights(tmp_path):
+    "The weights of a plain fastai learner are there until the new pair is"
+    stem,plain = tmp_path/'d'/'m',{'u_weight.weight':torch.zeros(4,3), 'i_weight.weight':torch.zeros(5,3)}
+    for k in deaths(tmp_path/'d', lambda: torch.save(plain, f'{stem}.pth'), lambda: save(stem, 1)):
+        p = read_pair(stem)
+        if p.vocab is None: assert same(dict(p.wgts), plain)
+        else: assert number(stem)==1
+
+def test_killed_over_original_pair(tmp_path):
+    "A pair of the original library, whose vocabulary knows nothing of fingerprints"
+    stem,state,vocab = tmp_path/'d'/'m',{'u_weight.weight':torch.zeros(2,3), 'i_weight.weight':torch.zeros(2,3)},dict(user=[NA,'u'], item=[NA,'i'])
+    def before():
+        torch.save(state, f'{stem}.pth')
+        save_pickle(f'{stem}_vocab.pkl', vocab)
+    for k in deaths(tmp_path/'d', before, lambda: save(stem, 1)):
+        p = read_pair(stem)
+        if same(dict(p.wgts), state): assert p.vocab==vocab
+        else: assert number(stem)==1
+
+def test_learner_killed_anywhere(tmp_path):
+    "The same by way of `CollabLearner.save` and `load`, each time with another vocabulary"
+    old,new,folder = [name_rows(learner(frame(us, 'xy'), tmp_path)) for us in ('ab','bc')] + [tmp_path/'models']
+    reader = learner(frame('abc','xy'), tmp_path)
+    seen = []
+    for k in deaths(folder, lambda: old.save('m'), lambda: new.save('m')):
+        reader.load('m')
+        seen.append('c' in read_pair(folder/'m').vocab['user'])
+        assert not wrong_rows(reader, but='a' if seen[-1] else 'c')
+    assert seen==sorted(seen) and set(seen)=={False,True}
+
+def test_killed_at_random(tmp_path):
+    stem,rnd,last = tmp_path/'m',random.Random(0),0
+    save(stem, 0)
+    def forever():
+        for i in itertools.count(last+1): save(stem, i)
+    for _ in range(15):
+        pid = os.fork()
+        if not pid:
+            try: forever()
+            finally: os._exit(1)
+        time.sleep(rnd.uniform(.01, .1))
+        os.kill(pid, signal.SIGKILL)
+        os.waitpid(pid, 0)
+        assert number(stem)>=last
+        last = number(stem)
+    assert last>0
+    save(stem, 1)
+    assert number(stem)==1 and not leftovers(tmp_path)
+
+# Several at once
+def test_many_writers(tmp_path):
+    stem,pids = tmp_path/'m',[]
+    for i in range(4):
+        pids.append(os.fork())
+        if pids[-1]: continue
+        try:
+            for j in range(15): save(stem, 100*i+j)
+            os._exit(0)
+        finally: os._exit(1)
+    assert [os.waitpid(p, 0)[1] for p in pids]==[0]*4
+    assert number(stem)%100==14 and not leftovers(tmp_path)
+
+def test_reader_between_two_saves(tmp_path, monkeypatch):
+    "Whoever reads the weights just before and the vocabulary just after other saves gets one of the pairs"
+    stem,todo,read = tmp_path/'m',[1,2,3],files.read_vocab
+    save(stem, 0)
+    def slow(*args):
+        ns,todo[:] = list(todo),[]
+        for n in ns: save(stem, n)
+        return read(*args)
+    monkeypatch.setattr(files, 'read_vocab', slow)
+    assert number(stem) in (0,3)
+
+@pytest.mark.parametrize('other', ['m','m.v2','mm','m_vocab','[m]'])
+def test_names_alike(tmp_path, monkeypatch, other):
+    "The save of one pair leaves alone what a save of another is writing"
+    fsync = os.fsync
+    def busy(fd):
+        monkeypatch.setattr(os, 'fsync', fsync)
+        save(tmp_path/'m', 1)
+        fsync(fd)
+    if other!='m':
+        monkeypatch.setattr(os, 'fsync', busy)
+        save(tmp_path/other, 2)
+        assert number(tmp_path/'m')==1 and number(tmp_path/other)==2
+
+# Saves that can't
+class Full(Torn):
+    def write(self, b):
+        self.step()
+        return self.f.write(b)
+
+def no_space(): raise OSError(errno.ENOSPC, 'No space left on device')
+
+@pytest.mark.parametrize('first', [False,True], ids=['again','first'])
+def test_full_disk(tmp_path, monkeypatch, first):
+    "The `k`th write finds no space"
+    stem,open_ = tmp_path/'m',builtins.open
+    if not first: save(stem, 0)
+    for k in range(1000):
+        step = Steps(k, no_space)
+        step.on = True
+        monkeypatch.setattr(builtins, 'open', lambda f,mode='r',*args,**kw: Full(open_(f,mode,*args,**kw), step) if 'w' in mode else open_(f,mode,*args,**kw))
+        try: save(stem, 1)
+        except (OSError,RuntimeError) as e: assert 'space' in str(e) or 'space' in str(e.__cause__ or e.__context__), e
+        else: break
+        finally: monkeypatch.undo()
+        assert not leftovers(tmp_path)
+        if first: assert not list(tmp_path.glob('*.p*'))
+        else: assert number(stem)==0
+    assert k>2 and number(stem)==1
+
+def test_full_disk_for_real(tmp_path):
+    "The system itself refuses to write more than so many bytes"
+    stem = tmp_path/'m'
+    save(stem, 0)
+    size = sum(o.stat().st_size for o in tmp_path.iterdir())
+    for limit in range(1, size, size//25):
+        def run():
+            resource.setrlimit(resource.RLIMIT_FSIZE, (limit,limit))
+            try: save(stem, 1)
+            except (OSError,RuntimeError): os._exit(2)
+        done = in_child(run)==0
+        assert number(stem)==done and not leftovers(tmp_path)
+        if done: break
+    assert done
+
+def test_no_permission(tmp_path_factory):
+    "A folder in which this user may not write"
+    with tempfile.TemporaryDirectory() as d:
+        d = Path(d)
+        save(d/'m', 0)
+        for o in (d,*d.iterdir()): o.chmod(0o755 if o==d else 0o644)
+        if os.geteuid(): d.chmod(0o555)
+        def run():
+            if not os.geteuid(): os.setuid(65534)
+            for o in ('m','new','sub/new'):
+                with pytest.raises(PermissionError, match=str(d)): save(d/o, 1)
+            assert number(d/'m')==0
+        assert in_child(run)==0
+        if os.geteuid(): d.chmod(0o755)
+        assert number(d/'m')==0 and not leftovers(d)
+
+def test_folder_is_a_file(tmp_path):
+    (tmp_path/'models').write_text('')
+    with pytest.raises(OSError, match='models'): save(tmp_path/'models'/'m', 1)
+
+def test_unwritable_vocabulary_writes_nothing(tmp_path):
+    state = {'u_weight.weight':torch.zeros(1,2), 'i_weight.weight':torch.zeros(1,2)}
+    for vocab,info in ((dict(u=[1j],i=[1]),{}), (dict(u=[1]),{}), (dict(u=[1],i=[1]),dict(f=lambda: 0))):
+        with pytest.raises((ValueError,AttributeError,pickle.PicklingError,TypeError)): save_pair(tmp_path/'m', state, vocab, info=info)
+        assert not leftovers(tmp_path) and not list(tmp_path.glob('*.p*'))
+
+def test_info_that_could_not_be_read_back(tmp_path):
+    state = {'u_weight.weight':torch.zeros(1,2), 'i_weight.weight':torch.zeros(1,2)}
+    with pytest.raises(ValueError): save_pair(tmp_path/'m', state, dict(u=[1],i=[1]), info=dict(when=pd.Timestamp('2020'))) # or it can never be read
+
+def test_other_ranks_write_nothing(tmp_path, monkeypatch):
+    learn = learner(frame('ab','xy'), tmp_path)
+    monkeypatch.setenv('RANK', '1')
+    assert learn.save('m')==tmp_path/'models'/'m.pth'
+    assert not list(tmp_path.iterdir())
+    monkeypatch.setenv('RANK', '0')
+    learn.save('m')
+    assert sorted(o.name for o in (tmp_path/'models').glob('m*'))==['m.pth','m_vocab.pkl']
+
+# Files that are not what they seem
+@pytest.fixture
+def pairs(tmp_path):
+    save(tmp_path/'a', 1)
+    save(tmp_path/'b', 2)
+    return tmp_path
+
+@pytest.mark.parametrize('which', [0,1], ids=['pth','pkl'])
+@pytest.mark.parametrize('text', [b'', b'hello', b'PK\x03\x04', b'\x00'*100, b'\x80\x04}.', pickle.dumps(3), pickle.dumps([[1],[2]]), b'\x80\x02\x8a\nl\xfc\x9cF'])
+def test_other_content(pairs, which, text):
+    pair_paths(pairs/'a')[which].write_bytes(text)
+    with pytest.raises(ValueError, match=r'a(_vocab)?\.p'): read_pair(pairs/'a')
+
+@pytest.mark.parametrize('which', [0,1], ids=['pth','pkl'])
+def test_truncated(pairs, which):
+    f = pair_paths(pairs/'a')[which]
+    b = f.read_bytes()
+    for n in range(0, len(b), max(1, len(b)//60)):
+        f.write_bytes(b[:n])
+        with pytest.raises(ValueError, match=r'a(_vocab)?\.p'): read_pair(pairs/'a')
+
+@pytest.mark.parametrize('which', [0,1], ids=['pth','pkl'])
+def test_partner_of_another(pairs, which):
+    shutil.copy(pair_paths(pairs/'b')[which], pair_paths(pairs/'a')[which])
+    with pytest.raises(ValueError, match='do not belong together'): read_pair(pairs/'a')
+
+def test_swapped(pairs):
+    pth,pkl = pair_paths(pairs/'a')
+    with pytest.raises(ValueError): read_pair(pkl, pth)
+
+@pytest.mark.parametrize('which', [0,1], ids=['pth','pkl'])
+def test_missing(pairs, which):
+    f = pair_paths(pairs/'a')[which]
+    f.unlink()
+    with pytest.raises(FileNotFoundError, match=f.name): read_pair(pairs/'a')
+
+@pytest.mark.parametrize('which', [0,1], ids=['pth','pkl'])
+def test_folder_in_its_place(pairs, which):
+    f = pair_paths(pairs/'a')[which]
+    f.unlink()
+    f.mkdir()
+    with pytest.raises((ValueError,FileNotFoundError), match=f.name): read_pair(pairs/'a')
+
+def stamped(stamp):
+    state = OrderedDict({'u_weight.weight':torch.zeros(2,2)})
+    state._metadata = stamp
+    return state
+
+bad_weights = dict(list=[torch.zeros(2)], tensor=torch.zeros(2), none=None, empty={}, text={'a':'b'}, numbers={'u_weight.weight':1.}, int_keys={0:torch.zeros(2,2)},
+    mixed_keys={'u_weight.weight':torch.zeros(2,2), 0:torch.zeros(2)}, scalar={'u_weight.weight':torch.tensor(1.)}, flat={'u_weight.weight':torch.zeros(2)},
+    cube={'u_weight.weight':torch.zeros(2,2,2)}, sparse={'u_weight.weight':torch.zeros(2,2).to_sparse()}, meta={'u_weight.weight':torch.zeros(2,2,device='meta')},
+    nan={'u_weight.weight':torch.tensor([[1.,math.nan],[1,1]])}, inf={'u_weight.weight':torch.tensor([[1.,math.inf],[1,1]])},
+    rows={'u_weight.weight':torch.zeros(5,2)}, few={'u_weight.weight':torch.zeros(1,2)}, biases={'u_weight.weight':torch.zeros(2,2), 'u_bias.weight':torch.zeros(1,1)},
+    opt=dict(model={'u_weight.weight':torch.zeros(2,2)}, opt=5), model=dict(model=3, opt=None), complex={'u_weight.weight':torch.zeros(2,2,dtype=torch.complex64)},
+    stamp_text=stamped(OrderedDict(collab_ext='x')), stamp_number=stamped(OrderedDict(collab_ext=3)), stamp_half=stamped(OrderedDict(collab_ext=dict(vocab=1))),
+    stamp_wrong=stamped(OrderedDict(collab_ext=dict(vocab='x', weights='y'))), metadata=stamped('x'))
+
+@pytest.mark.filterwarnings('ignore')
+@pytest.mark.parametrize('name', bad_weights)
+def test_bad_weights(tmp_path, name):
+    torch.save(bad_weights[name], tmp_path/'w.pth')
+    save_pickle(tmp_path/'w_vocab.pkl', dict(user=[1,2], item=[1,2]))
+    with pytest.raises(ValueError): read_pair(tmp_path/'w')
+
+@pytest.mark.filterwarnings('ignore')
+@pytest.mark.parametrize('name', bombs(Path('x')))
+@pytest.mark.parametrize('way', ['pickle','zip','legacy','inside','opt'])
+def test_weights_run_nothing(tmp_path, name, way):
+    f,pth = tmp_path/'canary',tmp_path/'w.pth'
+    bomb = bombs(f)[name]
+    state = {'u_weight.weight':torch.zeros(2,2)}
+    try:
+        if way=='pickle': pth.write_bytes(pickle.dumps(bomb, 2))
+        elif way in ('zip','legacy'): torch.save(bomb, pth, _use_new_zipfile_serialization=way=='zip')
+        elif way=='inside': torch.save({**state, 'x':bomb}, pth)
+        else: torch.save(dict(model=state, opt=dict(state=[bomb])), pth)
+    except (pickle.PicklingError,TypeError): return
+    save_pickle(tmp_path/'w_vocab.pkl', dict(user=[1,2], item=[1,2]))
+    try: read_pair(tmp_path/'w') # harmless ones may be read
+    except ValueError: pass
+    assert not f.exists()
+
+@pytest.mark.parametrize('which', [0,1], ids=['pth','pkl'])
+def test_learner_runs_nothing(tmp_path, which):
+    "Every way into a learner"
+    f,learn = tmp_path/'canary',learner(frame('ab','xy'), tmp_path)
+    learn.save('m')
+    pair_paths(tmp_path/'models'/'m')[which].write_bytes(pickle.dumps(Call(eval, touch(f)), 2))
+    ways = [lambda: learn.load('m'), lambda: learn.load_vocab('m.pth', 'm_vocab.pkl')]
+    ways += [partial(collab_learner, learn.dls, path=tmp_path, pretrained=o) for o in (True, 'm', tmp_path/'models', tmp_path/'models'/'m')]
+    for way in ways:
+        with pytest.raises(ValueError): way()
+        assert not f.exists()
+
+# Files of others
+@pytest.fixture
+def cold(tmp_path): return learner(frame('ab','xy'), tmp_path, y_range=(1,5))
+
+@pytest.fixture
+def warm(tmp_path): return name_rows(fit(learner(frame('ab','xy'), tmp_path, y_range=(1,5))))
+
+@pytest.mark.parametrize('with_opt', [False,True])
+def test_plain_fastai(warm, cold, with_opt):
+    Learner.save(warm, 'm', with_opt=with_opt)
+    with pytest.warns(UserWarning, match='no vocabulary beside it'): cold.load('m')
+    assert not wrong_rows(cold) and same(weights(cold), weights(warm))
+    assert bool(first(cold.opt.state.values()))==with_opt
+
+def test_plain_fastai_model(warm, cold): # without the buffer of the mean, with the classes of fastai
+    state = {k:v for k,v in warm.model.state_dict().items() if k!='mean'}
+    torch.save(state, cold.path/'m.pth')
+    with pytest.warns(UserWarning, match='no vocabulary beside it'): cold.load(cold.path/'m')
+    assert not wrong_rows(cold) and cold.model.mean==0
+
+@pytest.mark.parametrize('users', ['ab','bac','bxyz'])
+@pytest.mark.parametrize('with_opt', [False,True])
+def test_original_pair(warm, tmp_path, users, with_opt):
+    "`save_model` and a pickled dict of `CategoryMap`: what the original wrote"
+    save_model(tmp_path/'models'/'m.pth', warm.model, warm.opt, with_opt=with_opt) if (tmp_path/'models').mkdir() is None else None
+    save_pickle(tmp_path/'models'/'m_vocab.pkl', {k:CategoryMap(v[1:], sort=False, add_na=True) for k,v in warm.vocab.items()})
+    for way in (lambda o: o.load('m'), lambda o: o.load_vocab('m.pth','m_vocab.pkl')):
+        learn = learner(frame(users,'yx'), tmp_path, y_range=(1,5))
+        way(learn)
+        assert not wrong_rows(learn, but=set(users)-set('ab'))
+
+eras = dict(A=('1.attn.lbs_weight.weight','1.final_lin.bias'), B=('1.pay_attn.lbs_weight.weight','1.label_bias'), C=('1.pay_attn.lbs.weight','1.label_bias'))
+
+@pytest.mark.parametrize('era', eras)
+@pytest.mark.parametrize('wrap', ['','module.'])
+def test_text_classifier(tmp_path, era, wrap):
+    "Tokens are users, labels are items; the vocabulary is a list of two lists"
+    tokens,labels,(i_weight,i_bias) = ['xxunk','a','b'],['y','x','z'],eras[era]
+    vecs = lambda v: tensor([code_of(o) for o in v])
+    code_of = lambda o: [rows_code(o)]*3
+    from helpers import code as rows_code
+    state = {wrap+'0.module.encoder.weight':vecs(tokens), wrap+'0.module.encoder_dp.emb.weight':vecs(tokens), wrap+i_weight:vecs(labels),
+        wrap+i_bias:vecs(labels)[:,0].clone(), wrap+'0.decoder.w':torch.zeros(7), wrap+'1.other.weight':torch.zeros(9,9)}
+    torch.save(dict(model=state, opt=dict(state=[], hypers=[])), tmp_path/'clas.pth')
+    save_pickle(tmp_path/'clas_vocab.pkl', [tokens,labels])
+    df = frame('ab','xy')
+    for way in ('vocab','pretrained'):
+        if way=='vocab': learn = learner(df, tmp_path).load_vocab(tmp_path/'clas.pth', tmp_path/'clas_vocab.pkl', fill='fresh')
+        else: learn = learner(df, tmp_path, n_factors=3, pretrained=(tmp_path/'clas.pth', tmp_path/'clas_vocab.pkl'), fill='fresh')
+        wrong = wrong_rows(learn, but=(NA,))
+        assert {t for t,_ in wrong}=={'u_bias'} # the only table that a classifier lacks
+        assert list(learn.report.to_frame().index)==['u_weight','i_weight','i_bias']
