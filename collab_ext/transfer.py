@@ -17,12 +17,16 @@ from .vocab import *
 from .tables import *
 from .files import *
 
-# %% ../nbs/03_transfer.ipynb #44685207
+# %% ../nbs/03_transfer.ipynb #a02163c2
 def _normal(known, n): return known.mean(0) + known.std(0, unbiased=False)*torch.randn(n, *known.shape[1:]).to(known)
 
-fills = dict(normal=_normal, zeros=lambda known,n: known.new_zeros(n, *known.shape[1:]),
-    mean=lambda known,n: known.mean(0, keepdim=True).expand(n, *known.shape[1:]),
-    fresh=lambda known,n: trunc_normal_(known.new_empty(n, *known.shape[1:]), std=.01))
+def _mean(known, n): return known.mean(0, keepdim=True).expand(n, *known.shape[1:])
+def _zeros(known, n): return known.new_zeros(n, *known.shape[1:])
+
+# %% ../nbs/03_transfer.ipynb #4f128fea
+def _fresh(known, n): return trunc_normal_(known.new_empty(n, *known.shape[1:]), std=.01)
+
+fills = dict(mean=_mean, zeros=_zeros, fresh=_fresh, normal=_normal)
 
 # %% ../nbs/03_transfer.ipynb #0c1f654e
 def match_table(
@@ -43,7 +47,7 @@ def match_table(
     res[miss] = rows.to(res.dtype)
     return res
 
-# %% ../nbs/03_transfer.ipynb #ac35962c
+# %% ../nbs/03_transfer.ipynb #512e4fe6
 class TransferReport:
     "What a transfer moved, table by table"
     def __init__(self,
@@ -51,7 +55,14 @@ class TransferReport:
         moved:dict, # Table name → which of the new rows came from the source (bool)
         mismatches:dict=None, # Column name → pairs (new label, old label) that are alike but for their type
         unmatched:dict=None, # Column name → labels that the source lacks, the most rated first
-    ): store_attr()
+    ):
+        store_attr()
+        self.remarks = []
+
+    def solved(self, tabs, n):
+        "Note that `n` of the filled rows of `tabs` were solved for"
+        for r in self.rows:
+            if r['table'] in tabs: r.update({'filled':r['filled']-n, 'solved':n})
 
     def to_frame(self):
         "One row a table: how many labels were matched, filled, solved for, and left unused in the source"
@@ -60,6 +71,13 @@ class TransferReport:
     def __repr__(self): return self.to_frame().to_string(float_format='{:.1%}'.format) + ''.join(f'\n{o}' for o in self.notes)
     def _repr_html_(self): return self.to_frame().to_html(float_format='{:.1%}'.format) + ''.join(f'<p>{escape(o)}</p>' for o in self.notes)
 
+    def plot(self, ax=None):
+        "A bar for each table: which of its rows came from where"
+        ax = self.to_frame()[['matched','solved','filled']].plot.barh(stacked=True, ax=ax, figsize=(6,2.5))
+        ax.set(xlabel='rows', ylabel='')
+        ax.invert_yaxis()
+        return ax
+
     @property
     def coverage(self): return max((r['labels'] for r in self.rows), default=0.)
 
@@ -67,7 +85,7 @@ class TransferReport:
     def notes(self):
         res = [f"{len(v)} {k} differ from a label of the source only by type, as {v[0][0]!r} and {v[0][1]!r}: pass `id_map={{{k!r}: {type(v[0][1]).__name__}}}`"
             for k,v in (self.mismatches or {}).items() if v]
-        return res + [f"Largest unmatched {k}: {', '.join(repr(o) for o in v[:5])}" for k,v in (self.unmatched or {}).items() if v]
+        return res + self.remarks + [f"Largest unmatched {k}: {', '.join(repr(o) for o in v[:5])}" for k,v in (self.unmatched or {}).items() if v]
 
 # %% ../nbs/03_transfer.ipynb #92ea251d
 def _id_map(id_map, new_vocab):

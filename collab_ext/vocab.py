@@ -66,10 +66,10 @@ def _rows_by_key(labels, keys):
     dup = next(l for i,(l,k) in enumerate(zip(labels,keys)) if res[k]!=i)
     raise ValueError(f"The label {dup!r} is in the vocabulary more than once: its row would be a matter of chance; keep one of them")
 
-# %% ../nbs/00_vocab.ipynb #6ea034aa
+# %% ../nbs/00_vocab.ipynb #2af329fa
 def map_labels(
     labels:list, # Labels of the new catalogue
-    id_map, # A dict or `Series` new label → old label, or a function that does the same; None for no change
+    id_map, # A dict or `Series` new label → old label, or a function that does the same; None for no change, `{}` for nothing in common
 )->list: # For each label its name in the old catalogue, or an object equal to no label where it has none
     "The old catalogue's name of each of `labels`"
     if id_map is None: return labels
@@ -77,7 +77,7 @@ def map_labels(
     miss = object()
     res = [NA if o==NA else get(o) for o in labels]
     res = [o if o is miss else _plain(o) for o in res]
-    if callable(id_map) or not len(labels) or any(o is not miss and o!=NA for o in res): return res
+    if callable(id_map) or not len(id_map) or not len(labels) or any(o is not miss and o!=NA for o in res): return res
     raise ValueError(f"`id_map` knows none of the {len(labels)} new labels (such as {labels[-1]!r}; its keys are such as "
         f"{first(id_map.keys())!r}): its keys are the new labels, its values the old ones")
 
