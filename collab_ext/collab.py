@@ -37,18 +37,22 @@ def collab_splitter(model):
     ids = {id(o) for o in vecs}
     return L(L(vecs), L(o for o in model.parameters() if id(o) not in ids))
 
-# %% ../nbs/04_collab.ipynb #64c62e1c
+# %% ../nbs/04_collab.ipynb #9c8c81d3
 @delegates(Learner.__init__)
 class CollabLearner(Learner):
     "`Learner` that keeps the labels of its rows"
     def __init__(self, dls, model, **kwargs):
         super().__init__(dls, model, **kwargs)
-        self.report,self.solver = None,None
+        self.report,self.solver,self.prior,self.source = None,None,None,None
 
     @property
     def vocab(self):
         "Column name → labels, users first"
         return as_vocab(self.dls.classes)
+
+    def __getstate__(self):
+        prior = self.prior if self.solver is None else self.solver.mf.prior()
+        return dict(super().__getstate__(), solver=None, source=None, prior=prior)
 
     @delegates(Learner.get_preds)
     def get_preds(self, ds_idx=1, dl=None, reorder=None, **kwargs):
@@ -150,7 +154,7 @@ def predict(self:CollabLearner,
     pred = self.get_preds(dl=self.test_dl(df[[o for o in names if o in df]], unknown))[0].reshape(-1)[0]
     return df[names].astype(object).assign(**{r.rating_name: pred.item()}).iloc[0],pred,pred
 
-# %% ../nbs/04_collab.ipynb #cd467014
+# %% ../nbs/04_collab.ipynb #92703971
 def _stem_path(self, file):
     if not isinstance(file, (str,Path)): raise ValueError(f"`file` is a name or a path, not a {type(file).__name__}")
     return self.path/self.model_dir/file
@@ -160,7 +164,8 @@ def _info(self:CollabLearner):
     counts = self._ratings.counts or {}
     y_range = getattr(self.model, 'y_range', None)
     res = dict(counts={k:v.tolist() for k,v in counts.items()}, y_range=None if y_range is None else [float(o) for o in y_range])
-    return res if self.solver is None else dict(res, prior=self.solver.mf.prior())
+    if self.solver is not None: self.prior = self.solver.mf.prior()
+    return res if self.prior is None else dict(res, prior=self.prior)
 
 @patch
 def save(self:CollabLearner,
@@ -213,7 +218,7 @@ def _width_hint(k, a, b):
     if a.ndim==2 and a.shape[1]!=b.shape[1] and len(a)==len(b): return f": make the learner with `n_factors={a.shape[1]}`"
     return ": without a vocabulary there is no telling which row is whose" if a.ndim and len(a)!=len(b) else ''
 
-# %% ../nbs/04_collab.ipynb #4bf441e4
+# %% ../nbs/04_collab.ipynb #311c2583
 def _sizes(vocab): return ', '.join(f'{len(v)} {k}' for k,v in vocab.items())
 
 @patch
@@ -222,6 +227,7 @@ def _load_pair(self:CollabLearner, pair, with_opt, strict, strict_vocab):
         _check_state(self.model, pair.wgts, strict)
         if pair.vocab is None: warn(f"{pair.file} has no vocabulary beside it: its rows are taken to be those of this learner")
         get_model(self.model).load_state_dict(pair.wgts, strict=strict)
+        self.prior = pair.info.get('prior')
         self._load_opt(pair.opt if with_opt else None)
         return self
     if strict_vocab: raise ValueError(f"{pair.file} has another vocabulary ({_sizes(pair.vocab)}) than this learner ({_sizes(self.vocab)}): "
@@ -268,7 +274,7 @@ def load_vocab(self:CollabLearner,
     self.report = transfer(ifnone(model, self.model), self.vocab, pair.wgts, pair.vocab, **kwargs)
     return self
 
-# %% ../nbs/04_collab.ipynb #6a29e6b2
+# %% ../nbs/04_collab.ipynb #e2de1629
 class ClosedForm(Callback):
     "Solve for all rows once an epoch, instead of training on batches"
     order = 100
@@ -282,9 +288,11 @@ class ClosedForm(Callback):
         raise CancelTrainException
 
 @patch
-def _can_solve(self:CollabLearner): return isinstance(self.model, DotBias) and isinstance(self.loss_func, type(MSELossFlat())) and isinstance(self.dls.train_ds, Ratings) \
-    and getattr(self.loss_func.func, '__class__', None) is nn.MSELoss
+def _can_solve(self:CollabLearner):
+    mse = isinstance(getattr(self.loss_func,'func',self.loss_func), nn.MSELoss)
+    return mse and isinstance(self.model, DotBias) and isinstance(self.dls.train_ds, Ratings)
 
+# %% ../nbs/04_collab.ipynb #983fbbee
 @patch
 @torch.no_grad()
 def _write_rows(self:CollabLearner, mf, sides=(0,1)):
@@ -302,7 +310,13 @@ def _matrix(self:CollabLearner):
     ds = self.dls.train_ds
     return RatingMatrix(ds.ids.cpu(), ds.targ.cpu(), [len(o) for o in self.vocab.values()])
 
-# %% ../nbs/04_collab.ipynb #39cf9cc4
+# %% ../nbs/04_collab.ipynb #959e3472
+@patch
+def _scratch(self:CollabLearner):
+    m,y_range = self.model,self.model.y_range
+    return Scratch(self._matrix(), m.u_weight.embedding_dim, to_logit(self.dls.train_ds.targ.mean().item(), y_range).item(), y_range)
+
+# %% ../nbs/04_collab.ipynb #d04feb81
 @patch
 @delegates(Learner.fit)
 def solve(self:CollabLearner,
@@ -311,11 +325,11 @@ def solve(self:CollabLearner,
 )->CollabLearner: # This learner
     "Train by closed forms: variational Bayes with priors that are learned, from scratch or from the source"
     if not self._can_solve(): raise ValueError("Closed forms are for the dot product with squared error: use `fit_one_cycle`, or make the learner without `use_nn` and `loss_func`")
-    if self.solver is None: self.solver = Scratch(self._matrix(), self.model.u_weight.embedding_dim, self.model.mean.item(), self.model.y_range)
+    if self.solver is None: self.solver = self._scratch()
     self.fit(ifnone(n_epoch, 3 if isinstance(self.solver, Adapter) else 20), cbs=L(kwargs.pop('cbs',None))+ClosedForm(self.solver), **kwargs)
     return self
 
-# %% ../nbs/04_collab.ipynb #b34fe622
+# %% ../nbs/04_collab.ipynb #4ab774c5
 def _source_counts(src, side, n):
     c = list((src.info or {}).get('counts',{}).values())
     return torch.tensor(c[side]) if len(c)==2 and len(c[side])==n else torch.full((n,), 20)
@@ -329,16 +343,46 @@ def _adapt(self:CollabLearner, src, id_map, drift=0.04):
     tabs,mean = tables(src.wgts),src.wgts.get('mean', tensor(0.)).item()
     prior = (src.info or {}).get('prior') or guess_prior(tabs, mean, first_row=int(vocabs[0][:1]==['#na#']))
     counts = [_source_counts(src, s, len(v)) for s,v in enumerate(vocabs)]
-    self.solver = Adapter(self._matrix(), tabs, idxs, prior, counts, self.model.y_range, drift).start()
+    self.source = partial(Adapter, self._matrix(), tabs, idxs, prior, counts, self.model.y_range)
+    before = self._try_rmse()
+    self.solver = self.source(drift).start()
     self._write_rows(self.solver.mf, [self.solver.first])
     for s in (0,1): self._note_solved(s, idxs[s])
+    if before is not None: self.report.remarks.append(f"Validation RMSE before training: {self._rmse(self.dls.valid_ds):.3f}; of the mean rating alone: {before:.3f}")
     return self
+
+@patch
+def _try_rmse(self:CollabLearner):
+    "Validation error of the mean rating of the training set; None without a validation set"
+    ds,mean = self.dls.valid_ds,self.dls.train_ds.targ.mean()
+    return (ds.targ.to(mean.device)-mean).pow(2).mean().sqrt().item() if len(ds) else None
 
 @patch
 def _note_solved(self:CollabLearner, s, idx):
     if s==self.solver.first: self.report.solved([t for t in table_names if side(t)==s], ((idx<0)&(self.solver.mf.rm.count[s]>0)).sum().item())
 
-# %% ../nbs/04_collab.ipynb #1fdc59b2
+# %% ../nbs/04_collab.ipynb #98fb5dfa
+@patch
+def _run(self:CollabLearner, solver, n):
+    "Validation error after `n` sweeps of `solver`, whose rows the model then has"
+    for i in range(solver.sweeps, n): solver.sweep(i)
+    solver.sweeps = n
+    self._write_rows(solver.mf)
+    return self._rmse(self.dls.valid_ds)
+
+@patch
+def _weigh(self:CollabLearner, _, epochs, loose=1., sweeps=20):
+    "Keep the source, trust it less, or drop it, by the validation error"
+    if not len(self.dls.valid_ds) or self.source is None: return self
+    cands = {'the source':(self.solver,self.solver.sweeps), 'a source that is trusted less':(self.source(loose).start(),epochs), 'no source':(self._scratch(),sweeps)}
+    errors = {k:self._run(*v) for k,v in cands.items()}
+    best = min(errors, key=errors.get)
+    self.solver = cands[best][0]
+    self._write_rows(self.solver.mf)
+    self.report.remarks.append(f"Validation RMSE after training, with {', with '.join(f'{k}: {v:.3f}' for k,v in errors.items())}; kept: {best}")
+    return self
+
+# %% ../nbs/04_collab.ipynb #a44bc2ec
 @patch
 @delegates(Learner.fit_one_cycle)
 def fine_tune(self:CollabLearner,
@@ -348,17 +392,18 @@ def fine_tune(self:CollabLearner,
     lr_mult=2, # How much more slowly moved rows train afterwards
     pct_start=0.3, # As in `fit_one_cycle`
     div=5.0, # As in `fit_one_cycle`
+    weigh=True, # For closed forms: compare with a source that is trusted less, and with none, and keep the best
     **kwargs
 ):
     "Train the rows that the source lacked while the moved ones hold still, then all of them"
-    if self.solver is not None: return self.solve(epochs)
+    if self.solver is not None: return self._weigh(self.solve(epochs), epochs) if weigh else self.solve(epochs)
     if self.report is None: return self.fit_one_cycle(epochs+freeze_epochs, base_lr, pct_start=pct_start, div=div, **kwargs)
     moved,cbs = self.report.moved,L(kwargs.pop('cbs',None))
     if freeze_epochs: self.fit_one_cycle(freeze_epochs, base_lr, pct_start=0.99, cbs=cbs+HoldRows(moved), **kwargs)
     self.fit_one_cycle(epochs, base_lr/2, pct_start=pct_start, div=div, cbs=cbs+HoldRows(moved, 1/lr_mult), **kwargs)
     return self
 
-# %% ../nbs/04_collab.ipynb #0f3d0c91
+# %% ../nbs/04_collab.ipynb #6d152c10
 def _set_table(model, key, new):
     "Replace the parameter `key` of `model` by a table with other rows"
     mod = model.get_submodule(key.rpartition('.')[0])
@@ -366,21 +411,83 @@ def _set_table(model, key, new):
     if isinstance(mod, nn.Embedding): mod.num_embeddings = len(new)
 
 @patch
+def _name_rows(self:CollabLearner):
+    if hasattr(self.model,'classes'): self.model.classes = self.dls.classes
+
+@patch
+def _known_prior(self:CollabLearner):
+    "What the model knows of users and items in general: learned, loaded, or guessed from its tables"
+    if self.solver is not None: self.prior = self.solver.mf.prior()
+    if self.prior is not None: return dict(self.prior, mean=self.model.mean.item())
+    ds = self.dls.valid_ds if len(self.dls.valid_ds) else self.dls.train_ds
+    return guess_prior(tables(self.model), self.model.mean.item(), self._rmse(ds)**2 if len(ds) else 0.8)
+
+# %% ../nbs/04_collab.ipynb #4f294065
+@patch
+@torch.no_grad()
+def _rmse(self:CollabLearner, ds):
+    "Error on the ratings of a dataset"
+    self.model.eval()
+    dl = CollabDL(ds, bs=1<<16, device=self.dls.device)
+    return (sum(((self.model(x).reshape(-1)-y)**2).sum().item() for x,y in dl)/len(ds))**.5
+
+# %% ../nbs/04_collab.ipynb #6a741390
+def _rows_of_side(mean, t): return mean[:,:-1] if t.endswith('weight') else mean[:,-1:]
+
+@patch
+def _grow(self:CollabLearner, vocab, ds, fill):
+    "Enlarge the tables to `vocab` and fill or solve the new rows from the ratings `ds`; returns the solution"
+    model,old,opt,mf = get_model(self.model),self.vocab,None if self.opt is None else self.opt.state_dict(),None
+    state = {k:v.clone() for k,v in model.state_dict().items()}
+    wgts,m = match_tables(state, old, vocab, fill='mean' if fill=='solve' else fill, counts=ds.counts)
+    names = find_tables(state)
+    self.report,prior = m.report(list(names), 'mean' if fill=='solve' else fill),self._known_prior() if fill=='solve' else None
+    if fill=='solve':
+        tabs = {t:wgts[k].cpu() for t,k in names.items()}
+        means = [torch.cat([tabs[f'{o}_weight'],tabs[f'{o}_bias']], 1) for o in 'ui']
+        new = [i<0 for i in m.idxs]
+        mf = solve_new(RatingMatrix(ds.ids.cpu(), ds.targ.cpu(), [len(o) for o in vocab.values()]), means, new, prior, model.y_range)
+        for t,k in names.items(): wgts[k] = _rows_of_side(mf.sides[side(t)].mean, t).to(wgts[k])
+        for s in (0,1): self.report.solved([t for t in names if side(t)==s], (new[s]&(mf.rm.count[s]>0)).sum().item())
+    for k in names.values(): _set_table(model, k, wgts[k])
+    return m,mf,prior,opt
+
+# %% ../nbs/04_collab.ipynb #929d5bff
+@patch
 def grow(self:CollabLearner,
     ratings:pd.DataFrame, # Ratings to train on from now on, in the columns of this learner: users and items may be new
-    fill='mean', # What new rows start with: 'mean', 'zeros', 'fresh', 'normal', or a function
+    fill=None, # New rows: 'solve' for them from `ratings`, or 'mean', 'zeros', 'fresh', 'normal', or a function
     **kwargs # For `CollabDataLoaders.from_df`
 )->CollabLearner: # This learner
     "Make room for the new users and items in `ratings`, and train on these from now on"
-    old,(user,item),bs = self.vocab,self.vocab,self.dls.train.bs
-    dls = CollabDataLoaders.from_df(ratings, **merge(dict(user_name=user, item_name=item, rating_name=self._ratings.rating_name, vocab=old,
-        bs=bs, path=self.dls.path, device=self.dls.device), kwargs))
-    model,opt = get_model(self.model),None if self.opt is None else self.opt.state_dict()
-    wgts,m = match_tables({k:v.clone() for k,v in model.state_dict().items()}, old, dls.vocab, fill=fill, counts=dls.train_ds.counts)
-    names = find_tables(model.state_dict())
-    for k in names.values(): _set_table(model, k, wgts[k])
-    self.dls = dls
-    if hasattr(model,'classes'): model.classes = dls.classes
-    self.report = m.report(list(names), fill)
+    user,item = self.vocab
+    dls = CollabDataLoaders.from_df(ratings, **merge(dict(user_name=user, item_name=item, rating_name=self._ratings.rating_name, vocab=self.vocab,
+        bs=self.dls.train.bs, path=self.dls.path, device=self.dls.device), kwargs))
+    m,_,prior,opt = self._grow(dls.vocab, dls.train_ds, ifnone(fill, 'solve' if self._can_solve() else 'mean'))
+    self.dls,self.solver,self.prior = dls,None,prior
+    self._name_rows()
     self._load_opt(opt, m.idxs)
     return self
+
+# %% ../nbs/04_collab.ipynb #459c1508
+@patch
+def fold_in(self:CollabLearner,
+    ratings:pd.DataFrame, # All ratings of the new users (or of the new items), in the columns of this learner
+)->pd.DataFrame: # A row for each new label: its column, number of ratings, bias, and variance of its predictions
+    "Solve for users and items that the learner does not know, and leave all others as they are"
+    if not self._can_solve(): raise ValueError("`fold_in` is for the dot product with squared error, and ratings in `CollabDataLoaders`: use `grow` and train")
+    ds = self.dls.train_ds
+    ratings,n = check_ratings(ratings, *self.vocab, ds.rating_name),{k:len(v) for k,v in self.vocab.items()}
+    vocab = {k:extend_vocab(ratings[k], v) for k,v in self.vocab.items()}
+    if all(len(v)==n[k] for k,v in vocab.items()): raise ValueError("All users and items of these ratings are known already: train on them, or `grow`")
+    new = Ratings(vocab, torch.zeros(0,2).int(), rating_name=ds.rating_name).encode(ratings)
+    new.counts = {k:torch.bincount(new.ids[:,j].long(), minlength=len(v)) for j,(k,v) in enumerate(vocab.items())}
+    m,mf,self.prior,opt = self._grow(vocab, new, 'solve')
+    for o in (ds,self.dls.valid_ds):
+        o.vocab,o.counts = vocab,{k:F.pad(c, (0,len(vocab[k])-len(c)))+(torch.arange(len(vocab[k]))>=n[k])*new.counts[k] for k,c in ds.counts.items()}
+    self.solver = None
+    self._name_rows()
+    self._load_opt(opt, m.idxs)
+    cols = [pd.DataFrame(dict(label=v[n[k]:], of=k, ratings=mf.rm.count[s][n[k]:], bias=mf.sides[s].mean[n[k]:,-1],
+        variance=mf.spread(s, self.prior)[n[k]:])) for s,(k,v) in enumerate(vocab.items())]
+    return pd.concat(cols, ignore_index=True)

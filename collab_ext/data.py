@@ -8,7 +8,7 @@ Docs: https://collab-ext.github.io/collab_ext/data.html.md"""
 
 # %% auto #0
 __all__ = ['Simulated', 'simulate_ratings', 'two_domains', 'check_y_range', 'check_ratings', 'TimeSplitter', 'UserSplitter',
-           'LastSplitter', 'Ratings', 'CollabDL', 'CollabDataLoaders']
+           'LastSplitter', 'Ratings', 'CollabDL', 'extend_vocab', 'CollabDataLoaders']
 
 # %% ../nbs/01_data.ipynb #280d80b3
 from fastai.basics import *
@@ -313,8 +313,8 @@ class CollabDL(TfmdDL):
         df[f'{self.dataset.rating_name}_pred'] = to_np(out).reshape(-1)[:max_n]
         return display_df(df) if show else df
 
-# %% ../nbs/01_data.ipynb #a17b8b3f
-def _vocab_of(col, old=None):
+# %% ../nbs/01_data.ipynb #16a2d7c5
+def extend_vocab(col, old=None):
     "`#na#`, then the labels of `col`, sorted if they can be; the labels of `old` keep their rows and the new ones follow"
     labels = as_labels(pd.unique(col))
     try: labels = sorted(labels)
@@ -330,7 +330,7 @@ def _check_valid(ds, cols, unknown):
     if not (ds.ids[:,0]>0).any(): raise ValueError(f"None of the users ({cols[0]!r}) of the validation set is in the training set, so the model has learned nothing of them: "
         "split differently, or pass `unknown='mean'` to measure how it does on strangers")
 
-# %% ../nbs/01_data.ipynb #99078991
+# %% ../nbs/01_data.ipynb #6ba8a00e
 class CollabDataLoaders(fastai.collab.CollabDataLoaders):
     "`DataLoaders` for collaborative filtering"
     @classmethod
@@ -360,7 +360,7 @@ class CollabDataLoaders(fastai.collab.CollabDataLoaders):
         train,valid = cls._splits(ratings, ifnone(splitter, RandomSplitter(valid_pct=valid_pct, seed=seed)))
         *cols,rating_name = names
         old = {} if vocab is None else dict(zip(cols, as_vocab(vocab).values()))
-        vocab = {c:_vocab_of(train[c], old.get(c)) for c in cols}
+        vocab = {c:extend_vocab(train[c], old.get(c)) for c in cols}
         train_ds = Ratings(vocab, torch.zeros(0,2).int(), rating_name=rating_name).encode(train)
         train_ds.counts = {c:_counts(train_ds.ids[:,j], len(v)) for j,(c,v) in enumerate(vocab.items())}
         valid_ds = train_ds.encode(valid, unknown, ' of the validation set')

@@ -8,7 +8,7 @@ Docs: https://collab-ext.github.io/collab_ext/solve.html.md"""
 
 # %% auto #0
 __all__ = ['RatingMatrix', 'Side', 'row_features', 'inv_psd', 'BayesMF', 'point_side', 'refit', 'Scratch', 'guess_prior',
-           'Adapter']
+           'Adapter', 'solve_new']
 
 # %% ../nbs/02b_solve.ipynb #ad0c0a6c
 from fastai.basics import *
@@ -287,3 +287,36 @@ def sweep(self:Adapter,
     "Learn the priors, solve for the better known side, then for the other"
     for s in (self.first,1-self.first): self.expect(s, it==0 and s!=self.first)
     for s in (1-self.first,self.first): self.mf.update(s)
+
+# %% ../nbs/02b_solve.ipynb #7c22a141
+def solve_new(
+    rm:RatingMatrix, # Ratings of the new rows, under the enlarged vocabulary
+    means:list, # Rows [vector, bias] of users and of items; those of new rows do not matter
+    new:list, # Which users and which items are new (bool)
+    prior:dict, # What the model knows of users and items in general
+    y_range=None, # (lowest, highest) rating of the sigmoid
+    rounds=5, # Alternations when both sides have new rows; steps for a sigmoid
+)->BayesMF: # Its `sides` hold the solved rows with their covariances
+    "Solve for the new rows, and touch no other"
+    k,sides = means[0].shape[1],[]
+    for m,n,p in zip(means, new, prior['sides']):
+        src = _source_side(p)
+        rows = torch.where(n[:,None], src.B[0] if (~n).sum()<2 else m[~n][1:].mean(0), m)
+        sides.append(Side(rows, n[:,None,None]*src.P, src.P, rows.clone(), B=src.B))
+    mf = BayesMF(rm, *sides, mean=prior['mean'], s2=prior['s2'], y_range=y_range)
+    for s,t in enumerate(sides):
+        if new[s].any(): t.m0[new[s]] = (row_features(rm, s, sides[1-s].mean)[:,:len(t.B)]@t.B)[new[s]]
+    once = y_range is None and not (new[0].any() and new[1].any())
+    for _ in range(1 if once else rounds):
+        for s in (0,1):
+            if new[s].any(): mf.update(s, new[s])
+            mf.s2 = prior['s2']
+    return mf
+
+@patch
+def spread(self:BayesMF,
+    s:int, # 0 for users, 1 for items
+    prior:dict, # As for `solve_new`
+)->Tensor: # One number for each row, in squared units of the tables
+    "Variance of what a row predicts, for the other side's typical row: how unsure its few ratings leave it"
+    return (self.sides[s].cov*tensor(prior['sides'][1-s]['M'])).sum((1,2))
