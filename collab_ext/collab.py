@@ -310,6 +310,21 @@ def _matrix(self:CollabLearner):
     ds = self.dls.train_ds
     return RatingMatrix(ds.ids.cpu(), ds.targ.cpu(), [len(o) for o in self.vocab.values()])
 
+# %% ../nbs/04_collab.ipynb #5cfa3089
+@patch
+@torch.no_grad()
+def _rmse(self:CollabLearner, ds):
+    "Error on the ratings of a dataset"
+    self.model.eval()
+    dl = CollabDL(ds, bs=1<<16, device=self.dls.device)
+    return (sum(((self.model(x).reshape(-1)-y)**2).sum().item() for x,y in dl)/len(ds))**.5
+
+@patch
+def _try_rmse(self:CollabLearner):
+    "Validation error of the mean rating of the training set; None without a validation set"
+    ds,mean = self.dls.valid_ds,self.dls.train_ds.targ.mean()
+    return (ds.targ.to(mean.device)-mean).pow(2).mean().sqrt().item() if len(ds) else None
+
 # %% ../nbs/04_collab.ipynb #959e3472
 @patch
 def _scratch(self:CollabLearner):
@@ -329,7 +344,12 @@ def solve(self:CollabLearner,
     self.fit(ifnone(n_epoch, 3 if isinstance(self.solver, Adapter) else 20), cbs=L(kwargs.pop('cbs',None))+ClosedForm(self.solver), **kwargs)
     return self
 
-# %% ../nbs/04_collab.ipynb #4ab774c5
+# %% ../nbs/04_collab.ipynb #f3c45f11
+@patch
+def _note_solved(self:CollabLearner, s, idx):
+    if s==self.solver.first: self.report.solved([t for t in table_names if side(t)==s], ((idx<0)&(self.solver.mf.rm.count[s]>0)).sum().item())
+
+# %% ../nbs/04_collab.ipynb #a9aa1d15
 def _source_counts(src, side, n):
     c = list((src.info or {}).get('counts',{}).values())
     return torch.tensor(c[side]) if len(c)==2 and len(c[side])==n else torch.full((n,), 20)
@@ -350,16 +370,6 @@ def _adapt(self:CollabLearner, src, id_map, drift=0.04):
     for s in (0,1): self._note_solved(s, idxs[s])
     if before is not None: self.report.remarks.append(f"Validation RMSE before training: {self._rmse(self.dls.valid_ds):.3f}; of the mean rating alone: {before:.3f}")
     return self
-
-@patch
-def _try_rmse(self:CollabLearner):
-    "Validation error of the mean rating of the training set; None without a validation set"
-    ds,mean = self.dls.valid_ds,self.dls.train_ds.targ.mean()
-    return (ds.targ.to(mean.device)-mean).pow(2).mean().sqrt().item() if len(ds) else None
-
-@patch
-def _note_solved(self:CollabLearner, s, idx):
-    if s==self.solver.first: self.report.solved([t for t in table_names if side(t)==s], ((idx<0)&(self.solver.mf.rm.count[s]>0)).sum().item())
 
 # %% ../nbs/04_collab.ipynb #98fb5dfa
 @patch
@@ -421,15 +431,6 @@ def _known_prior(self:CollabLearner):
     if self.prior is not None: return dict(self.prior, mean=self.model.mean.item())
     ds = self.dls.valid_ds if len(self.dls.valid_ds) else self.dls.train_ds
     return guess_prior(tables(self.model), self.model.mean.item(), self._rmse(ds)**2 if len(ds) else 0.8)
-
-# %% ../nbs/04_collab.ipynb #4f294065
-@patch
-@torch.no_grad()
-def _rmse(self:CollabLearner, ds):
-    "Error on the ratings of a dataset"
-    self.model.eval()
-    dl = CollabDL(ds, bs=1<<16, device=self.dls.device)
-    return (sum(((self.model(x).reshape(-1)-y)**2).sum().item() for x,y in dl)/len(ds))**.5
 
 # %% ../nbs/04_collab.ipynb #6a741390
 def _rows_of_side(mean, t): return mean[:,:-1] if t.endswith('weight') else mean[:,-1:]
