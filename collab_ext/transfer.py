@@ -8,7 +8,8 @@ Docs: https://collab-ext.github.io/collab_ext/transfer.html.md"""
 
 # %% auto #0
 __all__ = ['fills', 'MatchedEmbeds', 'Keys', 'match_table', 'TransferReport', 'Matches', 'match_tables', 'match_embeds',
-           'load_pretrained_keys', 'transfer', 'read_source', 'HoldRows']
+           'load_pretrained_keys', 'transfer', 'vector_source', 'project_wgts', 'pull_from_hub', 'push_to_hub',
+           'read_source', 'HoldRows', 'PullToSource']
 
 # %% ../nbs/03_transfer.ipynb #d7f6e2d1
 from html import escape
@@ -47,7 +48,7 @@ def match_table(
     res[miss] = rows.to(res.dtype)
     return res
 
-# %% ../nbs/03_transfer.ipynb #512e4fe6
+# %% ../nbs/03_transfer.ipynb #b3f68817
 class TransferReport:
     "What a transfer moved, table by table"
     def __init__(self,
@@ -57,7 +58,7 @@ class TransferReport:
         unmatched:dict=None, # Column name → labels that the source lacks, the most rated first
     ):
         store_attr()
-        self.remarks = []
+        self.remarks,self.counts = [],None
 
     def solved(self, tabs, n):
         "Note that `n` of the filled rows of `tabs` were solved for"
@@ -244,7 +245,70 @@ def transfer(
         if 'only by type' in o: warn(o)
     return report
 
-# %% ../nbs/03_transfer.ipynb #5dc4660c
+# %% ../nbs/03_transfer.ipynb #93e669cb
+def vector_source(
+    vecs:dict, # Column of the new data → frame of vectors indexed by label, or (array, labels)
+    new_vocab:dict, # The new labels, users first
+)->Pair: # Weights and vocabulary; the side that is not named has none
+    "A source of vectors that were made elsewhere, for one side or both"
+    bad = [o for o in vecs if o not in new_vocab]
+    if bad: raise KeyError(f"There are vectors for {bad[0]!r}, but the columns of the new data are {list(new_vocab)}")
+    wgts,vocab = {},{k:[] for k in new_vocab}
+    for s,k in enumerate(new_vocab):
+        if k not in vecs: continue
+        arr,labels = (vecs[k].to_numpy(), vecs[k].index) if isinstance(vecs[k], pd.DataFrame) else vecs[k]
+        w = torch.tensor(np.asarray(arr), dtype=torch.float32)
+        vocab[k] = as_labels(labels)
+        if w.ndim!=2 or len(w)!=len(vocab[k]): raise ValueError(f"The vectors for {k!r} have shape {tuple(w.shape)}, for {len(vocab[k])} labels: one row for each")
+        wgts[f"{'ui'[s]}_weight.weight"] = w
+    check_rows(tables(wgts), vocab)
+    return Pair(wgts, None, vocab, {}, None)
+
+# %% ../nbs/03_transfer.ipynb #80e90a8d
+def _svd_factors(u, v, k):
+    "The best k-factor tables for the product u vᵀ, by QR of both and SVD of the small core"
+    (qu,ru),(qv,rv) = torch.linalg.qr(u),torch.linalg.qr(v)
+    U,S,Vt = torch.linalg.svd(ru@rv.T)
+    return qu@(U[:,:k]*S[:k].sqrt()), qv@(Vt[:k].T*S[:k].sqrt())
+
+def project_wgts(
+    wgts:dict, # State dict with one or two tables of vectors
+    n_factors:int, # Wanted width
+    keys:dict=None, # Table name → key of `wgts`, for a layout of your own
+)->dict: # A copy with vectors of that width
+    "Project vectors to another width"
+    names = {t:k for t,k in find_tables(wgts, keys).items() if t.endswith('weight')}
+    ws,res = [wgts[k].float() for k in names.values()],dict(wgts)
+    if any(w.shape[1]<n_factors for w in ws): new = [F.pad(w, (0,n_factors-w.shape[1])) for w in ws]
+    elif len(ws)==2 and ws[0].shape[1]==ws[1].shape[1]: new = _svd_factors(*ws, n_factors)
+    else: new = [w@torch.linalg.svd(w, full_matrices=False)[2][:n_factors].T for w in ws]
+    return {**res, **dict(zip(names.values(), new))}
+
+# %% ../nbs/03_transfer.ipynb #7a45e6e7
+def pull_from_hub(
+    repo_id:str, # 'owner/name', or 'owner/name@revision'
+)->Path: # Path of the saved pair without endings
+    "Fetch a saved pair from the Hugging Face hub"
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError,HFValidationError,LocalEntryNotFoundError
+    name,_,revision = repo_id.partition('@')
+    try: folder = snapshot_download(name, revision=revision or None, allow_patterns=['*.pth','*_vocab.pkl'])
+    except (HfHubHTTPError,HFValidationError,LocalEntryNotFoundError) as e: raise FileNotFoundError(f"Cannot fetch {repo_id!r} from the hub: {e}") from e
+    return find_pair(folder)
+
+def push_to_hub(
+    stem:str|Path, # Path of a saved pair without endings
+    repo_id:str, # 'owner/name'; made if need be
+    **kwargs # For `HfApi.create_repo`
+)->str: # Address of the commit
+    "Put a saved pair on the Hugging Face hub"
+    from huggingface_hub import HfApi
+    read_pair(stem)
+    api,files = HfApi(),pair_paths(stem)
+    api.create_repo(repo_id, exist_ok=True, **kwargs)
+    return str(api.upload_folder(repo_id=repo_id, folder_path=files[0].parent, allow_patterns=[o.name for o in files]))
+
+# %% ../nbs/03_transfer.ipynb #865290d1
 def _stem(name, folder):
     "The saved pair `name`: a path as it stands, or in `folder`; if both exist, it is for the user to say which"
     cands = {o.resolve():o for o in (Path(name), folder/name) if pair_paths(o)[0].is_file() or o.is_dir()}
@@ -253,16 +317,23 @@ def _stem(name, folder):
     res = first(cands.values())
     return find_pair(res) if res.is_dir() else res
 
+def _of_learner(learn):
+    info = learn.info() if hasattr(learn,'info') else {}
+    return Pair(get_model(learn.model).state_dict(), None, as_vocab(learn.dls.classes), info, None)
+
 def read_source(
-    source, # Name of a saved pair, folder with one, (weights, vocabulary) paths, a `Learner`, or True for the one pair in `folder`
+    source, # Name of a saved pair, folder with one, (weights, vocabulary) paths, a `Learner`, 'hf://owner/name', vectors, or True for the pair in `folder`
     folder:str|Path='models', # Where names are looked up
+    new_vocab:dict=None, # The new labels, users first; needed for vectors
 )->Pair: # Weights and vocabulary
     "Weights and vocabulary to transfer from"
     folder = Path(folder)
     if isinstance(source, Pair): return source
-    if isinstance(source, Learner): return Pair(get_model(source.model).state_dict(), None, as_vocab(source.dls.classes), {}, None)
+    if isinstance(source, Learner): return _of_learner(source)
+    if isinstance(source, dict): return vector_source(source, new_vocab)
     if source is True: return read_pair(find_pair(folder))
     if isinstance(source, (tuple,list)): return read_pair(*source)
+    if str(source).startswith('hf://'): return read_pair(pull_from_hub(source[5:]))
     pair = read_pair(_stem(source, folder))
     if pair.vocab is None: raise FileNotFoundError(f"{pair.file} has no vocabulary beside it ({pair_paths(pair.file)[1].name}), so nobody knows what its rows mean")
     return pair
@@ -282,3 +353,27 @@ class HoldRows(Callback):
     def before_step(self): self.kept = [p.data[i] for p,i in self.held]
     def after_step(self):
         for (p,i),k in zip(self.held, self.kept): p.data[i] = torch.lerp(k, p.data[i], self.scale)
+
+# %% ../nbs/03_transfer.ipynb #795dc6a4
+class PullToSource(Callback):
+    "Decay moved rows towards their pretrained values, not towards zero"
+    order = 85
+    def __init__(self,
+        rows:dict, # Table name → which rows were moved (bool)
+        counts:dict=None, # Table name → number of ratings that the source had for each row; plenty by default
+        pull=0.1, # Strength, in units of weight decay
+        n0=20, # Number of ratings at which half of it applies
+    ): store_attr()
+
+    def before_fit(self):
+        tabs = tables(self.model)
+        self.held = []
+        for t,m in self.rows.items():
+            if t not in tabs: continue
+            p,i = tabs[t],m.to(tabs[t].device).nonzero().squeeze(1)
+            n = torch.full((len(i),), 1e9) if self.counts is None else self.counts[t][m].float()
+            self.held.append((p, i, p.data[i].clone(), self.pull*(n/(n+self.n0))[:,None].to(p.device)))
+
+    def after_step(self):
+        lr,wd = self.opt.hypers[0]['lr'],self.opt.hypers[0].get('wd',0.)
+        for p,i,a,w in self.held: p.data[i] += lr*wd*a + lr*w*(a-p.data[i])
