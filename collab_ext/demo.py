@@ -9,8 +9,7 @@ Docs: https://collab-ext.github.io/collab_ext/demo.html.md"""
 # %% auto #0
 __all__ = ['demo_ratings', 'train', 'compare', 'plot_errors', 'top_items', 'demo']
 
-# %% ../nbs/10_demo.ipynb #9c3a1389
-from contextlib import redirect_stdout
+# %% ../nbs/10_demo.ipynb #be3262ca
 from importlib.util import find_spec
 from fastcore.script import *
 from fastai.collab import *
@@ -40,20 +39,21 @@ def demo_ratings(
     titles = {} if title is None else dict(zip(df[cols[1]], df[title]))
     return df[cols],titles
 
-# %% ../nbs/10_demo.ipynb #c93022b8
+# %% ../nbs/10_demo.ipynb #6bb21674
 def train(
     dls, # `CollabDataLoaders`
     name, # Name to save the pair under
-    epochs=5, # Number of epochs
+    epochs=None, # Number of epochs (sweeps); 20 from scratch and 3 from a source by default
     pretrained=False, # Where to transfer from, or False to start from scratch
     quiet=False, # Without progress bars and messages
     **kwargs # For `collab_learner`
 )->tuple: # The learner, and its validation RMSE before training and after each epoch
-    "Train on `dls` and save the best epoch"
-    learn = collab_learner(dls, metrics=rmse, pretrained=pretrained, **kwargs)
-    with learn.no_bar(), learn.no_logging(): start = learn.validate()[1]
-    best = SaveModelCallback(monitor='_rmse', comp=np.less, fname=name)
-    with ContextManagers([learn.no_bar(), learn.no_logging(), redirect_stdout(None)] if quiet else []): learn.fit_one_cycle(epochs, 5e-3, wd=0.1, cbs=best)
+    "Train on `dls` and save the result"
+    learn = collab_learner(dls, ifnone(kwargs.pop('n_factors',None), 20), metrics=rmse, pretrained=pretrained, **kwargs)
+    with ContextManagers([learn.no_bar(), learn.no_logging()]): start = learn.validate()[1]
+    with ContextManagers([learn.no_bar(), learn.no_logging()] if quiet else []):
+        learn.fine_tune(ifnone(epochs,3)) if pretrained else learn.solve(epochs)
+    learn.save(name)
     return learn, [start]+[o[2] for o in learn.recorder.values]
 
 # %% ../nbs/10_demo.ipynb #b76a1580
@@ -90,7 +90,7 @@ def top_items(
     with learn.no_bar(): df['predicted'] = to_np(learn.get_preds(dl=learn.test_dl(df))[0]).reshape(-1)
     return df.nlargest(k, 'predicted')[[i,'predicted']].reset_index(drop=True)
 
-# %% ../nbs/10_demo.ipynb #7c6bdf29
+# %% ../nbs/10_demo.ipynb #ae791d07
 def _show(title, o): print(f'\n{title}\n\n{o}\n')
 
 @contextmanager
@@ -108,7 +108,7 @@ def demo(
     item:str=None, # Its column of items; the second one by default
     rating:str=None, # Its column of ratings; the third one by default
     title:str=None, # Its column of titles, if it has one
-    epochs:int=5, # Number of epochs
+    epochs:int=None, # Number of epochs; 20 from scratch and 3 from the source by default
     out:str='demo_out', # Folder for the saved models and the picture
     seed:int=42, # Seed of the split and of the models
 ):
@@ -119,7 +119,7 @@ def demo(
     source,target = two_domains(df, u, i, seed=seed)
     _show('Two populations', pd.DataFrame({n:[len(d), d[u].nunique(), d[i].nunique()] for n,d in dict(source=source, target=target).items()},
         index=['ratings','users','items']).T)
-    src,tgt = [CollabDataLoaders.from_df(d, seed=seed, bs=128, unknown='mean') for d in (source,target)]
+    src,tgt = [CollabDataLoaders.from_df(d, seed=seed, unknown='mean') for d in (source,target)]
     kw = dict(y_range=(df[r].min(), df[r].max()), epochs=epochs, path=out)
     print('Source:')
     train(src, 'source', **kw)

@@ -48,7 +48,7 @@ def match_table(
     res[miss] = rows.to(res.dtype)
     return res
 
-# %% ../nbs/03_transfer.ipynb #b3f68817
+# %% ../nbs/03_transfer.ipynb #3578a1a5
 class TransferReport:
     "What a transfer moved, table by table"
     def __init__(self,
@@ -63,7 +63,7 @@ class TransferReport:
     def solved(self, tabs, n):
         "Note that `n` of the filled rows of `tabs` were solved for"
         for r in self.rows:
-            if r['table'] in tabs: r.update({'filled':r['filled']-n, 'solved':n})
+            if r['table'] in tabs: r.update({'filled':r['filled']-n, 'solved':n, 'filled with':'' if r['filled']==n else r['filled with']})
 
     def to_frame(self):
         "One row a table: how many labels were matched, filled, solved for, and left unused in the source"

@@ -1,16 +1,22 @@
-import os,warnings
+import warnings
 
 import pytest
 from hypothesis import settings
 from hypothesis.configuration import set_hypothesis_home_dir
-from fastai.torch_core import set_seed
-from helpers import domains,fit,learner,loaders
+
+with warnings.catch_warnings(): # of torch and fastai themselves
+    warnings.simplefilter('ignore')
+    from fastai.torch_core import set_seed
+    from helpers import domains,fit,learner,loaders
 
 settings.register_profile('quick', database=None, deadline=None, derandomize=True, max_examples=60)
 settings.load_profile('quick')
 set_hypothesis_home_dir('/dev/null')
 
-def pytest_configure(config): config.addinivalue_line('filterwarnings', 'ignore:.*fork.*:DeprecationWarning')
+quiet = ('ignore:.*fork.*:DeprecationWarning', 'ignore:The given NumPy array is not writable', 'ignore:Detected pickle protocol')
+
+def pytest_configure(config):
+    for o in quiet: config.addinivalue_line('filterwarnings', o)
 
 @pytest.fixture(autouse=True)
 def seed(): set_seed(42)

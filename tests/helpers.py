@@ -1,5 +1,5 @@
 "Small data with known answers, and children that die"
-import itertools,os,resource,signal,sys,traceback,zlib
+import itertools,os,resource,traceback,zlib
 from fastai.basics import *
 from collab_ext import *
 
@@ -15,7 +15,9 @@ def learner(df, path, n_factors=3, **kwargs):
     "A learner of all of `df`, so that its vocabulary is that of `df`"
     rows = range(len(df))
     dls = df if isinstance(df, DataLoaders) else loaders(df, splitter=lambda _: (rows,rows))
-    return collab_learner(dls, **merge(dict(n_factors=n_factors, path=path, model_dir='models'), kwargs))
+    if kwargs.get('pretrained'): kwargs = merge(dict(fill='mean'), kwargs)
+    if kwargs.get('use_nn'): kwargs = merge(dict(emb_szs=[n_factors]*2), kwargs)
+    return collab_learner(dls, **merge(dict(n_factors=n_factors, path=path, model_dir='models', y_range=(1,5)), kwargs))
 
 def fit(learn, n=1, lr=.05, **kwargs):
     with learn.no_bar(),learn.no_logging(): learn.fit(n, lr, **kwargs)

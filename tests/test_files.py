@@ -1,12 +1,15 @@
-import builtins,errno,os,pickle,random,resource,signal,sys,time
+import builtins,errno,itertools,math,os,pickle,random,resource,shutil,signal,sys,tempfile,time
 
-import pytest,torch
+import pandas as pd,pytest,torch
 from collections import OrderedDict
-from fastai.basics import *
-from fastai.learner import save_model
+from fastai.learner import Learner,save_model
+from fastai.data.transforms import CategoryMap
+from fastcore.all import merge,partial
+from fastcore.xtras import save_pickle
+from pathlib import Path
 from collab_ext import *
 from collab_ext import files
-from helpers import fit,frame,in_child,learner,name_rows,same,weights,wrong_rows
+from helpers import code,fit,frame,in_child,learner,name_rows,same,weights,wrong_rows
 from test_vocab import Call,bombs,touch
 
 # A pair with a number: its weights, labels, optimizer and info all say it
@@ -25,26 +28,27 @@ def number(stem):
 
 def leftovers(folder): return sorted(o.name for o in folder.iterdir() if o.suffix not in ('.pth','.pkl','.lock') or '.tmp' in o.name)
 
-# Children that die at their kth step
+# What a process that is killed leaves: whatever was on disk at that moment
 events = {'open','os.rename','os.remove','os.mkdir','os.link','os.truncate','os.chmod','os.listdir','os.scandir','fcntl.flock'}
 
 class Steps:
-    "Calls `end` at step number `k`: before a call to the system, in the middle of a write, or before a line of the library"
-    def __init__(self, k, end, lines=False): self.k,self.end,self.lines,self.on = k,end,lines,False
+    "Calls `f` before each call to the system, before, amid and after each write, and before each line of `collab_ext.files`"
+    def __init__(self, f): self.f,self.on = f,False
     def __call__(self):
         if not self.on: return
-        self.k -= 1
-        if self.k<0:
-            self.on = False
-            self.end()
+        self.on = False
+        self.f()
+        self.on = True
 
-    def start(self):
+    def run(self, act):
         sys.addaudithook(lambda ev,args: self() if ev in events else None)
-        fsync,open_ = os.fsync,builtins.open
-        os.fsync = lambda fd: (self(),fsync(fd))[1]
+        open_ = builtins.open
         builtins.open = lambda f,mode='r',*args,**kw: Torn(open_(f,mode,*args,**kw), self) if 'w' in mode else open_(f,mode,*args,**kw)
         self.on = True
-        if self.lines: sys.settrace(self.trace)
+        sys.settrace(self.trace)
+        act()
+        sys.settrace(None)
+        self.on,builtins.open = False,open_
 
     def trace(self, frame, event, arg):
         if not frame.f_code.co_filename.endswith('collab_ext/files.py'): return
@@ -52,63 +56,70 @@ class Steps:
         return self.trace
 
 class Torn:
-    "A file that may be cut in the middle of a write"
+    "A file that is written to in halves"
     def __init__(self, f, step): self.f,self.step = f,step
     def write(self, b):
-        b = bytes(b)
+        b,n = bytes(b),0
+        for o in (b[:len(b)//2],b[len(b)//2:]):
+            self.step()
+            n += self.f.write(o)
+            self.f.flush()
         self.step()
-        res = self.f.write(b[:len(b)//2])
-        self.f.flush()
-        self.step()
-        return res+self.f.write(b[len(b)//2:])
+        return n
     def __getattr__(self, k): return getattr(self.f, k)
     def __enter__(self): return self
     def __exit__(self, *args): self.f.close()
 
-def kill(): os.kill(os.getpid(), signal.SIGKILL)
+def content(folder): return {o.relative_to(folder):o.read_bytes() for o in sorted(folder.rglob('*')) if o.is_file()}
 
-def deaths(folder, before, act, lines=False):
-    "Kill `act` at each of its steps, each time with the folder as `before` leaves it; yields after each death"
-    for k in range(1000):
-        shutil.rmtree(folder, ignore_errors=True)
-        folder.mkdir()
-        before()
-        def run():
-            Steps(k, kill, lines).start()
-            act()
-        if not in_child(run): break
-        yield k
-    assert 10<k<999
+def put(folder, files):
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir()
+    for o,b in files.items():
+        (folder/o).parent.mkdir(parents=True, exist_ok=True)
+        (folder/o).write_bytes(b)
 
-def interrupted(stem):
-    "An old pair, and a save that ended between its two files"
-    save(stem, 0)
-    old = os.replace
-    seen = []
-    def once(a, b):
-        if seen: kill()
-        seen.append(a)
-        old(a, b)
+def states(folder, act):
+    "The different contents of `folder` at each step of `act`, one after the other; each is what a process killed there leaves"
+    out = folder.parent/'states'
     def run():
-        os.replace = once
-        save(stem, 9)
-    assert in_child(run)==-signal.SIGKILL
-    assert number(stem)==0
+        res = [content(folder)]
+        Steps(lambda: res.append(content(folder))).run(act)
+        out.write_bytes(pickle.dumps([o for o,_ in itertools.groupby(res+[content(folder)])]))
+    assert in_child(run)==0
+    res = pickle.loads(out.read_bytes())
+    assert len(res)>8
+    return res
 
-@pytest.mark.parametrize('before', ['old','interrupted'])
-@pytest.mark.parametrize('lines', [False,True], ids=['calls','lines'])
-def test_killed_anywhere(tmp_path, before, lines):
-    if lines and before=='interrupted': pytest.skip('the calls do')
-    stem,seen = tmp_path/'d'/'m',[]
-    for k in deaths(tmp_path/'d', lambda: save(stem, 0) if before=='old' else interrupted(stem), lambda: save(stem, 1), lines):
+def test_killed_anywhere(tmp_path):
+    folder,stem,seen = tmp_path/'d',tmp_path/'d'/'m',[]
+    save(stem, 0)
+    for o in states(folder, lambda: save(stem, 1)):
+        put(folder, o)
         seen.append(number(stem))
         save(stem, 2)
-        assert number(stem)==2 and not leftovers(stem.parent)
+        assert number(stem)==2 and not leftovers(folder)
     assert seen==sorted(seen) and set(seen)=={0,1} # the old one until some step, the new one after it
 
+def test_killed_twice(tmp_path):
+    "At any step of a save that comes after one that was killed: before, between or after its two files"
+    folder,stem,ends = tmp_path/'d',tmp_path/'d'/'m',{}
+    save(stem, 0)
+    for o in states(folder, lambda: save(stem, 1)): ends[tuple(b for k,b in o.items() if k.suffix!='.tmp')] = o
+    assert len(ends)>2
+    for o in ends.values():
+        put(folder, o)
+        old,seen = number(stem),[]
+        for p in states(folder, lambda: save(stem, 2)):
+            put(folder, p)
+            seen.append(number(stem))
+        assert seen==sorted(seen) and set(seen)=={old,2} and not leftovers(folder)
+
 def test_first_save_killed_anywhere(tmp_path):
-    stem,seen = tmp_path/'d'/'sub'/'m',[]
-    for k in deaths(tmp_path/'d', lambda: None, lambda: save(stem, 1)):
+    folder,stem,seen = tmp_path/'d',tmp_path/'d'/'sub'/'m',[]
+    folder.mkdir()
+    for o in states(folder, lambda: save(stem, 1)):
+        put(folder, o)
         try: seen.append(number(stem))
         except FileNotFoundError: seen.append(0)
         if not seen[-1]:
@@ -119,29 +130,44 @@ def test_first_save_killed_anywhere(tmp_path):
 
 def test_killed_over_plain_weights(tmp_path):
     "The weights of a plain fastai learner are there until the new pair is"
-    stem,plain = tmp_path/'d'/'m',{'u_weight.weight':torch.zeros(4,3), 'i_weight.weight':torch.zeros(5,3)}
-    for k in deaths(tmp_path/'d', lambda: torch.save(plain, f'{stem}.pth'), lambda: save(stem, 1)):
+    folder,stem,plain = tmp_path/'d',tmp_path/'d'/'m',{'u_weight.weight':torch.zeros(4,3), 'i_weight.weight':torch.zeros(5,3)}
+    folder.mkdir()
+    torch.save(plain, f'{stem}.pth')
+    for o in states(folder, lambda: save(stem, 1)):
+        put(folder, o)
         p = read_pair(stem)
         if p.vocab is None: assert same(dict(p.wgts), plain)
         else: assert number(stem)==1
 
 def test_killed_over_original_pair(tmp_path):
     "A pair of the original library, whose vocabulary knows nothing of fingerprints"
-    stem,state,vocab = tmp_path/'d'/'m',{'u_weight.weight':torch.zeros(2,3), 'i_weight.weight':torch.zeros(2,3)},dict(user=[NA,'u'], item=[NA,'i'])
-    def before():
-        torch.save(state, f'{stem}.pth')
-        save_pickle(f'{stem}_vocab.pkl', vocab)
-    for k in deaths(tmp_path/'d', before, lambda: save(stem, 1)):
+    state,vocab = {'u_weight.weight':torch.zeros(2,3), 'i_weight.weight':torch.zeros(2,3)},dict(user=[NA,'u'], item=[NA,'i'])
+    folder,stem = tmp_path/'d',tmp_path/'d'/'m'
+    folder.mkdir()
+    torch.save(state, f'{stem}.pth')
+    save_pickle(f'{stem}_vocab.pkl', vocab)
+    for o in states(folder, lambda: save(stem, 1)):
+        put(folder, o)
         p = read_pair(stem)
         if same(dict(p.wgts), state): assert p.vocab==vocab
         else: assert number(stem)==1
 
+def test_original_pair_vouches_for_itself_only(tmp_path):
+    "What was saved over does not fit the next weights that come along"
+    stem,state = tmp_path/'m',{'u_weight.weight':torch.zeros(2,3), 'i_weight.weight':torch.zeros(2,3)}
+    torch.save(state, f'{stem}.pth')
+    save_pickle(f'{stem}_vocab.pkl', dict(user=[NA,'u'], item=[NA,'i']))
+    save(stem, 1)
+    torch.save({k:v+1 for k,v in state.items()}, f'{stem}.pth')
+    with pytest.raises(ValueError, match='do not belong together'): read_pair(stem)
+
 def test_learner_killed_anywhere(tmp_path):
-    "The same by way of `CollabLearner.save` and `load`, each time with another vocabulary"
+    "The same by way of `CollabLearner.save` and `load`, with another vocabulary"
     old,new,folder = [name_rows(learner(frame(us, 'xy'), tmp_path)) for us in ('ab','bc')] + [tmp_path/'models']
-    reader = learner(frame('abc','xy'), tmp_path)
-    seen = []
-    for k in deaths(folder, lambda: old.save('m'), lambda: new.save('m')):
+    reader,seen = learner(frame('abc','xy'), tmp_path),[]
+    old.save('m')
+    for o in states(folder, lambda: new.save('m')):
+        put(folder, o)
         reader.load('m')
         seen.append('c' in read_pair(folder/'m').vocab['user'])
         assert not wrong_rows(reader, but='a' if seen[-1] else 'c')
@@ -205,11 +231,12 @@ def test_names_alike(tmp_path, monkeypatch, other):
 
 # Saves that can't
 class Full(Torn):
+    "A file that `left` more writes fit in"
+    left = 0
     def write(self, b):
-        self.step()
+        Full.left -= 1
+        if Full.left<0: raise OSError(errno.ENOSPC, 'No space left on device')
         return self.f.write(b)
-
-def no_space(): raise OSError(errno.ENOSPC, 'No space left on device')
 
 @pytest.mark.parametrize('first', [False,True], ids=['again','first'])
 def test_full_disk(tmp_path, monkeypatch, first):
@@ -217,11 +244,10 @@ def test_full_disk(tmp_path, monkeypatch, first):
     stem,open_ = tmp_path/'m',builtins.open
     if not first: save(stem, 0)
     for k in range(1000):
-        step = Steps(k, no_space)
-        step.on = True
-        monkeypatch.setattr(builtins, 'open', lambda f,mode='r',*args,**kw: Full(open_(f,mode,*args,**kw), step) if 'w' in mode else open_(f,mode,*args,**kw))
+        Full.left = k
+        monkeypatch.setattr(builtins, 'open', lambda f,mode='r',*args,**kw: Full(open_(f,mode,*args,**kw), None) if 'w' in mode else open_(f,mode,*args,**kw))
         try: save(stem, 1)
-        except (OSError,RuntimeError) as e: assert 'space' in str(e) or 'space' in str(e.__cause__ or e.__context__), e
+        except (OSError,RuntimeError) as e: assert 'space' in str([e, e.__cause__, e.__context__])
         else: break
         finally: monkeypatch.undo()
         assert not leftovers(tmp_path)
@@ -244,7 +270,7 @@ def test_full_disk_for_real(tmp_path):
         if done: break
     assert done
 
-def test_no_permission(tmp_path_factory):
+def test_no_permission():
     "A folder in which this user may not write"
     with tempfile.TemporaryDirectory() as d:
         d = Path(d)
@@ -379,17 +405,17 @@ def test_learner_runs_nothing(tmp_path, which):
 
 # Files of others
 @pytest.fixture
-def cold(tmp_path): return learner(frame('ab','xy'), tmp_path, y_range=(1,5))
+def cold(tmp_path): return learner(frame('ab','xy'), tmp_path)
 
 @pytest.fixture
-def warm(tmp_path): return name_rows(fit(learner(frame('ab','xy'), tmp_path, y_range=(1,5))))
+def warm(tmp_path): return name_rows(fit(learner(frame('ab','xy'), tmp_path)))
 
 @pytest.mark.parametrize('with_opt', [False,True])
 def test_plain_fastai(warm, cold, with_opt):
     Learner.save(warm, 'm', with_opt=with_opt)
     with pytest.warns(UserWarning, match='no vocabulary beside it'): cold.load('m')
     assert not wrong_rows(cold) and same(weights(cold), weights(warm))
-    assert bool(first(cold.opt.state.values()))==with_opt
+    assert all('sqr_avg' in cold.opt.state[p] for p in cold.model.parameters())==with_opt
 
 def test_plain_fastai_model(warm, cold): # without the buffer of the mean, with the classes of fastai
     state = {k:v for k,v in warm.model.state_dict().items() if k!='mean'}
@@ -401,10 +427,11 @@ def test_plain_fastai_model(warm, cold): # without the buffer of the mean, with 
 @pytest.mark.parametrize('with_opt', [False,True])
 def test_original_pair(warm, tmp_path, users, with_opt):
     "`save_model` and a pickled dict of `CategoryMap`: what the original wrote"
-    save_model(tmp_path/'models'/'m.pth', warm.model, warm.opt, with_opt=with_opt) if (tmp_path/'models').mkdir() is None else None
+    (tmp_path/'models').mkdir()
+    save_model(tmp_path/'models'/'m.pth', warm.model, warm.opt, with_opt=with_opt)
     save_pickle(tmp_path/'models'/'m_vocab.pkl', {k:CategoryMap(v[1:], sort=False, add_na=True) for k,v in warm.vocab.items()})
     for way in (lambda o: o.load('m'), lambda o: o.load_vocab('m.pth','m_vocab.pkl')):
-        learn = learner(frame(users,'yx'), tmp_path, y_range=(1,5))
+        learn = learner(frame(users,'yx'), tmp_path)
         way(learn)
         assert not wrong_rows(learn, but=set(users)-set('ab'))
 
@@ -415,9 +442,7 @@ eras = dict(A=('1.attn.lbs_weight.weight','1.final_lin.bias'), B=('1.pay_attn.lb
 def test_text_classifier(tmp_path, era, wrap):
     "Tokens are users, labels are items; the vocabulary is a list of two lists"
     tokens,labels,(i_weight,i_bias) = ['xxunk','a','b'],['y','x','z'],eras[era]
-    vecs = lambda v: tensor([code_of(o) for o in v])
-    code_of = lambda o: [rows_code(o)]*3
-    from helpers import code as rows_code
+    vecs = lambda v: torch.tensor([[code(o)]*3 for o in v])
     state = {wrap+'0.module.encoder.weight':vecs(tokens), wrap+'0.module.encoder_dp.emb.weight':vecs(tokens), wrap+i_weight:vecs(labels),
         wrap+i_bias:vecs(labels)[:,0].clone(), wrap+'0.decoder.w':torch.zeros(7), wrap+'1.other.weight':torch.zeros(9,9)}
     torch.save(dict(model=state, opt=dict(state=[], hypers=[])), tmp_path/'clas.pth')

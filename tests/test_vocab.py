@@ -1,9 +1,10 @@
-import copy,functools,math,operator,os,pickle,random,subprocess
+import functools,math,operator,os,pickle,random,subprocess
 
 import numpy as np,pandas as pd,pytest,torch
 from collections import OrderedDict,defaultdict
 from fastai.data.transforms import CategoryMap
 from fastcore.foundation import L
+from functools import partial
 from hypothesis import example,given,strategies as st
 from pathlib import Path
 from collab_ext import *
@@ -288,8 +289,8 @@ def survive(good, read, file, n, errors=ValueError):
 
 @pytest.mark.parametrize('protocol', [0,4])
 def test_damaged_vocabulary(tmp_path, protocol):
-    e = vocab_entry(dict(user=[NA,1,2.5,'é',None,b'x',True], item=[NA,'a','b']), 'f'*32, dict(counts=dict(user=[0,3,2,1,1,1,1])))
-    e = {**e, 'previous':copy.deepcopy(e)}
+    make = partial(vocab_entry, dict(user=[NA,1,2.5,'é',None,b'x',True], item=[NA,'a','b']), 'f'*32, dict(counts=dict(user=[0,3,2,1,1,1,1])))
+    e = make(previous=make())
     file = tmp_path/'v.pkl'
     survive(pickle.dumps(e, protocol), lambda: read_vocab(file), file, 1500)
 

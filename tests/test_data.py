@@ -1,0 +1,255 @@
+import math
+
+import numpy as np,pandas as pd,pytest,torch
+from collections import Counter
+from fastai.data.transforms import ColSplitter,IndexSplitter
+from hypothesis import given,strategies as st
+from collab_ext import *
+from helpers import fit,frame,learner,loaders
+
+ids = st.one_of(st.integers(0,9), st.sampled_from('abcde'))
+times = st.integers(0,5) # with ties
+
+@st.composite
+def rated(draw, ids=st.integers(0,5), min_size=1):
+    "A small frame of ratings, with repeated pairs, tied times and an index of its own"
+    n = draw(st.integers(min_size,30))
+    col = lambda o: draw(st.lists(o, min_size=n, max_size=n))
+    df = pd.DataFrame(dict(who=col(ids), what=col(st.sampled_from('vwxyz')), stars=col(st.integers(1,5)), when=col(times)))
+    return df.set_index(pd.Index(draw(st.permutations(range(10,10+n)))))
+
+def partition(df, splitter):
+    train,valid = splitter(df)
+    assert sorted([*train,*valid])==list(range(len(df)))
+    return df.iloc[list(train)],df.iloc[list(valid)]
+
+# Splitters
+pcts = st.floats(0, 1)
+
+@given(rated(), pcts)
+def test_time_splitter(df, pct):
+    train,valid = partition(df, TimeSplitter('when', pct))
+    assert len(valid)==round(pct*len(df))
+    assert not len(train) or not len(valid) or train.when.max()<=valid.when.min()
+
+@given(rated(), pcts, st.integers(0,9))
+def test_user_splitter(df, pct, seed):
+    train,valid = partition(df, UserSplitter(valid_pct=pct, seed=seed))
+    for u,n in df.who.value_counts().items(): assert (valid.who==u).sum()==np.round(pct*n)
+
+@given(rated(), pcts, st.integers(0,9))
+def test_user_splitter_whole(df, pct, seed):
+    train,valid = partition(df, UserSplitter('who', pct, whole=True, seed=seed))
+    assert not set(train.who) & set(valid.who)
+    assert valid.who.nunique()==round(pct*df.who.nunique())
+
+@given(rated(), st.integers(1,3))
+def test_last_splitter(df, n):
+    train,valid = partition(df, LastSplitter('when', n=n))
+    for u,g in df.groupby('who'):
+        t,v = [o[o.who==u] for o in (train,valid)]
+        assert len(v)==(n if len(g)>n else 0)
+        assert not len(v) or t.when.max()<=v.when.min()
+
+@given(rated(), st.integers(1,3))
+def test_last_splitter_by_rows(df, n):
+    _,valid = partition(df, LastSplitter(n=n))
+    want = [o for u,g in df.groupby('who', sort=False) if len(g)>n for o in g.index[-n:]]
+    assert sorted(valid.index)==sorted(want)
+
+def test_splitters_repeat():
+    df = frame('abcd','wxyz')
+    for s in (UserSplitter, lambda **kw: UserSplitter(whole=True, **kw)):
+        assert s(seed=3)(df)==s(seed=3)(df)
+        assert len({tuple(s(seed=i)(df)[1]) for i in range(10)})>1
+
+def test_dates_split():
+    df = frame('ab','xy').assign(time=pd.to_datetime(['2020-03-01','2020-01-01','2020-04-01','2020-02-01']))
+    assert TimeSplitter('time', .25)(df)==([0,1,3],[2])
+    assert LastSplitter('time')(df)==([1,3],[0,2])
+
+@pytest.mark.parametrize('splitter', [TimeSplitter('x'), LastSplitter('x'), UserSplitter('x'), LastSplitter(user_name='x')])
+def test_no_such_column(splitter):
+    with pytest.raises(KeyError, match="'x'.*'user', 'item', 'rating', 'time'"): splitter(frame('ab','xy'))
+
+def test_empty_times():
+    df = frame('ab','xy').assign(time=[1,2,np.nan,4])
+    for s in (TimeSplitter('time'), LastSplitter('time')):
+        with pytest.raises(ValueError, match="'time' is empty in row 2"): s(df)
+
+@pytest.mark.parametrize('splitter,valid', [(IndexSplitter([1,3]),[1,3]), (ColSplitter('held'),[0,3]), (TimeSplitter('time',.25),[3]), (LastSplitter(),[1,3]),
+    (lambda df: (range(2),range(2,4)),[2,3]), (lambda df: (np.array([0,1,2]),np.array([3])),[3]), (lambda df: ([0,1,2,3],[]),[])])
+def test_given_splits(splitter, valid):
+    df = frame('ab','xy').assign(held=[True,False,False,True])
+    dls = loaders(df, splitter=splitter)
+    assert dls.valid_ds.targ.tolist()==df.rating.iloc[valid].tolist() and dls.train_ds.targ.tolist()==df.rating.drop(valid).tolist()
+
+def test_nothing_to_train_on():
+    with pytest.raises(ValueError, match='none of the 4 ratings to train on'): loaders(frame('ab','xy'), splitter=IndexSplitter(range(4)))
+
+# Loaders
+@given(rated(), st.integers(1,40), st.booleans(), st.booleans())
+def test_each_rating_once(df, bs, shuffle, drop_last):
+    dls = loaders(df, bs=bs, shuffle=shuffle, drop_last=drop_last, splitter=lambda d: (range(len(d)),[]))
+    dl = dls.train
+    want = sorted(zip(df.who, df.what, df.stars))
+    for _ in range(2):
+        bs_ = list(dl)
+        assert len(bs_)==len(dl) and all(len(x)==len(y)<=bs for x,y in bs_)
+        got = [(*r, y.item()) for x,ys in bs_ for r,y in zip(dls.train_ds.decode(x).values.tolist(), ys)]
+        if drop_last: assert len(got)==len(df)//bs*bs and Counter(got)<=Counter(want)
+        else: assert sorted(got)==want
+        if not shuffle: assert got==list(zip(df.who, df.what, df.stars))[:len(got)]
+
+def test_batch_is_what_a_model_takes():
+    x,y = loaders(frame('abc','xyz')).one_batch()
+    assert x.dtype==torch.int64 and x.shape[1:]==(2,) and y.dtype==torch.float32 and y.ndim==1
+
+def test_shuffle_changes_and_repeats():
+    dl = loaders(frame('abcdef','uvwxyz'), bs=99).train
+    orders = [tuple(map(tuple, next(iter(dl))[0].tolist())) for _ in range(3)]
+    assert len(set(orders))==3
+    runs = []
+    for _ in range(2):
+        dl.rng.seed(7)
+        runs.append(next(iter(dl))[0])
+    assert torch.equal(*runs)
+
+@given(rated(ids))
+def test_encode_decode(df):
+    "Users of mixed types, too"
+    dls = loaders(df, splitter=lambda d: (range(len(d)),[]))
+    ds = dls.train_ds.encode(df)
+    got = ds.decode(ds.ids, stars=ds.targ)
+    assert [list(map(repr,got[c])) for c in ('who','what')]==[list(map(repr,as_labels(df[c]))) for c in ('who','what')]
+    assert got.stars.tolist()==df.stars.tolist()
+
+@given(rated())
+def test_vocab_of_frame(df):
+    dls = loaders(df, splitter=lambda d: (range(len(d)),[]))
+    assert dls.vocab==dict(who=[NA]+sorted(set(df.who.tolist())), what=[NA]+sorted(set(df.what)))
+    for k,v in dls.vocab.items(): assert dls.train_ds.counts[k].tolist()==[0]+[(df[k]==o).sum() for o in v[1:]]
+
+@given(rated(), rated())
+def test_vocab_grows_at_its_end(a, b):
+    old = loaders(a, splitter=lambda d: (range(len(d)),[])).vocab
+    new = loaders(b, vocab=old, splitter=lambda d: (range(len(d)),[])).vocab
+    for k in old:
+        assert new[k][:len(old[k])]==old[k]
+        assert set(new[k])==set(old[k]) | set(as_labels(b[k])) and len(new[k])==len(set(new[k]))
+
+@pytest.mark.parametrize('dtype', ['int8','int64','Int64','float64','string','str','category','object'])
+def test_id_columns_of_any_type(dtype):
+    df = frame([1,2,3],[7,8]).astype(dict(user=dtype))
+    dls = loaders(df, splitter=lambda d: (range(len(d)),[]))
+    kind = dict(string=str, str=str, float64=float).get(dtype, int)
+    assert dls.vocab['user']==[NA]+[kind(float(o)) if kind!=str else str(o) for o in (1,2,3)]
+    assert dls.train_ds.ids[:,0].tolist()==[1,1,2,2,3,3]
+
+def test_columns_by_name():
+    df = frame('ab','xy')[['time','rating','item','user']]
+    dls = loaders(df, user_name='user', item_name='item', rating_name='rating')
+    assert list(dls.vocab)==['user','item']
+    assert list(loaders(df, user_name='item', item_name='user', rating_name='rating').vocab)==['item','user']
+
+def test_show_batch():
+    dls = loaders(frame('ab','xy'), splitter=lambda d: (range(len(d)),[]), shuffle=False)
+    df = dls.train.show_batch(show=False)
+    assert list(df.columns)==['user','item','rating'] and df.values.tolist()==frame('ab','xy')[['user','item','rating']].values.tolist()
+    assert dls.train.show_batch(max_n=1, show=False).values.tolist()==[['a','x',1.]]
+
+# Checks
+def bad(col, row, v):
+    df = frame('ab','xy').set_index(pd.Index([10,20,30,40])).astype(object)
+    df.loc[row,col] = v
+    return df if col!='rating' else df.astype(dict(rating='float64' if isinstance(v, float) else object))
+
+@pytest.mark.parametrize('df,words', [(bad('user',20,None), ["'user'",'row 20']), (bad('item',40,np.nan), ["'item'",'row 40']), (bad('user',10,pd.NA), ["'user'",'row 10']),
+    (bad('rating',30,np.nan), ["'rating'",'row 30','nan']), (bad('rating',30,np.inf), ["'rating'",'row 30','inf']), (bad('rating',30,-np.inf), ["'rating'",'row 30','-inf']),
+    (bad('rating',30,'good'), ["'rating'",'row 30','good']), (bad('rating',20,9.), ['9','row 20','y_range','(1, 9)']), (bad('rating',20,-1.), ['-1','row 20','(-1, 5)']),
+    (bad('item',20,NA), ["'item'",'row 20','#na#']), (bad('user',20,(1,2)), ['tuple']), (frame('ab','xy')[:0], ['no ratings']),
+    (frame('ab','xy')[['user','item']], ['three columns',"'user', 'item'"]), (pd.DataFrame(), ['three columns'])])
+@pytest.mark.parametrize('f', [check_ratings, CollabDataLoaders.from_df])
+def test_checks_name_row_and_column(df, words, f):
+    with pytest.raises(ValueError) as e: f(df, y_range=(1,5))
+    for o in words: assert o in str(e.value)
+
+def test_many_bad_rows_are_counted():
+    df = frame('abcd','xy')
+    df['rating'] = np.nan
+    with pytest.raises(ValueError, match=r'rows 0, 1, 2 \(and 5 more\)'): check_ratings(df)
+
+@pytest.mark.parametrize('names', [dict(user_name='x'), dict(item_name='x'), dict(rating_name='x')])
+def test_unknown_column(names):
+    with pytest.raises(KeyError, match="'x'"): check_ratings(frame('ab','xy'), **names)
+
+def test_same_column_twice():
+    with pytest.raises(ValueError, match='columns of their own'): check_ratings(frame('ab','xy'), user_name='item')
+
+@pytest.mark.parametrize('y_range', [(5,1),(3,3)])
+def test_y_range_order(y_range):
+    with pytest.raises(ValueError, match='lowest, highest'): check_ratings(frame('ab','xy'), y_range=y_range)
+
+def test_good_ratings_pass():
+    df = frame('ab','xy')
+    assert check_ratings(df, y_range=(1,5)) is df
+
+@given(rated())
+def test_duplicates_policies(df):
+    by = ['who','what']
+    check = lambda policy: check_ratings(df, duplicates=policy)
+    assert check('keep') is df
+    assert check('last').equals(df.drop_duplicates(by, keep='last'))
+    want = df.groupby(by).stars.mean()
+    got = check('mean').set_index(by).stars
+    assert sorted(got.index)==sorted(want.index) and np.allclose(got.sort_index(), want.sort_index())
+    if len(want)==len(df): assert check('error').equals(df)
+    else:
+        with pytest.raises(ValueError, match='more than once'): check('error')
+
+def test_duplicate_is_named():
+    df = pd.concat([frame('ab','xy'), frame('b','x')], ignore_index=True)
+    with pytest.raises(ValueError, match="'b'.*'x'.*rows 2, 4"): check_ratings(df, duplicates='error')
+
+@pytest.mark.parametrize('kw', [dict(duplicates='no'), dict(unknown='no')])
+def test_unknown_option(kw):
+    with pytest.raises(ValueError, match=f"{list(kw)[0]}.*'no'"): CollabDataLoaders.from_df(frame('ab','xy'), **kw)
+
+def test_validation_of_strangers_only():
+    df,split = frame('abcd','xy'),UserSplitter(whole=True, valid_pct=.5, seed=1)
+    with pytest.warns(UserWarning, match='2 unknown user'),pytest.raises(ValueError, match='None of the users'): loaders(df, splitter=split, unknown='warn')
+    assert (loaders(df, splitter=split, unknown='mean').valid_ds.ids[:,0]==0).all()
+
+# Files
+@pytest.mark.parametrize('kind', ['csv','parquet'])
+def test_read_files(tmp_path, kind):
+    if kind=='parquet': pytest.importorskip('pyarrow')
+    df,file = frame([3,1,2],'xy').assign(title='ü, "x"'),tmp_path/f'r.{kind}'
+    getattr(df, f'to_{kind}')(file, index=False)
+    for f in (file, str(file)):
+        dls = getattr(CollabDataLoaders, f'from_{kind}')(f, user_name='user', bs=2, seed=1, unknown='mean', device='cpu')
+        want = loaders(df, bs=2)
+        assert dls.vocab==want.vocab and torch.equal(dls.train_ds.ids, want.train_ds.ids) and torch.equal(dls.valid_ds.targ, want.valid_ds.targ)
+
+# Simulated ratings
+@pytest.mark.parametrize('seed', range(3))
+def test_simulated(seed):
+    df,truth = simulate_ratings(30, 40, 500, seed=seed, noise=.01)
+    assert len(df)==500 and not df.duplicated(['user','item']).any() and df.rating.between(1,5).all()
+    found = truth[df.user, df['item'].str[1:].astype(int)]
+    assert np.abs(found-df.rating).max()<.1
+    assert df.equals(simulate_ratings(30, 40, 500, seed=seed, noise=.01).ratings)
+
+@pytest.mark.parametrize('seed', range(3))
+def test_two_domains(seed):
+    df = simulate_ratings(30, 40, 500).ratings
+    src,tgt = two_domains(df, seed=seed)
+    assert not set(src.user) & set(tgt.user)
+    assert set(src.user)|set(tgt.user)==set(df.user)
+    assert len(set(src['item'])-set(tgt['item']))>0<len(set(tgt['item'])-set(src['item'])) and set(src['item']) & set(tgt['item'])
+
+def test_simulated_can_be_learned():
+    df = simulate_ratings(40, 30, 600, noise=.1).ratings
+    learn = fit(learner(loaders(df), '.', y_range=(1,5)), 8, .05)
+    mse = learn.recorder.values[-1][1]
+    assert mse<.8*df.rating.var() and math.isfinite(mse)
