@@ -16,5 +16,9 @@ from .vocab import *
 from .data import *
 from .tables import *
 from .files import *
+from .solve import *
 from .transfer import *
 from .collab import *
+
+from importlib import import_module
+__all__ = [o for m in ('vocab','data','tables','files','solve','transfer','collab') for o in import_module(f'.{m}', __name__).__all__]

@@ -50,7 +50,7 @@ class ClosedForm(Callback):
         self.learn.recorder.smooth_loss.accumulate(self.learn)
         self.learn.dl = []
 
-# %% ../nbs/04_collab.ipynb #1f21e1f3
+# %% ../nbs/04_collab.ipynb #d27bc790
 @delegates(Learner.__init__)
 class CollabLearner(Learner):
     "`Learner` that keeps the labels of its rows"
@@ -78,7 +78,7 @@ class CollabLearner(Learner):
         "As `Learner.get_preds`, also for a single row"
         reorder = ifnone(reorder, dl is not None and dl.shuffle)
         res = super().get_preds(ds_idx, dl, reorder=reorder, **kwargs)
-        return tuple(o[None] if isinstance(o,Tensor) and not o.ndim else o for o in res)
+        return tuple(o.reshape(-1) if isinstance(o,Tensor) and o.numel()==o.shape[:1].numel() else o for o in res)
 
     @property
     def _ratings(self): # also for fastai's own `CollabDataLoaders`
@@ -175,10 +175,10 @@ def collab_learner(
     res.report.counts = res._evidence(src, id_map)
     return res._adapt(src, id_map) if fill=='solve' else res
 
-# %% ../nbs/04_collab.ipynb #ab1b3f9f
+# %% ../nbs/04_collab.ipynb #6097b91f
 def _one_row(row, names):
     if isinstance(row, pd.Series): row = row.to_dict()
-    if isinstance(row, (tuple,list)): row = dict(zip(names, row))
+    if isinstance(row, (tuple,list)) and len(row)>1: row = dict(zip(names, row))
     df = pd.DataFrame([row]) if isinstance(row, dict) else row
     if not isinstance(df, pd.DataFrame) or len(df)!=1: raise ValueError(f"`predict` takes one row with {names}; for more, use `get_preds(dl=learn.test_dl(df))`")
     return df
@@ -255,7 +255,7 @@ def _load_opt(self:CollabLearner,
         return warn("The optimizer's state has other shapes than the model, and was dropped")
     self.opt.load_state_dict(dict(sd, state=state))
 
-# %% ../nbs/04_collab.ipynb #241ba483
+# %% ../nbs/04_collab.ipynb #ebfdc0e9
 def _same_vocab(a, b): return [fingerprint(o) for o in a.values()]==[fingerprint(o) for o in b.values()]
 
 def _check_state(model, state, strict):
@@ -267,24 +267,26 @@ def _check_state(model, state, strict):
             f"`{k}` has shape {tuple(v.shape)} in the file and {tuple(mine[k].shape)} in the model{_width_hint(k, v, mine[k])}")
 
 def _width_hint(k, a, b):
-    if a.ndim==2 and a.shape[1]!=b.shape[1] and len(a)==len(b): return f": make the learner with `n_factors={a.shape[1]}`"
+    if a.ndim==2 and a.shape[1]!=b.shape[1] and len(a)==len(b): return f": make the learner with `n_factors={a.shape[1]}` (or `emb_szs`, for `use_nn`)"
     return ": without a vocabulary there is no telling which row is whose" if a.ndim and len(a)!=len(b) else ''
 
-# %% ../nbs/04_collab.ipynb #311c2583
+# %% ../nbs/04_collab.ipynb #34446264
 def _sizes(vocab): return ', '.join(f'{len(v)} {k}' for k,v in vocab.items())
 
 @patch
 def _load_pair(self:CollabLearner, pair, with_opt, strict, strict_vocab):
+    if pair.vocab is not None: check_sides(pair.vocab, self.vocab)
     if pair.vocab is None or _same_vocab(pair.vocab, self.vocab):
         _check_state(self.model, pair.wgts, strict)
         if pair.vocab is None: warn(f"{pair.file} has no vocabulary beside it: its rows are taken to be those of this learner")
         get_model(self.model).load_state_dict(pair.wgts, strict=strict)
-        self.prior = pair.info.get('prior')
+        self.report,self.solver,self.source,self.prior = None,None,None,pair.info.get('prior')
         self._load_opt(pair.opt if with_opt else None)
         return self
     if strict_vocab: raise ValueError(f"{pair.file} has another vocabulary ({_sizes(pair.vocab)}) than this learner ({_sizes(self.vocab)}): "
         "leave out `strict_vocab` to match them by label")
     self.report = transfer(self.model, self.vocab, pair.wgts, pair.vocab, fill='fresh', counts=self._ratings.counts)
+    self.solver,self.source,self.prior = None,None,pair.info.get('prior')
     idxs = [match_rows(o,n) for o,n in zip(pair.vocab.values(), self.vocab.values())]
     self._load_opt(pair.opt if with_opt else None, idxs)
     return self
@@ -365,22 +367,30 @@ def _try_rmse(self:CollabLearner):
     ds,mean = self.dls.valid_ds,self.dls.train_ds.targ.mean()
     return (ds.targ.to(mean.device)-mean).pow(2).mean().sqrt().item() if len(ds) else None
 
-# %% ../nbs/04_collab.ipynb #959e3472
+# %% ../nbs/04_collab.ipynb #7621a140
 @patch
 def _scratch(self:CollabLearner):
     m,y_range = self.model,self.model.y_range
-    return Scratch(self._matrix(), m.u_weight.embedding_dim, to_logit(self.dls.train_ds.targ.mean().item(), y_range).item(), y_range)
+    mean = to_logit(self.dls.train_ds.targ.mean().item(), y_range).item()
+    return Sweeps(BayesMF.from_scratch(self._matrix(), m.u_weight.embedding_dim, mean, y_range))
 
-# %% ../nbs/04_collab.ipynb #d04feb81
+@patch
+def _resume(self:CollabLearner):
+    "Go on from the tables, if a closed form made them"
+    if self.prior is None: return self._scratch()
+    prior,counts = dict(self.prior, mean=self.model.mean.item()),list(self._ratings.counts.values())
+    return BayesMF.from_rows(self._matrix(), tables(self.model), prior, counts, self.model.y_range)
+
+# %% ../nbs/04_collab.ipynb #acecc75e
 @patch
 @delegates(Learner.fit)
 def solve(self:CollabLearner,
     n_epoch=None, # Number of sweeps; 20 from scratch and 3 from a source by default
     **kwargs
 )->CollabLearner: # This learner
-    "Train by closed forms: variational Bayes with priors that are learned, from scratch or from the source"
+    "Train by closed forms: variational Bayes with priors that are learned; from scratch, from the source, or on from a saved solution"
     if not self._can_solve(): raise ValueError("Closed forms are for the dot product with squared error: use `fit_one_cycle`, or make the learner without `use_nn` and `loss_func`")
-    if self.solver is None: self.solver = self._scratch()
+    if self.solver is None: self.solver = self._resume()
     self.fit(ifnone(n_epoch, 3 if isinstance(self.solver, Adapter) else 20), cbs=L(kwargs.pop('cbs',None))+ClosedForm(self.solver), **kwargs)
     return self
 

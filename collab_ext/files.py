@@ -9,8 +9,8 @@ Docs: https://collab-ext.github.io/collab_ext/files.html.md"""
 # %% auto #0
 __all__ = ['Pair', 'read_weights', 'weights_fingerprint', 'pair_paths', 'save_pair', 'read_pair', 'find_pair']
 
-# %% ../nbs/02a_files.ipynb #fef3af97
-import hashlib,os,pickle,secrets
+# %% ../nbs/02a_files.ipynb #89428d51
+import hashlib,os,pickle,secrets,struct
 from collections import OrderedDict
 from glob import escape as glob_escape
 from filelock import FileLock
@@ -18,7 +18,8 @@ from fastai.basics import *
 from .vocab import *
 from .tables import *
 
-# %% ../nbs/02a_files.ipynb #b17fda24
+# %% ../nbs/02a_files.ipynb #c2693e67
+_damaged = (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, LookupError, AttributeError, TypeError, OverflowError, AssertionError, struct.error)
 _safe = [L, np.dtype, *[getattr(np.dtypes,o) for o in np.dtypes.__all__], (np.float64(0).__reduce__()[0], 'numpy.core.multiarray.scalar'),
     (np.float64(0).__reduce__()[0], 'numpy._core.multiarray.scalar')]
 
@@ -32,13 +33,18 @@ def read_weights(
     if not file.is_file(): raise FileNotFoundError(f"There is no file {file}")
     try:
         with torch.serialization.safe_globals(_safe): state = torch.load(file, map_location=device, weights_only=True, **kwargs)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, LookupError, AttributeError, TypeError, OverflowError) as e:
+    except _damaged as e:
         raise ValueError(f"Cannot read {file}: it is damaged, or holds more than weights ({str(e).splitlines()[0] if str(e) else type(e).__name__})") from e
     if not isinstance(state, dict): raise ValueError(f"{file} holds a {type(state).__name__}, not the weights of a model")
     state,opt = (state['model'],state['opt']) if set(state)=={'model','opt'} else (state,None)
-    bad = [k for k,v in state.items() if not isinstance(v, Tensor)] if isinstance(state, dict) else [state]
+    bad = [k for k,v in state.items() if not (isinstance(k, str) and _dense(v))] if isinstance(state, dict) else [state]
     if bad: raise ValueError(f"{file} does not hold the weights of a model: {bad[0]!r} is no tensor")
+    if opt is not None and not isinstance(opt, dict): raise ValueError(f'{file}: its optimizer state is a {type(opt).__name__}')
     return state,opt
+
+def _dense(v):
+    plain = isinstance(v, Tensor) and v.layout==torch.strided and v.device.type!='meta'
+    return plain and not v.is_complex() and not v.is_quantized
 
 # %% ../nbs/02a_files.ipynb #f0577a9c
 Pair = namedtuple('Pair', 'wgts opt vocab info file')
@@ -62,14 +68,18 @@ def pair_paths(
     if stem.suffix=='.pth': stem = stem.with_suffix('')
     return stem.with_name(f'{stem.name}.pth'),stem.with_name(f'{stem.name}_vocab.pkl')
 
-# %% ../nbs/02a_files.ipynb #e2e54f85
+# %% ../nbs/02a_files.ipynb #261997f1
 def _stamped(state, stamp):
     "`state` with `stamp` in the metadata that torch keeps beside the tensors"
     res = OrderedDict(state)
     res._metadata = OrderedDict(getattr(state,'_metadata',{}), collab_ext=stamp)
     return res
 
-def _stamp(state): return getattr(state,'_metadata',{}).get('collab_ext') or {}
+def _stamp(state):
+    m = getattr(state,'_metadata',{})
+    res = m.get('collab_ext') or {} if isinstance(m, dict) else None
+    if not isinstance(res, dict) or res and set(res)!={'vocab','weights'}: raise ValueError("The metadata of these weights are damaged")
+    return res
 
 def _write(file, write):
     with open(file,'wb') as f:
@@ -77,18 +87,27 @@ def _write(file, write):
         f.flush()
         os.fsync(f.fileno())
 
-# %% ../nbs/02a_files.ipynb #f016d3b4
+# %% ../nbs/02a_files.ipynb #f270e90c
 def _current_entry(pth, pkl):
     "The vocabulary entry that belongs to the weights which are there now, or None"
     if not (pth.is_file() and pkl.is_file()): return None
     try: return _entry_of(read_vocab(pkl), read_weights(pth, mmap=True)[0], pth, pkl)
     except ValueError: return None
 
-def _previous(pth, pkl):
-    e = _current_entry(pth, pkl)
-    return e and {**e, 'previous':None}
+def _plain_mark(pth):
+    try: return weights_fingerprint(read_weights(pth, mmap=True)[0])
+    except ValueError: return None
 
-# %% ../nbs/02a_files.ipynb #bc216c5f
+def _previous(pth, pkl):
+    "The entry of the pair that is there now; without labels if there are weights alone"
+    if not pth.is_file(): return None
+    mark = _plain_mark(pth)
+    if mark and not pkl.is_file(): return dict(weights=mark, vocab=None)
+    e = _current_entry(pth, pkl)
+    if e and not e['vocab']: return e
+    return e and vocab_entry(e['vocab'], mark, e['info'])
+
+# %% ../nbs/02a_files.ipynb #9e714d9c
 def save_pair(
     stem:str|Path, # Path of the pair without its endings; its folder is made if need be
     state:dict, # The model's state dict
@@ -102,11 +121,11 @@ def save_pair(
     state = _stamped(state, dict(vocab=entry['fingerprint'], weights=entry['weights']))
     pth.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(pth.with_name(f'.{pth.stem}.lock')):
-        for o in pth.parent.glob(f'.{glob_escape(pth.stem)}.*.tmp'): o.unlink() # of a process that was killed
+        for o in pth.parent.glob(f'.{glob_escape(pth.stem)}.{"[0-9a-f]"*8}.tmp'): o.unlink() # of a process that was killed
         tmps = [o.with_name(f'.{pth.stem}.{secrets.token_hex(4)}.tmp') for o in (pth,pkl)]
         try:
             _write(tmps[0], partial(torch.save, state if opt is None else dict(model=state, opt=opt)))
-            entry['previous'] = _previous(pth, pkl)
+            entry = vocab_entry(vocab, entry['weights'], info, _previous(pth, pkl))
             _write(tmps[1], partial(pickle.dump, entry))
             os.replace(tmps[1], pkl)
             os.replace(tmps[0], pth)
@@ -114,13 +133,13 @@ def save_pair(
             for o in tmps: o.unlink(missing_ok=True)
     return pth
 
-# %% ../nbs/02a_files.ipynb #11abd79b
+# %% ../nbs/02a_files.ipynb #7e88b3be
 def _entry_of(entry, state, pth, pkl):
     "Of the entries in a vocabulary file, the one that belongs to the weights `state`"
     stamp,mark = _stamp(state),weights_fingerprint(state)
     if stamp and stamp['weights']!=mark: raise ValueError(f"{pth} is damaged: its weights do not fit the fingerprint they were saved with")
     for e in filter(None, (entry, entry['previous'])):
-        if e['weights'] in (mark,None) and stamp.get('vocab') in (e['fingerprint'],None): return e
+        if e['weights'] in (mark,None) and stamp.get('vocab') in (e.get('fingerprint'),None): return e
     raise ValueError(f"{pth} and {pkl} do not belong together: each was saved with another partner; use the two files of one `save`")
 
 def read_pair(
@@ -131,9 +150,15 @@ def read_pair(
     "Read weights and the vocabulary that was saved with them; nothing in the files is run"
     pth,pkl = pair_paths(wgts)
     if vocab is not None: pth,pkl = Path(wgts),Path(vocab)
-    state,opt = read_weights(pth, device)
-    if pkl.is_file():
-        e = _entry_of(read_vocab(pkl), state, pth, pkl)
+    for _ in range(5):
+        ino = pth.stat().st_ino if pth.is_file() else None
+        state,opt = read_weights(pth, device)
+        if not pkl.is_file(): break
+        try: e = _entry_of(read_vocab(pkl), state, pth, pkl)
+        except ValueError:
+            if pth.stat().st_ino==ino: raise
+            continue
+        if e['vocab'] is None: return Pair(state, opt, None, {}, pth)
         check_rows(tables(state), e['vocab'])
         return Pair(state, opt, e['vocab'], e['info'], pth)
     if vocab is not None or _stamp(state): raise FileNotFoundError(f"{pth} was saved with a vocabulary, but there is no file {pkl}: put it back")

@@ -55,7 +55,7 @@ def tables(
     state = model if isinstance(model, dict) else get_model(model).state_dict(keep_vars=True)
     return {t:state[k] for t,k in find_tables(state, keys).items()}
 
-# %% ../nbs/02_tables.ipynb #2f78e873
+# %% ../nbs/02_tables.ipynb #9bfd14ad
 def side(table:str): # Name of a table
     "0 if the table's rows are users, 1 if they are items"
     return int(table[0]=='i')
@@ -68,10 +68,12 @@ def check_rows(
     "Raise an error unless each table has a row for each label, all rows are finite, and vectors and biases agree"
     for t,w in tabs.items():
         name,labels = list(vocab.items())[side(t)]
+        if not w.ndim: raise ValueError(f"`{t}` is a number, not rows × factors")
         if not 0 <= len(w)-len(labels) <= padding: raise ValueError(
             f"`{t}` has {len(w)} rows, but the vocabulary {name!r} has {len(labels)} labels: they do not belong together")
         if w.ndim!=(2 if t.endswith('weight') else max(1,min(w.ndim,2))): raise ValueError(f"`{t}` has shape {tuple(w.shape)}, not rows × factors")
-        bad = ~torch.isfinite(w).reshape(len(w),-1).all(1)
+        bad = ~torch.isfinite(w)
+        if w.ndim>1: bad = bad.any(1)
         if bad.any(): raise ValueError(f"`{t}` holds NaN or infinite values for {bad.sum()} of {len(w)} labels, such as row {bad.nonzero()[0].item()}: "
             "these weights are damaged")
 

@@ -143,27 +143,29 @@ def _latin1(s, encoding):
     if encoding!='latin1': raise pickle.UnpicklingError(f"the text encoding {encoding!r}")
     return s.encode(encoding)
 
-# %% ../nbs/00_vocab.ipynb #952cec20
-_allowed = {('fastcore.foundation','L'):_Inert, ('fastai.data.transforms','CategoryMap'):_Inert, ('_codecs','encode'):_latin1,
+# %% ../nbs/00_vocab.ipynb #897188ea
+_allowed = {('fastcore.foundation','L'):_Inert, ('fastai.data.transforms','CategoryMap'):_Inert,
     ('collections','OrderedDict'):OrderedDict, ('collections','defaultdict'):defaultdict, ('builtins','int'):int, ('numpy','dtype'):np.dtype}
 _scalar = np.float64(0).__reduce__()[0] # numpy moves it from version to version
 _allowed.update({(f'numpy.{m}.multiarray','scalar'):_scalar for m in ('core','_core')})
 
-class _PlainUnpickler(pickle.Unpickler):
+class _PlainUnpickler(pickle._Unpickler): # the one in Python: its memo is a dict, not an array as long as the file says
     def find_class(self, module, name):
+        if (module,name)==('_codecs','encode'): return lambda *args: _latin1(*args) # a new one, which the file may spoil
         if (module,name) in _allowed: return _allowed[module,name]
         raise pickle.UnpicklingError(f"it asks for `{module}.{name}`, and files that hold more than plain data are not opened")
 
-# %% ../nbs/00_vocab.ipynb #e532cc29
+# %% ../nbs/00_vocab.ipynb #f782c50c
 _bad_pickle = (pickle.UnpicklingError, EOFError, AttributeError, ImportError, LookupError, TypeError, ValueError, OverflowError,
-    MemoryError, RecursionError, AssertionError, struct.error)
+    MemoryError, RuntimeError, AssertionError, struct.error)
 
-def _bare(o):
+def _bare(o, depth=12):
     "`o` with every look-alike replaced by the list it holds, and no container but dict, list and tuple"
-    if isinstance(o, _Inert): return _bare(o.items)
-    if isinstance(o, dict): return {_bare(k):_bare(v) for k,v in o.items()}
+    if not depth: raise ValueError("its lists are nested too deeply")
+    if isinstance(o, _Inert): return _bare(o.items, depth-1)
+    if isinstance(o, dict): return {_bare(k, depth-1):_bare(v, depth-1) for k,v in o.items()}
     if isinstance(o, list) and set(map(type,o)) <= _plain_types: return o
-    if isinstance(o, (list,tuple)): return type(o)(map(_bare, o))
+    if isinstance(o, (list,tuple)): return type(o)(_bare(v, depth-1) for v in o)
     return _plain(o)
 
 def read_plain(
@@ -173,7 +175,7 @@ def read_plain(
     try: return _bare(_PlainUnpickler(io.BytesIO(Path(file).read_bytes())).load())
     except _bad_pickle as e: raise ValueError(f"Cannot read {file}: {e or type(e).__name__}") from e
 
-# %% ../nbs/00_vocab.ipynb #d7e5c342
+# %% ../nbs/00_vocab.ipynb #fbfd7535
 _format = 'collab_ext vocabulary'
 
 def vocab_entry(
@@ -184,15 +186,27 @@ def vocab_entry(
 )->dict: # What a vocabulary file holds
     "What goes into a vocabulary file"
     vocab = as_vocab(vocab)
-    return dict(format=_format, version=1, vocab=vocab, fingerprint=fingerprint(*vocab.values()), weights=weights, info=info or {},
+    res = dict(format=_format, version=1, vocab=vocab, fingerprint=fingerprint(*vocab.values()), weights=weights, info=_bare(info or {}),
         previous=previous)
+    return dict(res, check=_checksum(res))
+
+def _checksum(e): return fingerprint([repr({k:v for k,v in e.items() if k!='check'})])
+
+# %% ../nbs/00_vocab.ipynb #5bc6f2bb
+def _flaw(e):
+    "What is wrong with the vocabulary entry `e`, or None"
+    if not isinstance(e, dict): return "an entry is not a dict"
+    if not isinstance(e.get('vocab'), dict) or len(e['vocab'])!=2: return "it has no vocabulary of users and items"
+    if not all(isinstance(o,list) and set(map(type,o)) <= _plain_types for o in e['vocab'].values()): return "its labels are not lists"
+    if not isinstance(e.get('info'), dict): return "its `info` is not a dict"
+    if not {'weights','previous'} <= set(e) or type(e['weights']) not in (str,type(None)): return "it does not say to which weights it belongs"
+    if e.get('fingerprint')!=fingerprint(*e['vocab'].values()): return "its labels do not fit their own fingerprint"
+    if e.get('check')!=_checksum(e): return "it does not fit its own checksum"
+    p = e['previous']
+    if p is not None and not (isinstance(p, dict) and set(p)=={'weights','vocab'} and p['vocab'] is None): return _flaw(p) # else weights alone
 
 def _check_entry(e, file):
-    bad = f"{file} is not a vocabulary file, or a damaged one: "
-    if not isinstance(e.get('vocab'), dict) or len(e['vocab'])!=2: raise ValueError(bad+"it has no vocabulary of users and items")
-    if not isinstance(e.get('info'), dict): raise ValueError(bad+"its `info` is not a dict")
-    if not all(isinstance(o,list) for o in e['vocab'].values()): raise ValueError(bad+"its labels are not lists")
-    if e.get('fingerprint')!=fingerprint(*e['vocab'].values()): raise ValueError(bad+"its labels do not fit their own fingerprint")
+    if flaw:=_flaw(e): raise ValueError(f"{file} is not a vocabulary file, or a damaged one: {flaw}")
     if e.get('version')!=1: raise ValueError(f"{file} is of version {e.get('version')}, newer than this library reads: install a newer collab_ext")
     return e
 

