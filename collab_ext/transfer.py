@@ -29,7 +29,12 @@ def _fresh(known, n): return trunc_normal_(known.new_empty(n, *known.shape[1:]),
 
 fills = dict(mean=_mean, zeros=_zeros, fresh=_fresh, normal=_normal)
 
-# %% ../nbs/03_transfer.ipynb #0c1f654e
+# %% ../nbs/03_transfer.ipynb #8744358f
+def _take(x, idx):
+    "Rows `idx` of `x`; on a CPU by numpy, whose `take` is twice as fast"
+    if x.device.type!='cpu' or x.dtype==torch.bfloat16 or not len(x): return x[idx]
+    return torch.from_numpy(np.take(x.detach().numpy(), idx.numpy(), axis=0))
+
 def match_table(
     old:Tensor, # The source's table (rows × factors, or rows)
     idx:Tensor, # For each new row its row in `old`, -1 where there is none; see `match_rows`
@@ -40,7 +45,7 @@ def match_table(
     "The rows of `old` in the order of `idx`, with missing ones filled"
     if isinstance(fill,str) and fill not in fills: raise ValueError(f"`fill` is one of {list(fills)}, or a function, not {fill!r}")
     idx = idx.to(old.device)
-    res,miss = old[idx.clamp(min=0)],idx<0
+    res,miss = _take(old, idx.clamp(min=0)),idx<0
     n = miss.sum().item()
     if not n: return res
     if fill=='fresh' and own is not None: rows = own.to(old.device).reshape(len(idx), *old.shape[1:])[miss]

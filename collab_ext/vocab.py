@@ -16,7 +16,7 @@ from collections import OrderedDict,defaultdict
 from collections.abc import Mapping
 from fastai.torch_basics import *
 
-# %% ../nbs/00_vocab.ipynb #4b493412
+# %% ../nbs/00_vocab.ipynb #5e00071c
 NA = '#na#' # The label of row 0: any label that is not in the vocabulary
 _plain_types = {bool,int,float,str,bytes,type(None)}
 
@@ -27,13 +27,22 @@ def _plain(o):
     raise ValueError(f"The label {o!r} is of type {type(o).__name__}; labels are int, float, str, bool, bytes or None: "
         "convert the column first, for example with `df[col].astype(str)`")
 
+def _read(vocab):
+    "Plain labels, and the set of their types"
+    if isinstance(vocab, (str,bytes,Mapping)): raise ValueError(f"A vocabulary is a list of labels, not a {type(vocab).__name__}: {vocab!r:.80}")
+    res = vocab.tolist() if hasattr(vocab,'tolist') else list(vocab)
+    if (types:=_types(res)) <= _plain_types: return res,types
+    res = [_plain(o) for o in res]
+    return res,_types(res)
+
+def _types(*vocabs): return set().union(*(map(type,v) for v in vocabs))
+
+# %% ../nbs/00_vocab.ipynb #403df751
 def as_labels(
     vocab, # List, tuple, array, `Series`, `Index`, `L` or `CategoryMap` of labels
 )->list: # The labels as int, float, str, bool, bytes or None
     "`vocab` as a list of plain Python labels"
-    if isinstance(vocab, (str,bytes,Mapping)): raise ValueError(f"A vocabulary is a list of labels, not a {type(vocab).__name__}: {vocab!r:.80}")
-    res = vocab.tolist() if hasattr(vocab,'tolist') else list(vocab)
-    return res if set(map(type,res)) <= _plain_types else [_plain(o) for o in res]
+    return _read(vocab)[0]
 
 # %% ../nbs/00_vocab.ipynb #28552934
 def as_vocab(
@@ -53,13 +62,16 @@ def as_vocab(
     item = ifnone(item, first(o for o in names if o!=user))
     return {user: as_labels(vocab[user]), item: as_labels(vocab[item])}
 
-# %% ../nbs/00_vocab.ipynb #fc129e74
-def _keys(*vocabs):
-    "The labels as dictionary keys that keep `1`, `1.0` and `True` apart and take NaN for itself"
-    types = set().union(*(map(type,v) for v in vocabs))
-    if float not in types and len(types & {bool,int})<2: return vocabs
-    return [[(type(o), o if o==o else 'nan') for o in v] for v in vocabs]
+# %% ../nbs/00_vocab.ipynb #d9a39a23
+def _ambiguous(types): return float in types or {bool,int}<=types
 
+def _by_key(old, new, types):
+    "Row of each of `new` in `old`, by a dictionary that keeps `1`, `1.0` and `True` apart and takes NaN for itself"
+    a,b = [[(type(o), o if o==o else 'nan') for o in v] for v in (old,new)] if _ambiguous(types) else (old,new)
+    o2i = _rows_by_key(old, a)
+    return np.array([o2i.get(o,-1) for o in b], dtype=np.int64)
+
+# %% ../nbs/00_vocab.ipynb #c39dad4a
 def _rows_by_key(labels, keys):
     res = dict(zip(keys, range(len(keys))))
     if len(res)==len(keys): return res
@@ -81,17 +93,50 @@ def map_labels(
     raise ValueError(f"`id_map` knows none of the {len(labels)} new labels (such as {labels[-1]!r}; its keys are such as "
         f"{first(id_map.keys())!r}): its keys are the new labels, its values the old ones")
 
-# %% ../nbs/00_vocab.ipynb #e4b4c991
+# %% ../nbs/00_vocab.ipynb #b42e8d77
+def _by_range(old, new):
+    "Row in the integers `old` of each of `new`, -1 where there is none; None where arrays can't tell"
+    try: a,b = [np.fromiter(o, np.int64, len(o)) for o in (old,new)]
+    except OverflowError: return None
+    lo,hi = int(a.min()),int(a.max())
+    if hi-lo>4*len(a): return _by_index(a, b)
+    rows = np.full(hi-lo+2, -1)
+    rows[a-lo] = np.arange(len(a))
+    if (rows>=0).sum()==len(a): return rows[np.where((b>=lo)&(b<=hi), b-lo, -1)]
+
+def _by_index(a, b):
+    index = pd.Index(a)
+    if index.is_unique: return index.get_indexer(b)
+
+def _by_hash(old, new):
+    a,b = [np.fromiter(map(hash,o), np.int64, len(o)) for o in (old,new)]
+    idx = _by_index(a, b)
+    if idx is None: return None
+    hit,x,y = np.flatnonzero(idx>=0),np.array(old, dtype=object),np.array(new, dtype=object)
+    if (x[idx[hit]]==y[hit]).all(): return idx
+
+# %% ../nbs/00_vocab.ipynb #7e74f35e
+def _find(old, new, types):
+    "Row in `old` of each of `new`, labels of `types`, -1 where there is none"
+    if types=={int,str} and old[:1]==new[:1]==[NA] and _types(old[1:], new[1:])=={int}:
+        idx = _find(old[1:], new[1:], {int})
+        return np.append(0, idx+(idx>=0))
+    res = None
+    if old and new and not _ambiguous(types): res = (_by_range if types=={int} else _by_hash)(old, new)
+    return _by_key(old, new, types) if res is None else res
+
+# %% ../nbs/00_vocab.ipynb #30be4f33
 def match_rows(
     old_vocab, # Labels of the pretrained model
     new_vocab, # Labels of the new data
     id_map=None, # Dict, `Series` or function from a new label to the old one, where the catalogues name things differently
 )->Tensor: # For each new label its row in `old_vocab`, -1 where it has none (int64, as long as `new_vocab`)
     "The row in `old_vocab` of each label in `new_vocab`"
-    old,new = as_labels(old_vocab),map_labels(as_labels(new_vocab), id_map)
-    old_keys,new_keys = _keys(old, new)
-    o2i = _rows_by_key(old, old_keys)
-    return torch.tensor([o2i.get(o,-1) for o in new_keys], dtype=torch.int64)
+    (old,a),(new,b) = _read(old_vocab),_read(new_vocab)
+    if id_map is not None:
+        new = map_labels(new, id_map)
+        b = _types(new)
+    return torch.from_numpy(_find(old, new, a|b).astype(np.int64, copy=False))
 
 # %% ../nbs/00_vocab.ipynb #c87d506e
 def _text(o): return str(int(o)) if isinstance(o,float) and o.is_integer() else str(o)
