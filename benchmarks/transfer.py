@@ -16,8 +16,8 @@ cols = [*ids,'rating']
 ranges = {'ml-100k':(1,5), 'ml-1m':(1,5), 'ml-latest-small':(.5,5)} # the scale of each set's ratings
 pairs = [('ml-1m','ml-100k'), ('ml-1m','ml-latest-small'), ('ml-100k','ml-latest-small'), ('ml-latest-small','ml-100k'),
     ('ml-latest-small','ml-1m'), ('ml-100k','ml-1m')]
-methods = dict(bias='biases', scratch='from scratch', zero='zero epochs', tuned='fine-tuned', tuned_all='fine-tuned, no hold-out')
-full = dict(pairs=pairs, splits=range(5), pcts=(1,5,20,100), n_factors=(2,5,10,20), sweeps=(2,3,5,10,15,20,30), ridges=(1,2,4,8,16,32))
+methods = dict(bias='biases', scratch='from scratch', zero='zero epochs', tuned='fine-tuned')
+full = dict(pairs=pairs, splits=range(5), pcts=(1,5,20,100), n_factors=(2,5,10,20), sweeps=(2,3,5,10,15,20,30,45), ridges=(1,2,4,8,16,32))
 quick = dict(pairs=pairs[:4], splits=range(1), pcts=(5,100), n_factors=(5,10), sweeps=(5,20), ridges=(4,16))
 
 # ---- Reading -------------------------------------------------------------------------------------------------------
@@ -64,11 +64,9 @@ def catalogue(data, name):
 
 # ---- Measuring -----------------------------------------------------------------------------------------------------
 
-def loaders(data, name, train, valid=None):
-    "`CollabDataLoaders` of `train`, with a row for everything in the catalogue, and `valid` as validation set"
-    df = train if valid is None else pd.concat([train,valid])
-    cut = lambda _: (range(len(train)), range(len(train),len(df)))
-    return CollabDataLoaders.from_df(df, splitter=cut, unknown='mean', vocab=catalogue(data, name))
+def loaders(data, name, train):
+    "`CollabDataLoaders` of `train`, with a row for everything in the catalogue, and no validation set"
+    return CollabDataLoaders.from_df(train, valid_pct=0, unknown='mean', vocab=catalogue(data, name))
 
 def hold_out(train, seed=0):
     "A tenth of the training ratings, to choose by"
@@ -148,9 +146,9 @@ def pretrain(data, folder, src, tgt):
     quiet(collab_learner(dls, 20, path=folder), 'solve', 15).save(f'{src}_{tgt}')
     return time.perf_counter()-t
 
-def adapt(data, folder, src, tgt, train, test, valid=None):
+def adapt(data, folder, src, tgt, train, test):
     "Errors at zero epochs and after fine-tuning, seconds from the saved source to the tuned learner, and what it kept"
-    dls,id_map = loaders(data, tgt, train, valid),dict(userId={}, movieId=item_map(data, src, tgt)) # no user is in both
+    dls,id_map = loaders(data, tgt, train),dict(userId={}, movieId=item_map(data, src, tgt)) # no user is in both
     t = time.perf_counter()
     learn = collab_learner(dls, pretrained=folder/'models'/f'{src}_{tgt}', id_map=id_map)
     secs = time.perf_counter()-t
@@ -158,8 +156,8 @@ def adapt(data, folder, src, tgt, train, test, valid=None):
     t = time.perf_counter()
     quiet(learn, 'fine_tune', 3)
     secs += time.perf_counter()-t
-    kept = [o.rpartition('kept: ')[2] for o in learn.report.remarks if 'kept: ' in o]
-    return zero,error(learn, test, ranges[tgt]),secs,first(kept)
+    kept = first(o.rpartition('kept: ')[2].rpartition(',')[0] for o in learn.report.remarks if 'kept: ' in o)
+    return dict(zero=zero, tuned=error(learn, test, ranges[tgt]), secs=secs, kept=kept)
 
 # ---- Jobs ----------------------------------------------------------------------------------------------------------
 
@@ -176,10 +174,7 @@ def alone(data, grid, tgt, i, pct):
 def together(data, folder, src, tgt, i, pct):
     "Methods that start from a source"
     train,test = part(data, tgt, i, pct)
-    fit,valid = hold_out(train)
-    zero,all_,_,_ = adapt(data, folder, src, tgt, train, test)
-    _,tuned,secs,kept = adapt(data, folder, src, tgt, fit, test, valid)
-    return dict(source=src, target=tgt, pct=pct, split=i+1, zero=zero, tuned=tuned, tuned_all=all_, secs=secs, kept=kept)
+    return dict(source=src, target=tgt, pct=pct, split=i+1, **adapt(data, folder, src, tgt, train, test))
 
 def calm():
     "Prepare a process: one thread, no warnings"
@@ -214,7 +209,7 @@ def markdown(df):
 def worse(df):
     "Where a method with a source is worse than from scratch, on average"
     m = df.groupby(['source','target','pct'])[list(methods)].mean()
-    res = [f'{methods[k]}, {s} → {t}, {p} %: {r[k]:.4f} against {r.scratch:.4f}' for (s,t,p),r in m.iterrows() for k in ('zero','tuned','tuned_all')
+    res = [f'{methods[k]}, {s} → {t}, {p} %: {r[k]:.4f} against {r.scratch:.4f}' for (s,t,p),r in m.iterrows() for k in ('zero','tuned')
         if r[k]>r.scratch]
     return '\n'.join(f'- {o}' for o in sorted(res)) or 'Nowhere.'
 
@@ -241,10 +236,9 @@ dropped from the source).
 - **biases**: mean + user + item, in closed form; its two ridges are chosen on a tenth of the training ratings, and then it is fitted to all.
 - **from scratch**: `learn.solve(n)`; factors ({n_factors}) and sweeps ({sweeps}) are chosen on the same tenth, and then it is trained on all.
 - **zero epochs**: `collab_learner(dls, pretrained=…)` with all training ratings, and nothing trained.
-- **fine-tuned**: `learn.fine_tune(3)`, which has the same tenth of the training ratings as its validation set, and chooses by it whether to keep the
-  source, to trust it less, or to drop it (`kept`, with the number of splits); it trains on the other nine tenths.
-- **fine-tuned, no hold-out**: `learn.fine_tune(3)` on all training ratings, with nothing to choose by.
-- **seconds**: reading the saved source, matching, folding in and fine-tuning (of *fine-tuned*), on one thread, while other work shares the
+- **fine-tuned**: `learn.fine_tune(3)`, which holds out a tenth of the training ratings, chooses by it whether to keep the source, to trust it less,
+  or to drop it (`kept`, with the number of splits), and then trains on all of them.
+- **seconds**: reading the saved source, matching, folding in and fine-tuning with its choice, on one thread, while other work shares the
   cores; not the pretraining ({pre}).
 
 This script tunes nothing that has a source: sources have 20 factors and 15 sweeps, and `fine_tune` its defaults. Both come from earlier experiments,

@@ -334,17 +334,15 @@ def _can_solve(self:CollabLearner):
     mse = isinstance(getattr(self.loss_func,'func',self.loss_func), nn.MSELoss)
     return mse and isinstance(self.model, DotBias) and isinstance(self.dls.train_ds, Ratings)
 
-# %% ../nbs/04_collab.ipynb #983fbbee
+# %% ../nbs/04_collab.ipynb #c068d869
+def _rows_of_side(mean, t): return mean[:,:-1] if t.endswith('weight') else mean[:,-1:]
+
 @patch
 @torch.no_grad()
-def _write_rows(self:CollabLearner, mf, sides=(0,1)):
+def _write_rows(self:CollabLearner, mf):
     "Put the posterior means into the tables; `#na#` is the average of those with ratings"
     for t,w in tables(self.model).items():
-        s = side(t)
-        if s not in sides: continue
-        mean = mf.sides[s].mean.clone()
-        if (seen:=mf.rm.count[s]>0).any(): mean[0] = mean[seen].mean(0)
-        w.copy_(mean[:,:-1] if t.endswith('weight') else mean[:,-1:])
+        w.copy_(_rows_of_side(mf.rows(side(t)), t))
     self.model.mean.fill_(mf.mean)
 
 @patch
@@ -367,12 +365,11 @@ def _try_rmse(self:CollabLearner):
     ds,mean = self.dls.valid_ds,self.dls.train_ds.targ.mean()
     return (ds.targ.to(mean.device)-mean).pow(2).mean().sqrt().item() if len(ds) else None
 
-# %% ../nbs/04_collab.ipynb #7621a140
+# %% ../nbs/04_collab.ipynb #54f44a8c
 @patch
-def _scratch(self:CollabLearner):
-    m,y_range = self.model,self.model.y_range
-    mean = to_logit(self.dls.train_ds.targ.mean().item(), y_range).item()
-    return Sweeps(BayesMF.from_scratch(self._matrix(), m.u_weight.embedding_dim, mean, y_range))
+def _scratch(self:CollabLearner, rm=None):
+    rm,m,y_range = ifnone(rm, self._matrix()),self.model,self.model.y_range
+    return Sweeps(BayesMF.from_scratch(rm, m.u_weight.embedding_dim, to_logit(rm.y.mean().item(), y_range).item(), y_range))
 
 @patch
 def _resume(self:CollabLearner):
@@ -394,10 +391,10 @@ def solve(self:CollabLearner,
     self.fit(ifnone(n_epoch, 3 if isinstance(self.solver, Adapter) else 20), cbs=L(kwargs.pop('cbs',None))+ClosedForm(self.solver), **kwargs)
     return self
 
-# %% ../nbs/04_collab.ipynb #f3c45f11
+# %% ../nbs/04_collab.ipynb #2e8cded3
 @patch
 def _note_solved(self:CollabLearner, s, idx):
-    if s==self.solver.first: self.report.solved([t for t in table_names if side(t)==s], ((idx<0)&(self.solver.mf.rm.count[s]>0)).sum().item())
+    self.report.solved([t for t in table_names if side(t)==s], ((idx<0)&(self.solver.mf.rm.count[s]>0)).sum().item())
 
 # %% ../nbs/04_collab.ipynb #b52e3c26
 def _source_counts(src, side, n):
@@ -416,7 +413,7 @@ def _evidence(self:CollabLearner, src, id_map):
     n = [_source_counts(src, s, len(v)).float() if len(v) else torch.zeros(1) for s,v in enumerate(src.vocab.values())]
     return {t:n[side(t)][idxs[side(t)].clamp(min=0)] for t in self.report.moved}
 
-# %% ../nbs/04_collab.ipynb #13c1e536
+# %% ../nbs/04_collab.ipynb #dc237b9c
 @patch
 def _adapt(self:CollabLearner, src, id_map, drift=0.04):
     "Solve for the rows that the source lacks"
@@ -424,36 +421,45 @@ def _adapt(self:CollabLearner, src, id_map, drift=0.04):
     tabs,mean = tables(src.wgts),src.wgts.get('mean', tensor(0.)).item()
     prior = (src.info or {}).get('prior') or guess_prior(tabs, mean, first_row=int(vocabs[0][:1]==['#na#']))
     counts = [_source_counts(src, s, len(v)) for s,v in enumerate(vocabs)]
-    self.source = partial(Adapter, self._matrix(), tabs, idxs, prior, counts, self.model.y_range)
-    before = self._try_rmse()
-    self.solver = self.source(drift).start()
-    self._write_rows(self.solver.mf, [self.solver.first])
+    def make(rm, drift=drift): return Adapter(rm, tabs, idxs, prior, counts, self.model.y_range, drift).start()
+    self.source,before = make,self._try_rmse()
+    self.solver = make(self._matrix())
+    self._write_rows(self.solver.mf)
     for s in (0,1): self._note_solved(s, idxs[s])
     if before is not None: self.report.remarks.append(f"Validation RMSE before training: {self._rmse(self.dls.valid_ds):.3f}; of the mean rating alone: {before:.3f}")
     return self
 
-# %% ../nbs/04_collab.ipynb #98fb5dfa
-@patch
-def _run(self:CollabLearner, solver, n):
-    "Validation error after `n` sweeps of `solver`, whose rows the model then has"
-    for i in range(solver.sweeps, n): solver.sweep(i)
-    solver.sweeps = n
-    self._write_rows(solver.mf)
-    return self._rmse(self.dls.valid_ds)
+# %% ../nbs/04_collab.ipynb #152b00b7
+def _hold_out(rm, pct=0.1):
+    "`rm` without a share of its ratings, and these"
+    out = torch.rand(len(rm.y), generator=torch.Generator().manual_seed(0))<pct
+    ids = rm.ix.T
+    return RatingMatrix(ids[~out], rm.y[~out], rm.sizes),ids[out],rm.y[out]
 
 @patch
-def _weigh(self:CollabLearner, _, epochs, loose=1., sweeps=20):
-    "Keep the source, trust it less, or drop it, by the validation error"
-    if not len(self.dls.valid_ds) or self.source is None: return self
-    cands = {'the source':(self.solver,self.solver.sweeps), 'a source that is trusted less':(self.source(loose).start(),epochs), 'no source':(self._scratch(),sweeps)}
-    errors = {k:self._run(*v) for k,v in cands.items()}
-    best = min(errors, key=errors.get)
-    self.solver = cands[best][0]
-    self._write_rows(self.solver.mf)
-    self.report.remarks.append(f"Validation RMSE after training, with {', with '.join(f'{k}: {v:.3f}' for k,v in errors.items())}; kept: {best}")
-    return self
+def _trial(self:CollabLearner):
+    "Ratings to train on, and pairs and ratings to choose by"
+    rm,ds = self._matrix(),self.dls.valid_ds
+    return (rm,ds.ids.cpu(),ds.targ.cpu()) if len(ds) else _hold_out(rm)
 
-# %% ../nbs/04_collab.ipynb #f9c0a33b
+# %% ../nbs/04_collab.ipynb #79b8fcc1
+@patch
+def _weigh(self:CollabLearner, epochs, loose=1., scratch=(5,10,20,30)):
+    "Choose between the source, less trust in it, and none: the solver to train with, and its number of sweeps"
+    rm,ids,y = self._trial()
+    ways = {'the source':(partial(self.source, rm), range(epochs+1)), 'a source that is trusted less':(partial(self.source, rm, loose), [epochs]),
+        'no source':(partial(self._scratch, rm), scratch)}
+    errors = trial_errors(ways, ids, y)
+    name,n = choose_way(errors, ('the source',epochs))
+    best = {o:min((v.mean().item()**.5,k) for (w,k),v in errors.items() if w==o) for o in ways}
+    self.report.remarks.append(f"RMSE of {'validation' if len(self.dls.valid_ds) else 'held-out'} ratings, "
+        f"{', '.join(f'with {o}: {e:.3f} ({k} rounds)' for o,(e,k) in best.items())}; kept: {name}, {n} rounds")
+    if name=='no source': self.solver = self._scratch()
+    elif name!='the source': self.solver = self.source(self._matrix(), loose)
+    self.source = None # the choice is made once
+    return n
+
+# %% ../nbs/04_collab.ipynb #ea25641c
 @patch
 @delegates(Learner.fit_one_cycle)
 def fine_tune(self:CollabLearner,
@@ -467,7 +473,7 @@ def fine_tune(self:CollabLearner,
     **kwargs
 ):
     "Train the rows that the source lacked while the moved ones hold still, then all of them"
-    if self.solver is not None: return self._weigh(self.solve(epochs), epochs) if weigh else self.solve(epochs)
+    if self.solver is not None: return self.solve(self._weigh(epochs) if weigh and self.source is not None else epochs)
     if self.report is None: return self.fit_one_cycle(epochs+freeze_epochs, base_lr, pct_start=pct_start, div=div, **kwargs)
     moved,cbs = self.report.moved,L(kwargs.pop('cbs',None))
     if freeze_epochs: self.fit_one_cycle(freeze_epochs, base_lr, pct_start=0.99, cbs=cbs+HoldRows(moved), **kwargs)
@@ -493,9 +499,7 @@ def _known_prior(self:CollabLearner):
     ds = self.dls.valid_ds if len(self.dls.valid_ds) else self.dls.train_ds
     return guess_prior(tables(self.model), self.model.mean.item(), self._rmse(ds)**2 if len(ds) else 0.8)
 
-# %% ../nbs/04_collab.ipynb #6a741390
-def _rows_of_side(mean, t): return mean[:,:-1] if t.endswith('weight') else mean[:,-1:]
-
+# %% ../nbs/04_collab.ipynb #45fb3dc1
 @patch
 def _grow(self:CollabLearner, vocab, ds, fill):
     "Enlarge the tables to `vocab` and fill or solve the new rows from the ratings `ds`; returns the solution"

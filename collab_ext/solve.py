@@ -8,7 +8,7 @@ Docs: https://collab-ext.github.io/collab_ext/solve.html.md"""
 
 # %% auto #0
 __all__ = ['RatingMatrix', 'Side', 'row_features', 'inv_psd', 'BayesMF', 'point_side', 'refit', 'Sweeps', 'guess_prior',
-           'Adapter', 'solve_new']
+           'Adapter', 'trial_errors', 'choose_way', 'solve_new']
 
 # %% ../nbs/02b_solve.ipynb #ad0c0a6c
 from fastai.basics import *
@@ -256,7 +256,7 @@ class Adapter:
         self.mf = BayesMF(rm, *_moved_sides(tabs, idxs, counts, prior, drift), mean=prior['mean'], s2=prior['s2'], y_range=y_range)
         self.feats,self.sweeps = [None,None],0
 
-# %% ../nbs/02b_solve.ipynb #af12d6bf
+# %% ../nbs/02b_solve.ipynb #b1243000
 @patch
 def expect(self:Adapter, s:int, first:bool):
     "Prior of the rows that the source lacks; learned from them and the source, but for the first time, when it is the source's"
@@ -273,15 +273,17 @@ def expect(self:Adapter, s:int, first:bool):
 
 @patch
 def start(self:Adapter,
-    steps=4, # Repetitions, for models with a sigmoid
+    rounds=4, # Alternations when both sides have new rows; steps for a sigmoid
 ):
-    "Solve for the side that the source knows less of, and leave the other as the source has it"
+    "Solve for the side that the source knows less of, and for the new rows of the other, whose moved rows stay what they are"
     known = [((i>=0)*c).sum()/c.sum() for i,c in zip(self.idxs, self.mf.rm.count)]
     self.first,s2 = int(known[1]<known[0]),self.mf.s2
-    self.expect(self.first, True)
-    for _ in range(1 if self.mf.y_range is None else steps):
-        self.mf.s2 = s2
-        self.mf.update(self.first)
+    new = self.idxs[1-self.first]<0
+    for it in range(rounds if new.any() or self.mf.y_range is not None else 1):
+        for s,rows in ((self.first,None), (1-self.first,new)):
+            self.expect(s, it==0)
+            if s==self.first or new.any(): self.mf.update(s, rows)
+            self.mf.s2 = s2
     return self
 
 @patch
@@ -289,7 +291,7 @@ def sweep(self:Adapter,
     it:int, # Number of this round, from 0
 ):
     "Learn the priors, solve for the better known side, then for the other"
-    for s in (self.first,1-self.first): self.expect(s, it==0 and s!=self.first)
+    for s in (self.first,1-self.first): self.expect(s, False)
     for s in (1-self.first,self.first): self.mf.update(s)
 
 # %% ../nbs/02b_solve.ipynb #dece359d
@@ -299,6 +301,51 @@ def from_rows(cls:BayesMF, rm, tabs, prior, counts, y_range=None, freeze=8):
     sides = _moved_sides(tabs, [torch.arange(n) for n in rm.sizes], counts, prior, 0.)
     for t,p in zip(sides, prior['sides']): t.load,t.P,t.B,t.G = t.mean.clone(),*[tensor(p[o]).float() for o in 'PBG']
     return Sweeps(cls(rm, *sides, mean=prior['mean'], s2=prior['s2'], y_range=y_range), freeze+1)
+
+# %% ../nbs/02b_solve.ipynb #6c25c714
+@patch
+def rows(self:BayesMF,
+    s:int, # 0 for users, 1 for items
+)->Tensor: # Rows × [vector, bias]
+    "Posterior means of a side; row 0, `#na#`, is the average of the rows with ratings"
+    mean,seen = self.sides[s].mean.clone(),self.rm.count[s]>0
+    if seen.any(): mean[0] = mean[seen].mean(0)
+    return mean
+
+@patch
+def predict(self:BayesMF,
+    ids:Tensor, # Row numbers of users and items (n × 2)
+)->Tensor: # Ratings (n)
+    "What the posterior means say of pairs of users and items"
+    u,i = [self.rows(s)[ids[:,s].long()] for s in (0,1)]
+    z = self.mean + (u[:,:-1]*i[:,:-1]).sum(1) + u[:,-1] + i[:,-1]
+    if self.y_range is None: return z
+    return self.y_range[0] + (self.y_range[1]-self.y_range[0])*torch.sigmoid(z)
+
+# %% ../nbs/02b_solve.ipynb #b6b331d2
+def trial_errors(
+    ways:dict, # Name → (function of no arguments that returns sweeps, numbers of sweeps in rising order)
+    ids:Tensor, # Held-out pairs (n × 2)
+    targ:Tensor, # Their ratings (n)
+)->dict: # (name, number of sweeps) → squared error of each held-out rating (n)
+    "Train in several ways and see what each says of held-out ratings"
+    res = {}
+    for name,(make,ns) in ways.items():
+        solver = make()
+        for n in ns:
+            for it in range(solver.sweeps, n): solver.sweep(it)
+            solver.sweeps = n
+            res[name,n] = (solver.mf.predict(ids)-targ)**2
+    return res
+
+def choose_way(
+    errors:dict, # What `trial_errors` found
+    default:tuple, # (name, number of sweeps) to keep unless another is clearly better
+)->tuple: # (name, number of sweeps)
+    "The way with the least error, or `default` if they differ by no more than a standard error"
+    best = min(errors, key=lambda o: errors[o].mean())
+    gain = errors[default]-errors[best]
+    return best if gain.mean()>gain.std()/len(gain)**.5 else default
 
 # %% ../nbs/02b_solve.ipynb #7c22a141
 def solve_new(
