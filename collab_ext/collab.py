@@ -30,12 +30,13 @@ class TrainUnknown(Callback):
     def before_batch(self):
         if self.training: self.learn.xb = (self.x.masked_fill(torch.rand(self.x.shape, device=self.x.device)<self.pct, 0), *self.xb[1:])
 
-# %% ../nbs/04_collab.ipynb #9c9367a5
+# %% ../nbs/04_collab.ipynb #134d45d9
 def collab_splitter(model):
-    "Two parameter groups: users' and items' vectors; biases and other layers"
-    vecs = [v for k,v in tables(model).items() if k.endswith('weight')]
-    ids = {id(o) for o in vecs}
-    return L(L(vecs), L(o for o in model.parameters() if id(o) not in ids))
+    "Parameter groups: users' and items' vectors; their biases; other layers. A model has two or three of them"
+    tabs = tables(model)
+    groups = [[v for k,v in tabs.items() if k.endswith(o)] for o in ('weight','bias')]
+    known = {id(o) for g in groups for o in g}
+    return L(L(g) for g in (*groups, [o for o in model.parameters() if id(o) not in known]) if g)
 
 # %% ../nbs/04_collab.ipynb #90502c53
 class ClosedForm(Callback):
@@ -112,7 +113,7 @@ def _make_model(dls, n_factors, use_nn, emb_szs, layers, config):
     nn.init.constant_(last.bias, to_logit(y.mean(), y_range))
     return model
 
-# %% ../nbs/04_collab.ipynb #b9f7579d
+# %% ../nbs/04_collab.ipynb #5e58049f
 def unkeyed(d, *keys): return {k:v for k,v in (d or {}).items() if k not in keys}
 
 def _slope(z, y_range):
@@ -136,9 +137,10 @@ def rescale(
     a = float(_slope(z, old_range)*ratio/_slope(z_new, y_range))
     names = find_tables(src.wgts)
     wgts = {**src.wgts, **{names[t]:tabs[t]*a for t in ('i_weight','u_bias','i_bias')}, 'mean':tensor(z_new)}
-    return src._replace(wgts=wgts, info=unkeyed(src.info, 'prior'))
+    prior = src.info.get('prior')
+    return src._replace(wgts=wgts, info={**src.info, 'prior':prior and rescale_prior(prior, a, ratio, z_new)})
 
-# %% ../nbs/04_collab.ipynb #384bc818
+# %% ../nbs/04_collab.ipynb #1e4b68e2
 @delegates(Learner.__init__)
 def collab_learner(
     dls, # `CollabDataLoaders`
@@ -164,16 +166,10 @@ def collab_learner(
     if pretrained is None or pretrained is False: return learn(model=_make_model(dls, n_factors, use_nn, emb_szs, layers, config))
     folder = Path(kwargs.get('path') or getattr(dls,'path','.'))/kwargs.get('model_dir','models')
     src = read_source(pretrained, folder, as_vocab(dls.classes))
-    if project: src = src._replace(wgts=project_wgts(src.wgts, n_factors), info=unkeyed(src.info, 'prior'))
-    src = rescale(src, config.get('y_range'), _ratings_of(dls))
     widths = [v.shape[1] for k,v in tables(src.wgts).items() if k.endswith('weight')]
-    if isinstance(n_factors, _Default) and not use_nn: n_factors = widths[0]
-    if use_nn: emb_szs = ifnone(emb_szs, widths if len(widths)==2 else None)
-    res = learn(model=_make_model(dls, n_factors, use_nn, emb_szs, layers, config))
-    fill = ifnone(fill, 'solve' if res._can_solve() and len(tables(src.wgts))==4 else 'mean')
-    res.report = transfer(res.model, res.vocab, src.wgts, src.vocab, id_map=id_map, fill='mean' if fill=='solve' else fill, counts=res._ratings.counts)
-    res.report.counts = res._evidence(src, id_map)
-    return res._adapt(src, id_map) if fill=='solve' else res
+    if isinstance(n_factors, _Default) and not use_nn and not project: n_factors = widths[0]
+    if use_nn and not project: emb_szs = ifnone(emb_szs, widths if len(widths)==2 else None)
+    return learn(model=_make_model(dls, n_factors, use_nn, emb_szs, layers, config)).transfer_from(src, id_map, fill, project)
 
 # %% ../nbs/04_collab.ipynb #6097b91f
 def _one_row(row, names):
@@ -270,7 +266,7 @@ def _width_hint(k, a, b):
     if a.ndim==2 and a.shape[1]!=b.shape[1] and len(a)==len(b): return f": make the learner with `n_factors={a.shape[1]}` (or `emb_szs`, for `use_nn`)"
     return ": without a vocabulary there is no telling which row is whose" if a.ndim and len(a)!=len(b) else ''
 
-# %% ../nbs/04_collab.ipynb #34446264
+# %% ../nbs/04_collab.ipynb #02ea84dd
 def _sizes(vocab): return ', '.join(f'{len(v)} {k}' for k,v in vocab.items())
 
 @patch
@@ -285,7 +281,7 @@ def _load_pair(self:CollabLearner, pair, with_opt, strict, strict_vocab):
         return self
     if strict_vocab: raise ValueError(f"{pair.file} has another vocabulary ({_sizes(pair.vocab)}) than this learner ({_sizes(self.vocab)}): "
         "leave out `strict_vocab` to match them by label")
-    self.report = transfer(self.model, self.vocab, pair.wgts, pair.vocab, fill='fresh', counts=self._ratings.counts)
+    self.report = transfer_rows(self.model, self.vocab, pair.wgts, pair.vocab, fill='fresh', counts=self._ratings.counts)
     self.solver,self.source,self.prior = None,None,pair.info.get('prior')
     idxs = [match_rows(o,n) for o,n in zip(pair.vocab.values(), self.vocab.values())]
     self._load_opt(pair.opt if with_opt else None, idxs)
@@ -305,7 +301,7 @@ def load(self:CollabLearner,
     distrib_barrier()
     return self._load_pair(read_pair(pair_paths(_stem_path(self, file))[0], device='cpu'), with_opt, strict, strict_vocab)
 
-# %% ../nbs/04_collab.ipynb #d4cf8530
+# %% ../nbs/04_collab.ipynb #ea07fca1
 def _find_file(self, name, ext):
     "The file `name`, as a path or in `path/model_dir`, with or without its ending"
     folder = self.path/self.model_dir
@@ -320,12 +316,12 @@ def load_vocab(self:CollabLearner,
     wgts_fname:str|Path, # Weights' file, in `path/model_dir` or as a path
     vocab_fname:str|Path, # Vocabulary file, in `path/model_dir` or as a path
     model=None, # Model to load into; this learner's by default
-    **kwargs # For `transfer`
+    **kwargs # For `transfer_rows`
 )->CollabLearner: # This learner, with a `report`
     "Match the rows of any weights by their vocabulary and load them"
     pair = read_pair(_find_file(self, wgts_fname, '.pth'), _find_file(self, vocab_fname, '.pkl'))
     kwargs = merge(dict(counts=self._ratings.counts), kwargs)
-    self.report = transfer(ifnone(model, self.model), self.vocab, pair.wgts, pair.vocab, **kwargs)
+    self.report = transfer_rows(ifnone(model, self.model), self.vocab, pair.wgts, pair.vocab, **kwargs)
     return self
 
 # %% ../nbs/04_collab.ipynb #12ad470f
@@ -334,15 +330,14 @@ def _can_solve(self:CollabLearner):
     mse = isinstance(getattr(self.loss_func,'func',self.loss_func), nn.MSELoss)
     return mse and isinstance(self.model, DotBias) and isinstance(self.dls.train_ds, Ratings)
 
-# %% ../nbs/04_collab.ipynb #c068d869
+# %% ../nbs/04_collab.ipynb #1b9a4466
 def _rows_of_side(mean, t): return mean[:,:-1] if t.endswith('weight') else mean[:,-1:]
 
 @patch
 @torch.no_grad()
 def _write_rows(self:CollabLearner, mf):
     "Put the posterior means into the tables; `#na#` is the average of those with ratings"
-    for t,w in tables(self.model).items():
-        w.copy_(_rows_of_side(mf.rows(side(t)), t))
+    for t,w in tables(self.model).items(): w.copy_(_rows_of_side(mf.rows(side(t)), t))
     self.model.mean.fill_(mf.mean)
 
 @patch
@@ -391,6 +386,24 @@ def solve(self:CollabLearner,
     self.fit(ifnone(n_epoch, 3 if isinstance(self.solver, Adapter) else 20), cbs=L(kwargs.pop('cbs',None))+ClosedForm(self.solver), **kwargs)
     return self
 
+# %% ../nbs/04_collab.ipynb #61efb22d
+@patch
+def transfer_from(self:CollabLearner,
+    source, # Where to transfer from, as for `pretrained` of `collab_learner`
+    id_map:dict=None, # Column → dict or function from a label to the source's, where catalogues name things differently
+    fill=None, # Rows that the source lacks: 'solve' for them from their ratings, or 'mean', 'zeros', 'fresh', 'normal', or a function
+    project=False, # Project the source's vectors to the width of this learner
+)->CollabLearner: # This learner, with a `report`
+    "Move the rows of a source into this learner"
+    src,model = read_source(source, self.path/self.model_dir, self.vocab),self.model
+    if project: src = src._replace(wgts=project_wgts(src.wgts, first(tables(model).values()).shape[1]), info=unkeyed(src.info, 'prior'))
+    src = rescale(src, getattr(model,'y_range',None), _ratings_of(self.dls))
+    fill = ifnone(fill, 'solve' if self._can_solve() and len(tables(src.wgts))==4 else 'mean')
+    self.report = transfer_rows(model, self.vocab, src.wgts, src.vocab, id_map=id_map, fill='mean' if fill=='solve' else fill, counts=self._ratings.counts)
+    self.report.counts = self._evidence(src, id_map)
+    self.opt,self.solver,self.source,self.prior = None,None,None,None
+    return self._adapt(src, id_map) if fill=='solve' else self
+
 # %% ../nbs/04_collab.ipynb #2e8cded3
 @patch
 def _note_solved(self:CollabLearner, s, idx):
@@ -413,13 +426,13 @@ def _evidence(self:CollabLearner, src, id_map):
     n = [_source_counts(src, s, len(v)).float() if len(v) else torch.zeros(1) for s,v in enumerate(src.vocab.values())]
     return {t:n[side(t)][idxs[side(t)].clamp(min=0)] for t in self.report.moved}
 
-# %% ../nbs/04_collab.ipynb #dc237b9c
+# %% ../nbs/04_collab.ipynb #9853148d
 @patch
 def _adapt(self:CollabLearner, src, id_map, drift=0.04):
     "Solve for the rows that the source lacks"
     vocabs,idxs = list(src.vocab.values()),self._rows_in(src, id_map)
     tabs,mean = tables(src.wgts),src.wgts.get('mean', tensor(0.)).item()
-    prior = (src.info or {}).get('prior') or guess_prior(tabs, mean, first_row=int(vocabs[0][:1]==['#na#']))
+    prior = (src.info or {}).get('prior') or guess_prior(tabs, mean, .65*self.dls.train_ds.targ.var().item(), int(vocabs[0][:1]==['#na#']))
     counts = [_source_counts(src, s, len(v)) for s,v in enumerate(vocabs)]
     def make(rm, drift=drift): return Adapter(rm, tabs, idxs, prior, counts, self.model.y_range, drift).start()
     self.source,before = make,self._try_rmse()
@@ -535,7 +548,7 @@ def grow(self:CollabLearner,
     self._load_opt(opt, m.idxs)
     return self
 
-# %% ../nbs/04_collab.ipynb #459c1508
+# %% ../nbs/04_collab.ipynb #863695a0
 @patch
 def fold_in(self:CollabLearner,
     ratings:pd.DataFrame, # All ratings of the new users (or of the new items), in the columns of this learner
@@ -549,8 +562,7 @@ def fold_in(self:CollabLearner,
     new = Ratings(vocab, torch.zeros(0,2).int(), rating_name=ds.rating_name).encode(ratings)
     new.counts = {k:torch.bincount(new.ids[:,j].long(), minlength=len(v)) for j,(k,v) in enumerate(vocab.items())}
     m,mf,self.prior,opt = self._grow(vocab, new, 'solve')
-    for o in (ds,self.dls.valid_ds):
-        o.vocab,o.counts = vocab,{k:F.pad(c, (0,len(vocab[k])-len(c)))+(torch.arange(len(vocab[k]))>=n[k])*new.counts[k] for k,c in ds.counts.items()}
+    self.dls = with_vocab(self.dls, vocab, {k:torch.cat([c, new.counts[k][n[k]:]]) for k,c in ds.counts.items()})
     self.solver = None
     self._name_rows()
     self._load_opt(opt, m.idxs)

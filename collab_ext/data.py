@@ -8,7 +8,7 @@ Docs: https://collab-ext.github.io/collab_ext/data.html.md"""
 
 # %% auto #0
 __all__ = ['Simulated', 'simulate_ratings', 'two_domains', 'check_y_range', 'check_ratings', 'TimeSplitter', 'UserSplitter',
-           'LastSplitter', 'Ratings', 'CollabDL', 'extend_vocab', 'CollabDataLoaders']
+           'LastSplitter', 'Ratings', 'CollabDL', 'extend_vocab', 'CollabDataLoaders', 'with_vocab']
 
 # %% ../nbs/01_data.ipynb #280d80b3
 from fastai.basics import *
@@ -280,9 +280,10 @@ def _fill_unknown(self:Ratings, ids, col, name, policy, where):
     if policy=='warn': warn(f"{msg}: taken for `#na#`, that is, for anybody")
     ids[miss] = int(self.counts[name].argmax()) if policy=='popular' else 0
 
-# %% ../nbs/01_data.ipynb #eb1d09a3
+# %% ../nbs/01_data.ipynb #e1b0595c
 class CollabDL(TfmdDL):
     "Batches of ratings, cut from tensors"
+    _n_inp,_types = 1,(Tensor,Tensor) # fastai would look at a batch, which an empty set does not have
     def __init__(self, dataset, bs=64, shuffle=False, num_workers=0, **kwargs):
         super().__init__(dataset, bs=bs, shuffle=shuffle, num_workers=0, **kwargs)
 
@@ -402,3 +403,13 @@ def test_dl(self:CollabDataLoaders,
 ):
     "A `DataLoader` of other ratings, or of pairs to be rated"
     return self.valid.new(self.train_ds.encode(df, unknown), **kwargs)
+
+# %% ../nbs/01_data.ipynb #c32eb741
+def with_vocab(
+    dls, # `DataLoaders` of `Ratings`
+    vocab:dict, # Column name → labels; those of `dls` come first, in their order
+    counts:dict, # Column name → number of training ratings of each label
+): # Others of the same kind; `dls` stays what it is
+    "The ratings of `dls` under an enlarged vocabulary"
+    def enlarged(ds): return type(ds)(vocab, ds.ids, ds.targ, ds.rating_name, counts)
+    return type(dls)(*[o.new(enlarged(o.dataset)) for o in dls.loaders], path=dls.path, device=dls.device)

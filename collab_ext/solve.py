@@ -8,7 +8,7 @@ Docs: https://collab-ext.github.io/collab_ext/solve.html.md"""
 
 # %% auto #0
 __all__ = ['RatingMatrix', 'Side', 'row_features', 'inv_psd', 'BayesMF', 'point_side', 'refit', 'Sweeps', 'guess_prior',
-           'Adapter', 'trial_errors', 'choose_way', 'solve_new']
+           'rescale_prior', 'Adapter', 'trial_errors', 'choose_way', 'solve_new']
 
 # %% ../nbs/02b_solve.ipynb #ad0c0a6c
 from fastai.basics import *
@@ -222,6 +222,23 @@ def guess_prior(
         res['sides'].append(dict(P=P.tolist(), B=m.mean(0,keepdim=True).tolist(), G=[[1.]], M=_second_moment(t, torch.ones(len(m))).tolist()))
     return res
 
+# %% ../nbs/02b_solve.ipynb #14f60dd7
+def rescale_prior(
+    prior:dict, # A source's prior
+    a:float, # What the items' vectors and all biases are multiplied by
+    ratio:float, # What its ratings are multiplied by
+    mean:float, # The new global mean
+)->dict:
+    "A prior in the units of another rating scale"
+    k,sides = len(prior['sides'][0]['P'])-1,[]
+    rows = [torch.cat([torch.ones(k), tensor([a])]), torch.full((k+1,), float(a))] # the units of users' and of items' [vector, bias]
+    for s,p in enumerate(prior['sides']):
+        P,B,G,M = [tensor(p[o]).float() for o in 'PBGM']
+        f,x = torch.cat([torch.ones(2), rows[1-s]])[:len(B)],torch.cat([rows[s][:k], torch.ones(1)])
+        new = dict(P=rows[s][:,None]*P*rows[s], B=B*rows[s]/f[:,None], G=f[:,None]*G*f, M=x[:,None]*M*x)
+        sides.append({o:v.tolist() for o,v in new.items()})
+    return dict(mean=float(mean), s2=prior['s2']*ratio**2, sides=sides)
+
 # %% ../nbs/02b_solve.ipynb #28607989
 def _source_side(p): return Side(None, None, *[tensor(p[o]).float() for o in ('P',)], B=tensor(p['B']).float(), G=tensor(p['G']).float())
 
@@ -322,7 +339,7 @@ def predict(self:BayesMF,
     if self.y_range is None: return z
     return self.y_range[0] + (self.y_range[1]-self.y_range[0])*torch.sigmoid(z)
 
-# %% ../nbs/02b_solve.ipynb #b6b331d2
+# %% ../nbs/02b_solve.ipynb #32690bcd
 def trial_errors(
     ways:dict, # Name → (function of no arguments that returns sweeps, numbers of sweeps in rising order)
     ids:Tensor, # Held-out pairs (n × 2)
@@ -342,10 +359,10 @@ def choose_way(
     errors:dict, # What `trial_errors` found
     default:tuple, # (name, number of sweeps) to keep unless another is clearly better
 )->tuple: # (name, number of sweeps)
-    "The way with the least error, or `default` if they differ by no more than a standard error"
+    "The way with the least error, or `default` if they differ by no more than two standard errors"
     best = min(errors, key=lambda o: errors[o].mean())
     gain = errors[default]-errors[best]
-    return best if gain.mean()>gain.std()/len(gain)**.5 else default
+    return best if gain.mean()>2*gain.std()/len(gain)**.5 else default
 
 # %% ../nbs/02b_solve.ipynb #7c22a141
 def solve_new(

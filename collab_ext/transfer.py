@@ -8,11 +8,12 @@ Docs: https://collab-ext.github.io/collab_ext/transfer.html.md"""
 
 # %% auto #0
 __all__ = ['fills', 'MatchedEmbeds', 'Keys', 'match_table', 'TransferReport', 'Matches', 'check_sides', 'match_tables',
-           'match_embeds', 'load_pretrained_keys', 'transfer', 'vector_source', 'project_wgts', 'pull_from_hub',
+           'match_embeds', 'load_pretrained_keys', 'transfer_rows', 'vector_source', 'project_wgts', 'pull_from_hub',
            'push_to_hub', 'read_source', 'HoldRows', 'PullToSource']
 
-# %% ../nbs/03_transfer.ipynb #d7f6e2d1
+# %% ../nbs/03_transfer.ipynb #84e26370
 from html import escape
+from importlib.util import find_spec
 from fastai.basics import *
 from .vocab import *
 from .tables import *
@@ -233,8 +234,8 @@ def load_pretrained_keys(
         done,used = done|{'mean'},used|{'mean'}
     return Keys([k for k in state if k not in done], [k for k in wgts if k not in used])
 
-# %% ../nbs/03_transfer.ipynb #4dd3b93e
-def transfer(
+# %% ../nbs/03_transfer.ipynb #37c4ffb0
+def transfer_rows(
     model, # The new model
     new_vocab:dict, # Its labels, users first
     wgts:dict, # The source's weights
@@ -292,11 +293,15 @@ def project_wgts(
     else: new = [w@torch.linalg.svd(w, full_matrices=False)[2][:n_factors].T for w in ws]
     return {**res, **dict(zip(names.values(), new))}
 
-# %% ../nbs/03_transfer.ipynb #7a45e6e7
+# %% ../nbs/03_transfer.ipynb #dba66375
+def _need_hub():
+    if not find_spec('huggingface_hub'): raise ImportError("The hub needs a package of its own: `pip install collab_ext[hub]`")
+
 def pull_from_hub(
     repo_id:str, # 'owner/name', or 'owner/name@revision'
 )->Path: # Path of the saved pair without endings
     "Fetch a saved pair from the Hugging Face hub"
+    _need_hub()
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError,HFValidationError,LocalEntryNotFoundError
     name,_,revision = repo_id.partition('@')
@@ -310,6 +315,7 @@ def push_to_hub(
     **kwargs # For `HfApi.create_repo`
 )->str: # Address of the commit
     "Put a saved pair on the Hugging Face hub"
+    _need_hub()
     from huggingface_hub import HfApi
     read_pair(stem)
     api,files = HfApi(),pair_paths(stem)

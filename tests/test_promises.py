@@ -160,7 +160,7 @@ def test_promise_03_what_lacks_stays(tmp_path, have):
     learn,new = named('ab','xy',tmp_path),learner(frame('ba','yx'), tmp_path)
     wgts = {layouts['dot'][t]:tables(learn.model)[t].detach() for t in have}
     before = {k:v.detach().clone() for k,v in tables(new.model).items()}
-    rep = transfer(new.model, new.vocab, wgts, learn.vocab)
+    rep = transfer_rows(new.model, new.vocab, wgts, learn.vocab)
     assert list(rep.to_frame().index)==[t for t in table_names if t in have]
     for t,v in tables(new.model).items(): assert torch.equal(v, before[t])==(t not in have)
     assert not [o for o in wrong_rows(new) if o[0] in have]
@@ -248,7 +248,7 @@ def test_promise_05_fresh_keeps_own(tmp_path):
     learn,new = named('ab','xy',tmp_path),learner(frame('bc','yz'), tmp_path)
     before = {t:rows(new,t) for t in tables(new.model)}
     before = {t:{k:v.clone() for k,v in d.items()} for t,d in before.items()}
-    transfer(new.model, new.vocab, weights(learn), learn.vocab, fill='fresh')
+    transfer_rows(new.model, new.vocab, weights(learn), learn.vocab, fill='fresh')
     assert not wrong_rows(new, but='cz')
     assert all(torch.equal(rows(new,t)[o], before[t][o]) for t in before for o in 'cz' if o in before[t])
 
@@ -284,7 +284,7 @@ def test_promise_06_all_or_nothing(tmp_path):
     learn,new = named('ab','xy',tmp_path),learner(frame('bac','zyx'), tmp_path)
     before = weights(new)
     for wgts,msg in broken(weights(learn)):
-        with pytest.raises(ValueError, match=msg): transfer(new.model, new.vocab, wgts, learn.vocab)
+        with pytest.raises(ValueError, match=msg): transfer_rows(new.model, new.vocab, wgts, learn.vocab)
         assert same(weights(new), before)
 
 def test_promise_06_load_pretrained_keys(tmp_path):
@@ -570,7 +570,7 @@ def test_promise_12_weights(tmp_path):
     assert not {v.data_ptr() for k,v in res.wgts.items() if 'weight.' in k} & {v.data_ptr() for k,v in wgts.items() if 'weight.' in k}
     res = match_embeds(wgts, ov, nv).wgts
     unchanged(lambda w: load_pretrained_keys(new.model, w), res)
-    unchanged(lambda v, w, o: transfer(new.model, v, w, o), nv, wgts, ov)
+    unchanged(lambda v, w, o: transfer_rows(new.model, v, w, o), nv, wgts, ov)
     unchanged(find_tables, wgts)
     unchanged(tables, wgts)
     unchanged(check_rows, tables(wgts), ov)
