@@ -6,6 +6,7 @@ Modules:
 - `collab_ext.data`: Turn a frame of ratings into checked, split, fast `DataLoaders`
 - `collab_ext.demo`: The main job from a command line: pretrain on one population, adapt to another, compare with training from scratch
 - `collab_ext.files`: Save weights and vocabulary as one, and open them without trusting them
+- `collab_ext.metrics`: Is what a person would have chosen near the top of what they are shown? Measured over the whole catalogue, beside four baselines
 - `collab_ext.solve`: Users' and items' rows in closed form: from scratch, from a prior, or for somebody who arrived a minute ago
 - `collab_ext.tables`: Find the user and item tables of any model, under one set of names
 - `collab_ext.transfer`: Move what one model has learned into the vocabulary of another, and see what was moved
