@@ -7,6 +7,7 @@ Modules:
 - `collab_ext.demo`: The main job from a command line: pretrain on one population, adapt to another, compare with training from scratch
 - `collab_ext.files`: Save weights and vocabulary as one, and open them without trusting them
 - `collab_ext.metrics`: Is what a person would have chosen near the top of what they are shown? Measured over the whole catalogue, beside four baselines
+- `collab_ext.recommend`: What to show this person, why, and whether it is any good: `recommend`, `similar_items`, `explain`, `evaluate`
 - `collab_ext.solve`: Users' and items' rows in closed form: from scratch, from a prior, or for somebody who arrived a minute ago
 - `collab_ext.tables`: Find the user and item tables of any model, under one set of names
 - `collab_ext.transfer`: Move what one model has learned into the vocabulary of another, and see what was moved
