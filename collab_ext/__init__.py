@@ -6,6 +6,7 @@ Modules:
 - `collab_ext.data`: Turn a frame of ratings into checked, split, fast `DataLoaders`
 - `collab_ext.demo`: The main job from a command line: pretrain on one population, adapt to another, compare with training from scratch
 - `collab_ext.files`: Save weights and vocabulary as one, and open them without trusting them
+- `collab_ext.implicit`: Learn from what people did, without a word about how they liked it: losses with negatives, iALS, linear models, votes
 - `collab_ext.metrics`: Is what a person would have chosen near the top of what they are shown? Measured over the whole catalogue, beside four baselines
 - `collab_ext.recommend`: What to show this person, why, and whether it is any good: `recommend`, `similar_items`, `explain`, `evaluate`
 - `collab_ext.solve`: Users' and items' rows in closed form: from scratch, from a prior, or for somebody who arrived a minute ago

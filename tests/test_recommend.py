@@ -1,6 +1,5 @@
 "What is recommended, against scoring every pair; and bad questions"
 import numpy as np,pandas as pd,pytest,torch,warnings
-from fastai.torch_core import tensor
 from hypothesis import given,strategies as st
 from collab_ext import *
 from collab_ext.metrics import *
@@ -45,8 +44,7 @@ def test_batch_size_does_not_matter(solved, bs, k):
 
 def test_one_is_as_all(solved):
     every = solved.recommend(k=4)
-    for u in solved.vocab['user'][1:8]:
-        np.testing.assert_allclose(solved.recommend(u, k=4).score, every[every.user==u].score, rtol=1e-4)
+    for u in solved.vocab['user'][1:8]: np.testing.assert_allclose(solved.recommend(u, k=4).score, every[every.user==u].score, rtol=1e-4)
     assert list(every.user.unique())==solved.vocab['user'][1:]
 
 def test_labels_keep_their_type(solved):
@@ -57,7 +55,6 @@ def test_candidates_and_block(solved):
     items = solved.vocab['item'][1:8]
     r = solved.recommend(k=20, candidates=items, block=items[:2])
     assert set(r['item']) <= set(items[2:])
-    for o in (np.array(items),pd.Series(items),tuple): pass
     assert same(solved.recommend(3, candidates=items), solved.recommend(3, candidates=pd.Series(items)))
 
 def test_items_frame_by_column_index_or_series(solved):
@@ -78,7 +75,6 @@ def test_somebody_new_is_as_if_folded_in(df, solved, tmp_path):
     got = solved.recommend(ratings=his, k=5)
     solved.save('s')
     other = collab_learner(solved.dls, 3, path=solved.path).load('s')
-    import copy
     other.dls = loaders(df, valid_pct=.2)
     other.fold_in(his)
     want = other.recommend(999, k=9, exclude_seen=False)
