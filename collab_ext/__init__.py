@@ -2,9 +2,11 @@
 
 Modules:
 
+- `collab_ext.bundle`: Serve recommendations from one folder of safe files, with numpy and nothing to train
 - `collab_ext.collab`: A fastai `Learner` that knows what its rows mean: it saves its vocabulary, loads into other ones, transfers and grows
 - `collab_ext.data`: Turn a frame of ratings into checked, split, fast `DataLoaders`
 - `collab_ext.demo`: The main job from a command line: pretrain on one population, adapt to another, compare with training from scratch
+- `collab_ext.export`: From a learner to a folder that serves
 - `collab_ext.files`: Save weights and vocabulary as one, and open them without trusting them
 - `collab_ext.implicit`: Learn from what people did, without a word about how they liked it: losses with negatives, iALS, linear models, votes
 - `collab_ext.metrics`: Is what a person would have chosen near the top of what they are shown? Measured over the whole catalogue, beside four baselines

@@ -1,5 +1,5 @@
 "Interactions: negatives, losses, iALS and linear models, against definitions"
-import numpy as np,pandas as pd,pytest,torch,warnings
+import numpy as np,pandas as pd,pytest,torch
 from fastai.torch_core import set_seed,tensor
 from hypothesis import given,settings,strategies as st
 from collab_ext import *
