@@ -24,6 +24,10 @@ from .files import *
 from .solve import *
 from .transfer import *
 from .collab import *
+from .metrics import *
+from .recommend import *
+from .implicit import *
+from .export import *
 
 from importlib import import_module
-__all__ = [o for m in ('vocab','data','tables','files','solve','transfer','collab') for o in import_module(f'.{m}', __name__).__all__]
+__all__ = [o for m in ('vocab','data','tables','files','solve','transfer','collab','metrics','recommend','implicit','export') for o in import_module(f'.{m}', __name__).__all__]

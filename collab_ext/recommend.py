@@ -359,7 +359,7 @@ def plot_items(self:CollabLearner,
     for x,y,t in zip(df.x, df.y, df[df.columns[3 if items is not None else 0]]): ax.annotate(str(t), (x,y), fontsize=8)
     return ax
 
-# %% ../nbs/07_recommend.ipynb #0d722fd0
+# %% ../nbs/07_recommend.ipynb #17fac30d
 @patch
 def plot_scores(self:CollabLearner,
     k=10, # Length of the lists
@@ -368,7 +368,7 @@ def plot_scores(self:CollabLearner,
     "Distribution of the scores of recommended items, and of those held out"
     with self.no_bar(): preds = self.get_preds(dl=CollabDL(self.dls.valid_ds, bs=4096, device=self.dls.device))[0]
     ax = ifnone(ax, plt.subplots()[1])
-    for o,l in ((preds,'held out'),(self.recommend(k=k).score,f'first {k}')): ax.hist(to_np(tensor(o)), bins=30, density=True, alpha=.6, label=l)
+    for o,l in ((preds,'held out'),(self.recommend(k=k).score,f'first {k}')): ax.hist(np.array(o), bins=30, density=True, alpha=.6, label=l)
     ax.set(xlabel='score', ylabel='density')
     ax.legend()
     return ax
@@ -382,7 +382,7 @@ def plot_user_errors(self:CollabLearner,
     with self.no_bar(): pred,y = self.get_preds(dl=CollabDL(ds, bs=4096, device=self.dls.device))
     u = ds.ids[:,0].cpu().numpy()
     err = pd.Series(((pred-y)**2).reshape(-1).cpu().numpy()).groupby(u).mean()**.5
-    n = torch.as_tensor(list(self._ratings.counts.values())[0])[err.index.to_numpy()]
+    n = torch.as_tensor(list(self._ratings.counts.values())[0])[err.index.to_numpy(copy=True)]
     ax = ifnone(ax, plt.subplots()[1])
     ax.scatter(n, err, s=6)
     ax.set(xlabel="user's training ratings", ylabel='RMSE', xscale='log')
