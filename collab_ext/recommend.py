@@ -328,7 +328,9 @@ def evaluate(self:CollabLearner,
     out.attrs.update(k=k, users=users, users_without=sizes_of(self.vocab)[0]-1-users, **info)
     return out
 
-# %% ../nbs/07_recommend.ipynb #a9838eb3
+# %% ../nbs/07_recommend.ipynb #b4af705c
+def _axes(ax, **kwargs): return plt.subplots(**kwargs)[1] if ax is None else ax
+
 @patch
 def plot_recall(self:CollabLearner,
     test=None, # As for `evaluate`
@@ -342,7 +344,7 @@ def plot_recall(self:CollabLearner,
     ax.set(xlabel='k', ylabel='recall@k', xscale='log')
     return ax
 
-# %% ../nbs/07_recommend.ipynb #3a837ef7
+# %% ../nbs/07_recommend.ipynb #b79c4a29
 @patch
 def plot_items(self:CollabLearner,
     n=30, # How many items, those with most ratings
@@ -354,12 +356,12 @@ def plot_items(self:CollabLearner,
     rows = 1+torch.as_tensor(self._ratings.counts[name])[1:].argsort(descending=True, stable=True)[:n]
     xy = self._vectors(1)[rows].pca(2)
     df = with_items(pd.DataFrame({name:_take(labels, rows), 'x':xy[:,0], 'y':xy[:,1]}), items, name)
-    ax = ifnone(ax, plt.subplots(figsize=(8,6))[1])
+    ax = _axes(ax, figsize=(8,6))
     ax.scatter(df.x, df.y, s=8)
     for x,y,t in zip(df.x, df.y, df[df.columns[3 if items is not None else 0]]): ax.annotate(str(t), (x,y), fontsize=8)
     return ax
 
-# %% ../nbs/07_recommend.ipynb #17fac30d
+# %% ../nbs/07_recommend.ipynb #06f8a1d5
 @patch
 def plot_scores(self:CollabLearner,
     k=10, # Length of the lists
@@ -367,8 +369,8 @@ def plot_scores(self:CollabLearner,
 ):
     "Distribution of the scores of recommended items, and of those held out"
     with self.no_bar(): preds = self.get_preds(dl=CollabDL(self.dls.valid_ds, bs=4096, device=self.dls.device))[0]
-    ax = ifnone(ax, plt.subplots()[1])
-    for o,l in ((preds,'held out'),(self.recommend(k=k).score,f'first {k}')): ax.hist(np.array(o), bins=30, density=True, alpha=.6, label=l)
+    ax = _axes(ax)
+    for o,l in ((preds,'held out'),(self.recommend(k=k).score,f'first {k}')): ax.hist(o.tolist(), bins=30, density=True, alpha=.6, label=l)
     ax.set(xlabel='score', ylabel='density')
     ax.legend()
     return ax
@@ -383,7 +385,7 @@ def plot_user_errors(self:CollabLearner,
     u = ds.ids[:,0].cpu().numpy()
     err = pd.Series(((pred-y)**2).reshape(-1).cpu().numpy()).groupby(u).mean()**.5
     n = torch.as_tensor(list(self._ratings.counts.values())[0])[err.index.to_numpy(copy=True)]
-    ax = ifnone(ax, plt.subplots()[1])
+    ax = _axes(ax)
     ax.scatter(n, err, s=6)
     ax.set(xlabel="user's training ratings", ylabel='RMSE', xscale='log')
     return ax
