@@ -81,6 +81,22 @@ def test_top_k_with_masked_and_equal_scores():
     assert cols[0,0]==7 and vals[0,1]==-torch.inf
     assert len(cols[1].unique())==3
 
+@pytest.mark.parametrize('at', [0,998,999,1000,1002])
+def test_top_k_finds_the_best_wherever_it_is(at):
+    s = torch.zeros(1, 1003)
+    s[0,at] = 1
+    assert top_k(s, 2, block=8)[1][0,0]==at
+
+def test_novelty_and_coverage():
+    _,rel,seen = case(0)
+    s = np.zeros(seen.shape, dtype=np.float32)
+    s[:,3],s[:,7] = 2,1
+    res = measure(Fixed(s), user_items(rel), user_items(seen), k=1)
+    shown = res.items[:,0]
+    n,users = seen[:,shown].sum(0),(seen.sum(1)>0).sum()
+    assert res.mean.novelty==pytest.approx(-np.log2(np.maximum(n,1)/users).mean(), abs=1e-5)
+    assert res.mean.coverage==pytest.approx(len(set(shown.tolist()))/39)
+
 def test_users_without_positives_are_left_out():
     scores,rel,seen = case(0)
     rel[1] = False

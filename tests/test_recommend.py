@@ -88,6 +88,12 @@ def test_people_do_not_matter_to_each_other(solved):
     one,two = solved.recommend(ratings=a, k=4),solved.recommend(ratings=both, k=4)
     np.testing.assert_allclose(one.score, two[two.user=='x'].score, atol=1e-4)
 
+def test_nobody_is_like_themselves(solved):
+    alike = solved.similar_items(['i0','i1'], k=99)
+    assert not (alike.of==alike['item']).any() and (alike.of=='i0').sum()==len(solved.vocab['item'])-2
+    v = torch.nn.functional.normalize(solved.model.weight(['i0',alike['item'][0]]), dim=1)
+    assert alike.similarity[0]==pytest.approx((v[0]@v[1]).item(), abs=1e-5)
+
 # ---- Bad questions ----
 
 def test_unknown_items_are_named(solved):
