@@ -2,7 +2,7 @@
 
 Modules:
 
-- `collab_ext.bundle`: Serve recommendations from one folder of safe files, with numpy and nothing to train
+- `collab_ext.bundle`: Serve recommendations from one folder of safe files, with no torch and nothing to train
 - `collab_ext.collab`: A fastai `Learner` that knows what its rows mean: it saves its vocabulary, loads into other ones, transfers and grows
 - `collab_ext.data`: Turn a frame of ratings into checked, split, fast `DataLoaders`
 - `collab_ext.demo`: The main job from a command line: pretrain on one population, adapt to another, compare with training from scratch
@@ -27,7 +27,8 @@ from .collab import *
 from .metrics import *
 from .recommend import *
 from .implicit import *
+from .bundle import *
 from .export import *
 
 from importlib import import_module
-__all__ = [o for m in ('vocab','data','tables','files','solve','transfer','collab','metrics','recommend','implicit','export') for o in import_module(f'.{m}', __name__).__all__]
+__all__ = [o for m in ('vocab','data','tables','files','solve','transfer','collab','metrics','recommend','implicit','bundle','export') for o in import_module(f'.{m}', __name__).__all__]
