@@ -2,10 +2,15 @@
 
 Modules:
 
+- `collab_ext.bundle`: Serve recommendations from one folder of safe files, with no torch and nothing to train
 - `collab_ext.collab`: A fastai `Learner` that knows what its rows mean: it saves its vocabulary, loads into other ones, transfers and grows
 - `collab_ext.data`: Turn a frame of ratings into checked, split, fast `DataLoaders`
 - `collab_ext.demo`: The main job from a command line: pretrain on one population, adapt to another, compare with training from scratch
+- `collab_ext.export`: From a learner to a folder that serves
 - `collab_ext.files`: Save weights and vocabulary as one, and open them without trusting them
+- `collab_ext.implicit`: Learn from what people did, without a word about how they liked it: losses with negatives, iALS, linear models, votes
+- `collab_ext.metrics`: Is what a person would have chosen near the top of what they are shown? Measured over the whole catalogue, beside four baselines
+- `collab_ext.recommend`: What to show this person, why, and whether it is any good: `recommend`, `similar_items`, `explain`, `evaluate`
 - `collab_ext.solve`: Users' and items' rows in closed form: from scratch, from a prior, or for somebody who arrived a minute ago
 - `collab_ext.tables`: Find the user and item tables of any model, under one set of names
 - `collab_ext.transfer`: Move what one model has learned into the vocabulary of another, and see what was moved
@@ -19,6 +24,11 @@ from .files import *
 from .solve import *
 from .transfer import *
 from .collab import *
+from .metrics import *
+from .recommend import *
+from .implicit import *
+from .bundle import *
+from .export import *
 
 from importlib import import_module
-__all__ = [o for m in ('vocab','data','tables','files','solve','transfer','collab') for o in import_module(f'.{m}', __name__).__all__]
+__all__ = [o for m in ('vocab','data','tables','files','solve','transfer','collab','metrics','recommend','implicit','bundle','export') for o in import_module(f'.{m}', __name__).__all__]

@@ -1,0 +1,219 @@
+"Interactions: negatives, losses, iALS and linear models, against definitions"
+import numpy as np,pandas as pd,pytest,torch
+from fastai.torch_core import set_seed,tensor
+from hypothesis import given,settings,strategies as st
+from collab_ext import *
+from collab_ext.implicit import *
+from collab_ext.metrics import *
+from collab_ext.recommend import *
+from helpers import same,weights
+
+pairs = st.lists(st.tuples(st.integers(0,6), st.integers(0,5)), min_size=1, max_size=40)
+
+def inter(rows, **kw):
+    df = pd.DataFrame(rows, columns=['u','i'])
+    return CollabDataLoaders.from_interactions(df, **{**dict(valid_pct=0, device='cpu', bs=8), **kw})
+
+@pytest.fixture(scope='module')
+def clicks(): return simulate_clicks(60, 50, 10)
+
+@pytest.fixture(scope='module')
+def dls(clicks): return CollabDataLoaders.from_interactions(clicks, seed=1, unknown='mean', device='cpu')
+
+def fit(learn, n=3, lr=.03):
+    with learn.no_bar(),learn.no_logging(): learn.fit(n, lr)
+    return learn
+
+def ials(dls, k=4, n=3, **kw):
+    learn = implicit_learner(dls, k, loss=IALSLoss(**kw))
+    with learn.no_bar(),learn.no_logging(): learn.solve_implicit(n)
+    return learn
+
+# ---- Loading ----
+
+@given(pairs, st.integers(1,4), st.sampled_from([0.,.5,1.]))
+def test_a_negative_is_never_seen(rows, n_neg, neg_pow):
+    dls = inter(rows, n_neg=n_neg, neg_pow=neg_pow)
+    have = {tuple(o) for o in dls.train_ds.ids.tolist()}
+    full = {u for u in range(1,8) if sum(a==u for a,_ in have)==len(dls.vocab['i'])-1}
+    for x,y in dls.train:
+        n = int((y>0).sum())
+        assert len(x)==n*(1+n_neg)
+        for (u,i),t in zip(x[n:].tolist(), y[n:].tolist()):
+            assert (u,i) not in have and t<=0
+            assert (i==0)==(u in full)
+
+@given(pairs)
+def test_duplicates_add_up(rows):
+    ds = inter(rows).train_ds
+    got = {(ds.vocab['u'][u],ds.vocab['i'][i]):y for (u,i),y in zip(ds.ids.tolist(), ds.targ.tolist())}
+    want = pd.Series(rows).value_counts().to_dict()
+    assert got==want
+
+def test_negatives_follow_their_probability():
+    set_seed(0)
+    dls = inter([(0,0)]+[(u,1) for u in range(1,7)]+[(u,2) for u in range(1,3)], neg_pow=1.)
+    drawn = dls.train.negatives(torch.full((20_000,), 1)) # user 0 has item 0
+    share = torch.bincount(drawn, minlength=4)/20_000
+    assert share[1]==0 and share[2].item()==pytest.approx(.75, abs=.02)
+    x,y = next(iter(dls.train))
+    neg = y<=0
+    assert torch.allclose(-y[neg], dls.train.prob[x[neg,1]].float())
+
+def test_the_validation_set_spares_both(clicks):
+    dls = CollabDataLoaders.from_interactions(clicks, seed=1, unknown='mean', device='cpu')
+    both = UserItems(torch.cat([dls.train_ds.ids,dls.valid_ds.ids]), sizes_of(dls.vocab))
+    for x,y in dls.valid: assert not both.has(*x[y<=0].T).any()
+
+def test_bad_interactions():
+    df = pd.DataFrame(dict(u=[1,2], i=['a','b'], n=[1,-2]))
+    with pytest.raises(ValueError, match='holds -2: counts are not below zero'): CollabDataLoaders.from_interactions(df, count_name='n')
+    with pytest.raises(KeyError, match="no column 'm'"): CollabDataLoaders.from_interactions(df, count_name='m')
+    with pytest.raises(ValueError, match='two columns'): CollabDataLoaders.from_interactions(df[['u']])
+    with pytest.raises(ValueError, match='holds nan'): CollabDataLoaders.from_interactions(df.assign(n=[1,np.nan]), count_name='n')
+    with pytest.raises(ValueError, match='no id in row 1'): CollabDataLoaders.from_interactions(df.assign(u=[1,None])[['u','i']])
+    zero = CollabDataLoaders.from_interactions(df.assign(n=[1,0]), count_name='n', valid_pct=0)
+    assert len(zero.train_ds)==1
+
+def test_the_frame_is_left_alone():
+    df = pd.DataFrame(dict(u=[1,1,2], i=['a','a','b']))
+    was = df.copy()
+    CollabDataLoaders.from_interactions(df, valid_pct=0)
+    pd.testing.assert_frame_equal(df, was)
+
+# ---- Losses ----
+
+@pytest.mark.parametrize('loss', ['bpr','softmax','cosine'])
+def test_training_lowers_the_loss_and_beats_popularity(dls, loss):
+    set_seed(0)
+    learn = implicit_learner(dls, 8, loss=loss)
+    before = learn.validate()[0]
+    fit(learn, 15, .05)
+    assert learn.validate()[0]<before
+    res = learn.evaluate()
+    assert res.ndcg['model']>res.ndcg['random']
+
+@pytest.mark.parametrize('loss', ['bpr','softmax','cosine','ials'])
+def test_the_rest_of_the_learner_works(dls, loss, tmp_path):
+    learn = implicit_learner(dls, 4, loss=loss, path=tmp_path)
+    fit(learn) if loss!='ials' else ials(dls)
+    learn.save('x')
+    again = implicit_learner(dls, 4, loss=loss, path=tmp_path).load('x')
+    assert same(weights(again), weights(learn))
+    was = weights(learn)
+    new = learn.recommend(ratings=pd.DataFrame(dict(user=[999]*2, item=dls.vocab['item'][1:3])), k=3)
+    assert len(new)==3 and same(was, weights(learn))
+    moved = implicit_learner(dls, loss=loss, pretrained='x', path=tmp_path)
+    assert torch.equal(moved.model.i_weight.weight, learn.model.i_weight.weight)
+
+@pytest.mark.parametrize('loss', ['bpr','softmax','cosine'])
+def test_losses_need_negatives(dls, clicks, loss):
+    plain = CollabDataLoaders.from_df(clicks.assign(rating=1), seed=1, unknown='mean', device='cpu')
+    with pytest.raises(ValueError, match='needs negatives'): implicit_learner(plain, loss=loss)
+    with pytest.raises(ValueError, match='needs negatives'): losses[loss]()(torch.ones(4), torch.ones(4))
+    with pytest.raises(ValueError, match="no loss 'bprr'"): implicit_learner(dls, loss='bprr')
+
+def test_any_model_takes_them(dls): assert len(fit(collab_learner(dls, use_nn=True, loss_func=BPRLoss()), 1).recommend(k=2))==120
+
+def test_bpr_by_hand():
+    pred,targ = tensor([2.,1,0,3]),tensor([1.,1,-.5,-.5])
+    want = np.mean([np.log1p(np.exp(0-2)), np.log1p(np.exp(3-1))])
+    assert BPRLoss()(pred, targ).item()==pytest.approx(want, abs=1e-5)
+
+def test_votes():
+    assert VoteLoss()(tensor([2.,-1]), tensor([1.,-1])).item()==pytest.approx(np.mean([np.log1p(np.exp(-2)),np.log1p(np.exp(-1))]), abs=1e-5)
+    with pytest.raises(ValueError, match='Votes are'): VoteLoss()(tensor([2.]), tensor([0.]))
+
+def test_unit_rows(dls):
+    learn = fit(implicit_learner(dls, 4, loss='cosine'))
+    for t,w in tables(learn.model).items(): torch.testing.assert_close(w.norm(dim=1), torch.full((len(w),), float(t.endswith('weight'))))
+
+# ---- iALS ----
+
+@settings(max_examples=20)
+@given(pairs, st.floats(.01,1), st.floats(.001,1), st.sampled_from([0.,.5,1.]), st.sampled_from([0.,.5]))
+def test_rows_are_the_weighted_least_squares(rows, alpha0, reg, nu, cw):
+    dls,loss = inter(rows),IALSLoss(alpha0, reg, nu, cw)
+    learn = implicit_learner(dls, 3, loss=loss)
+    solver = IALS(dls.train_ds, learn.model, loss)
+    V = solver.sides[1].mean[:,:-1].double()
+    solver.sides[1].mean[0] = 0
+    V[0] = 0
+    n_users,n_items = sizes_of(dls.vocab)
+    W,T = torch.full((n_users,n_items), alpha0).double(),torch.zeros(n_users, n_items).double()
+    for (u,i),y in zip(dls.train_ds.ids.tolist(), dls.train_ds.targ.tolist()): W[u,i],T[u,i] = 1+cw*(y-1),1
+    data = solver.data[0]
+    got = solve_rows(V.float(), *data, loss)
+    for u in range(1,n_users):
+        n = (T[u]>0).sum()
+        A = (V*W[u][:,None]).T@V + reg*(n+alpha0*n_items)**nu*torch.eye(3)
+        torch.testing.assert_close(got[u].double(), torch.linalg.solve(A, V.T@(W[u]*T[u])), atol=1e-4, rtol=1e-3)
+
+def test_each_sweep_lowers_the_objective(dls):
+    learn = implicit_learner(dls, 4, loss='ials')
+    loss,solver,obj = learn.loss_func,None,[]
+    solver = IALS(dls.train_ds, learn.model, loss)
+    sizes = sizes_of(dls.vocab)
+    T = torch.zeros(sizes)
+    T[tuple(dls.train_ds.ids.long().T)] = 1
+    n = [T.sum(1),T.sum(0)]
+    for i in range(4):
+        solver.sweep(i)
+        u,v = [t.mean[:,:-1] for t in solver.sides]
+        pen = [loss.reg*(c+loss.alpha0*m)**loss.nu for c,m in zip(n, sizes[::-1])]
+        e = torch.where(T>0, 1., loss.alpha0)*(u@v.T-T)**2
+        obj.append((e.sum()+(pen[0][:,None]*u**2).sum()+(pen[1][:,None]*v**2).sum()).item())
+    assert all(b<=a*(1+1e-5) for a,b in zip(obj, obj[1:]))
+
+def test_a_known_user_folds_in_as_they_are(dls):
+    learn = ials(dls, n=30)
+    u = dls.vocab['user'][3]
+    his = dls.train_ds.decode(dls.train_ds.ids).query('user==@u').assign(user='twin')
+    a,b = learn.recommend(u, k=5),learn.recommend(ratings=his, k=5)
+    np.testing.assert_allclose(a.score, b.score, atol=.05)
+    why = learn.explain(u, a['item'][0])
+    assert abs(why.attrs['rest'])<.05
+
+def test_solve_implicit_is_for_ials(dls):
+    with pytest.raises(ValueError, match='is for iALS'): implicit_learner(dls, loss='bpr').solve_implicit()
+
+# ---- Linear models ----
+
+@pytest.mark.parametrize('kind', ['ease','graph'])
+def test_linear_models_are_linear_and_hold_together(dls, kind, tmp_path):
+    kw = dict(rank=8) if kind=='graph' else {}
+    learn = linear_learner(dls, kind, path=tmp_path, **kw)
+    users = torch.arange(1,6)
+    s = learn.model.scores(users)
+    torch.testing.assert_close(learn.model(torch.cartesian_prod(users, torch.arange(s.shape[1]))).view(s.shape), s)
+    u = dls.vocab['user'][2]
+    his = dls.train_ds.decode(dls.train_ds.ids).query('user==@u').assign(user='twin')
+    a,b = learn.recommend(u, k=5),learn.recommend(ratings=his, k=5)
+    assert a['item'].tolist()==b['item'].tolist()
+    np.testing.assert_allclose(a.score, b.score, rtol=1e-4)
+    why = learn.explain(u, a['item'][0])
+    assert why.adds.sum()==pytest.approx(a.score[0], rel=1e-3)
+    assert len(learn.similar_items(dls.vocab['item'][1], k=3))==3
+    learn.save('lin', with_opt=False)
+
+def test_ease_does_not_explain_an_item_by_itself(dls): assert (linear_learner(dls).model.B.diagonal()==0).all()
+
+def test_graph_filter_by_definition(dls):
+    m = linear_learner(dls, 'graph', rank=5, low_pass=.3, sharpen=.7).model
+    X = m.history.toarray().astype(float)
+    nu,ni = X.sum(1).clip(1),X.sum(0).clip(1)
+    R = X/np.sqrt(nu)[:,None]/np.sqrt(ni)
+    P = R.T@R
+    V = np.linalg.svd(R)[2][:5].T
+    s = X@P+.3*X/np.sqrt(ni)@V@V.T*np.sqrt(ni)
+    np.testing.assert_allclose(m.scores(torch.arange(len(X))).numpy(), s-.7*s@P, atol=1e-3)
+
+def test_linear_limits(dls):
+    with pytest.raises(ValueError, match='one of ease, graph'): linear_learner(dls, 'slim')
+    with pytest.raises(ValueError, match='37 GiB'): Ease(torch.zeros(0,2), torch.zeros(0), (10,100_000))
+
+def test_factors_of_a_linear_model(dls):
+    ease = linear_learner(dls)
+    taught = implicit_learner(dls, loss='ials', pretrained=linear_factors(ease, 200))
+    torch.testing.assert_close(taught.model.u_weight.weight@taught.model.i_weight.weight.T, ease.model.scores(torch.arange(61)), atol=1e-3, rtol=1e-2)
+    with pytest.raises(ValueError, match='made by `linear_learner`'): linear_factors(taught)

@@ -1,0 +1,214 @@
+"What is recommended, against scoring every pair; and bad questions"
+import numpy as np,pandas as pd,pytest,torch,warnings
+from hypothesis import given,strategies as st
+from collab_ext import *
+from collab_ext.metrics import *
+from collab_ext.recommend import *
+from helpers import frame,learner,loaders,same,weights
+
+@pytest.fixture(scope='module')
+def df(): return simulate_ratings(30, 25, 300).ratings
+
+@pytest.fixture(scope='module')
+def solved(df, tmp_path_factory):
+    l = collab_learner(loaders(df, valid_pct=.2), 3, path=tmp_path_factory.mktemp('solved'))
+    with l.no_bar(),l.no_logging(): l.solve(5)
+    return l
+
+def seen_of(l): return l.dls.train_ds.decode(l.dls.train_ds.ids)
+
+def brute(l, user, k, exclude=True):
+    "The best items, by predicting every pair"
+    items = l.vocab['item'][1:]
+    pairs = pd.DataFrame(dict(user=user, item=items))
+    with l.no_bar(): pairs['score'] = l.get_preds(dl=l.test_dl(pairs))[0].numpy()
+    if exclude:
+        seen = seen_of(l)
+        pairs = pairs[~pairs['item'].isin(seen['item'][seen.user==user])]
+    return pairs.nlargest(k, 'score')
+
+@pytest.mark.parametrize('exclude', [False,True])
+@pytest.mark.parametrize('kind', ['dot','nn','solved'])
+def test_as_by_scoring_every_pair(df, solved, kind, exclude, tmp_path):
+    l = solved if kind=='solved' else learner(loaders(df), tmp_path, use_nn=kind=='nn')
+    for user in l.vocab['user'][1:6]:
+        want,got = brute(l, user, 7, exclude),l.recommend(user, 7, exclude_seen=exclude)
+        np.testing.assert_allclose(got.score, want.score, atol=1e-4)
+        assert got['rank'].tolist()==list(range(1, len(got)+1))
+        assert not exclude or not set(got['item'])&set(seen_of(l)['item'][lambda o: seen_of(l).user==user])
+
+@given(st.integers(1,40), st.integers(1,50))
+def test_batch_size_does_not_matter(solved, bs, k):
+    a,b = solved.recommend(k=k),solved.recommend(k=k, bs=bs)
+    pd.testing.assert_frame_equal(a, b)
+
+def test_one_is_as_all(solved):
+    every = solved.recommend(k=4)
+    for u in solved.vocab['user'][1:8]: np.testing.assert_allclose(solved.recommend(u, k=4).score, every[every.user==u].score, rtol=1e-4)
+    assert list(every.user.unique())==solved.vocab['user'][1:]
+
+def test_labels_keep_their_type(solved):
+    r = solved.recommend([3,5], k=2)
+    assert pd.api.types.is_integer_dtype(r.user) and isinstance(r['item'].iloc[0], str)
+
+def test_candidates_and_block(solved):
+    items = solved.vocab['item'][1:8]
+    r = solved.recommend(k=20, candidates=items, block=items[:2])
+    assert set(r['item']) <= set(items[2:])
+    assert same(solved.recommend(3, candidates=items), solved.recommend(3, candidates=pd.Series(items)))
+
+def test_items_frame_by_column_index_or_series(solved):
+    items = solved.vocab['item'][1:]
+    f = pd.DataFrame(dict(item=items, title=[f't{o}' for o in items], year=1999))
+    for o in (f, f.set_index('item'), f.set_index('item').title):
+        r = solved.recommend(3, 3, items=o)
+        assert (r.title=='t'+r['item']).all()
+    assert solved.recommend(3, 3, items=f[:1]).title.isna().any()
+
+def test_nothing_changes(solved):
+    was,vocab,prior = weights(solved),{k:list(v) for k,v in solved.vocab.items()},solved.prior
+    solved.recommend(k=3), solved.recommend(ratings=frame(['x','y'], solved.vocab['item'][1:4]), k=3), solved.similar_items('i0'), solved.evaluate()
+    assert same(was, weights(solved)) and vocab=={k:list(v) for k,v in solved.vocab.items()}
+
+def test_somebody_new_is_as_if_folded_in(df, solved, tmp_path):
+    his = pd.DataFrame(dict(user=999, item=['i0','i1','i2','i3'], rating=[5.,4,2,1]))
+    got = solved.recommend(ratings=his, k=5)
+    solved.save('s')
+    other = collab_learner(solved.dls, 3, path=solved.path).load('s')
+    other.dls = loaders(df, valid_pct=.2)
+    other.fold_in(his)
+    want = other.recommend(999, k=9, exclude_seen=False)
+    want = want[~want['item'].isin(his['item'])][:5]
+    np.testing.assert_allclose(got.score, want.score, atol=2e-2)
+    assert not set(got['item'])&set(his['item'])
+
+def test_people_do_not_matter_to_each_other(solved):
+    a = frame(['x'], solved.vocab['item'][1:5])
+    both = pd.concat([a, frame(['y'], solved.vocab['item'][3:9])])
+    one,two = solved.recommend(ratings=a, k=4),solved.recommend(ratings=both, k=4)
+    np.testing.assert_allclose(one.score, two[two.user=='x'].score, atol=1e-4)
+
+def test_nobody_is_like_themselves(solved):
+    alike = solved.similar_items(['i0','i1'], k=99)
+    assert not (alike.of==alike['item']).any() and (alike.of=='i0').sum()==len(solved.vocab['item'])-2
+    v = torch.nn.functional.normalize(solved.model.weight(['i0',alike['item'][0]]), dim=1)
+    assert alike.similarity[0]==pytest.approx((v[0]@v[1]).item(), abs=1e-5)
+
+# ---- Bad questions ----
+
+def test_unknown_items_are_named(solved):
+    for kw in (dict(candidates=['i0','nope']), dict(block='nope')):
+        with pytest.raises(KeyError, match="unknown item .'nope'"): solved.recommend(3, **kw)
+    with pytest.raises(KeyError, match="unknown item .'nope'"): solved.similar_items(['i0','nope'])
+    with pytest.raises(KeyError, match="unknown user .'zoe'"): solved.similar_users('zoe')
+    with pytest.raises(KeyError, match="unknown item .'nope'"): solved.explain(3, 'nope')
+
+def test_unknown_users(solved):
+    with pytest.raises(KeyError, match="unknown user .'zoe'"): solved.recommend(['zoe',3], unknown='raise')
+    with pytest.warns(UserWarning, match="1 unknown user .'zoe'"): r = solved.recommend(['zoe',3], k=3)
+    assert r.user.tolist()==['zoe']*3+[3]*3
+    with warnings.catch_warnings():
+        warnings.simplefilter('error')
+        pop = solved.recommend(['zoe',3], k=3, unknown='popular')
+    counts = seen_of(solved)['item'].value_counts()
+    assert counts[pop['item'][0]]==counts.max()
+    assert pop['item'][3:].tolist()==solved.recommend(3, k=3)['item'].tolist()
+    with pytest.raises(ValueError, match="`unknown` is"): solved.recommend(3, unknown='sometimes')
+
+def test_na_is_no_label(solved):
+    with pytest.raises(KeyError): solved.similar_items('#na#')
+    with pytest.raises(KeyError): solved.recommend('#na#', unknown='raise')
+
+@pytest.mark.parametrize('k', [0,-1,2.5,'3',None])
+def test_bad_k(solved, k):
+    for f in (lambda: solved.recommend(3, k=k), lambda: solved.evaluate(k=k), lambda: solved.similar_items('i0', k=k)):
+        with pytest.raises(ValueError, match='at least 1'): f()
+
+def test_k_beyond_the_catalogue(solved):
+    n = len(solved.vocab['item'])-1
+    assert len(solved.recommend(3, k=10*n, exclude_seen=False))==n
+    assert len(solved.similar_items('i0', k=10*n))==n-1
+    assert np.isfinite(solved.similar_items('i0', k=10*n).similarity).all()
+
+def test_empty(solved):
+    with pytest.raises(ValueError, match='no item to choose from'): solved.recommend(3, candidates=[])
+    with pytest.raises(ValueError, match='no item to choose from'): solved.recommend(3, candidates=['i0'], block=['i0'])
+    with pytest.raises(ValueError, match='`users` is empty'): solved.recommend([])
+    with pytest.raises(ValueError, match='either `users` or `ratings`'): solved.recommend(3, ratings=frame('x', ['i0']))
+
+def test_whoever_has_seen_everything_is_shown_nothing(solved):
+    mine = seen_of(solved)['item'][seen_of(solved).user==3].unique()
+    with pytest.warns(UserWarning, match='1 users .3. have seen everything'): r = solved.recommend([3,5], candidates=mine, k=50)
+    assert 3 not in set(r.user)
+    with pytest.warns(UserWarning, match='have seen everything'): assert not len(solved.recommend(3, candidates=mine))
+
+def test_nan(df, tmp_path):
+    l = learner(loaders(df), tmp_path)
+    with torch.no_grad(): l.model.u_weight.weight[2] = np.nan
+    with pytest.raises(ValueError, match='DotScorer gives NaN for 1 of'): l.recommend()
+    assert len(l.recommend(l.vocab['user'][1], k=3))==3
+    with pytest.raises(ValueError, match='NaN'): l.evaluate()
+
+def test_new_ratings_that_make_no_sense(solved):
+    good = frame(['x'], ['i0','i1'])
+    with pytest.raises(KeyError, match="no column 'rating'"): solved.recommend(ratings=good.drop(columns='rating'))
+    with pytest.raises(ValueError, match='holds nan'): solved.recommend(ratings=good.assign(rating=[1,np.nan]))
+    with pytest.raises(ValueError, match='a frame with the columns'): solved.recommend(ratings=dict(x=1))
+    with pytest.warns(UserWarning, match="unknown item .'nope'"): r = solved.recommend(ratings=frame(['x'], ['i0','nope']), k=3)
+    assert len(r)==3
+
+def test_of_several_ratings_of_an_item_the_last_counts(solved):
+    twice = pd.DataFrame(dict(user='x', item=['i0','i1','i0'], rating=[1.,3,5]))
+    assert same(solved.recommend(ratings=twice), solved.recommend(ratings=twice[1:]))
+
+# ---- Why, and how good ----
+
+@pytest.mark.parametrize('y_range', [None,(1,5)])
+def test_the_parts_make_the_score(df, y_range, tmp_path):
+    l = collab_learner(loaders(df, valid_pct=0), 3, y_range=y_range, path=tmp_path)
+    with l.no_bar(),l.no_logging(): l.solve(8)
+    for u in l.vocab['user'][1:4]:
+        why = l.explain(u, 'i1')
+        assert why.adds.sum()+why.attrs['rest']==pytest.approx(why.attrs['score'], abs=1e-4)
+        pred = l.recommend(u, candidates=['i1'], exclude_seen=False).score[0]
+        assert pred==pytest.approx(to_rating(why.attrs['score'], y_range), abs=1e-4)
+        assert set(why['item'])==set(df['item'][df.user==u])
+        assert len(l.explain(u, 'i1', k=2))==2
+
+def to_rating(z, y_range): return z if y_range is None else y_range[0]+(y_range[1]-y_range[0])/(1+np.exp(-z))
+
+def test_a_part_is_what_its_rating_is_worth(df, tmp_path):
+    "Raise one rating by one: the score moves by the derivative that `explain` implies"
+    l = collab_learner(loaders(df, valid_pct=0), 3, path=tmp_path)
+    with l.no_bar(),l.no_logging(): l.solve(8)
+    u = l.vocab['user'][1]
+    his = df[df.user==u][['user','item','rating']]
+    more = his.assign(rating=his.rating+(his['item']==his['item'].iloc[0]))
+    a,b = [l.recommend(ratings=o.assign(user='x'), candidates=['i1'], exclude_seen=False).score[0] for o in (his,more)]
+    why = l.explain(u, 'i1').set_index('item').adds[his['item'].iloc[0]]
+    model = l.model
+    j = l.vocab['item'].index(his['item'].iloc[0])
+    asked = his.rating.iloc[0]-model.mean.item()-model.i_bias.weight[j].item()
+    assert b-a==pytest.approx(why/asked, abs=1e-3)
+
+def test_evaluate_counts(df, tmp_path):
+    l = learner(loaders(df, valid_pct=0), tmp_path)
+    test = pd.DataFrame(dict(user=[0,0,0,1,'zoe'], item=['i1','i1','nope','i2','i1'], rating=[5.,5,5,1,5]))
+    res = l.evaluate(test, k=30, exclude_seen=False)
+    assert res.attrs==dict(k=30, users=2, users_without=len(l.vocab['user'])-3, strangers_ratings=1, unknown_items_ratings=1)
+    per = l.evaluate(test, k=30, exclude_seen=False, per_user=True)
+    assert per.recall.to_dict()=={0:.5, 1:1.}
+    assert l.evaluate(test, k=30, least=4, exclude_seen=False).attrs['users']==1
+    assert list(l.evaluate(test, baselines='popular').index)==['model','popular']
+    assert list(l.evaluate(test, baselines=False, auc=True).index)==['model']
+    with pytest.raises(ValueError, match='No user has anything'): l.evaluate(test, least=6)
+    with pytest.raises(ValueError, match='needs ratings'): l.evaluate(test[['user','item']], least=3)
+
+def test_without_ratings_nothing_is_seen(solved, tmp_path):
+    from fastai.learner import load_learner
+    solved.export('e.pkl')
+    with warnings.catch_warnings():
+        warnings.simplefilter('ignore')
+        l = load_learner(solved.path/'e.pkl')
+    with pytest.warns(UserWarning, match='nothing counts as seen'): r = l.recommend(3, k=5)
+    assert r['item'].tolist()==solved.recommend(3, k=5, exclude_seen=False)['item'].tolist()
