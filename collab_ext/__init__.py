@@ -6,6 +6,9 @@ Modules:
 - `collab_ext.data`: Turn a frame of ratings into checked, split, fast `DataLoaders`
 - `collab_ext.demo`: The main job from a command line: pretrain on one population, adapt to another, compare with training from scratch
 - `collab_ext.files`: Save weights and vocabulary as one, and open them without trusting them
+- `collab_ext.fused`: `cbs=Fused()`: forward, gradient and update of each rating in one compiled loop, inside a fastai `Learner`
+- `collab_ext.fused_numba`: The rule of `fused` as one compiled loop over ratings, by numba
+- `collab_ext.fused_triton`: The rule of `fused` for a whole batch at once, by Triton kernels
 - `collab_ext.solve`: Users' and items' rows in closed form: from scratch, from a prior, or for somebody who arrived a minute ago
 - `collab_ext.tables`: Find the user and item tables of any model, under one set of names
 - `collab_ext.transfer`: Move what one model has learned into the vocabulary of another, and see what was moved
