@@ -9,10 +9,8 @@ Docs: https://collab-ext.github.io/collab_ext/numba.html.md"""
 # %% auto #0
 __all__ = ['compiled', 'prefetch', 'step']
 
-# %% ../nbs/05a_numba.ipynb #a82c17d9
-import numba
-import numpy as np
-import torch
+# %% ../nbs/05a_numba.ipynb #36f1bfda
+import numba, numpy as np, torch
 from llvmlite import ir
 from numba import types
 from numba.extending import intrinsic

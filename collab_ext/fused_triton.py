@@ -15,10 +15,10 @@ __all__ = ['step']
 import torch, triton
 import triton.language as tl
 
-# %% ../nbs/05b_triton.ipynb #4b1749cb
+# %% ../nbs/05b_triton.ipynb #e7552e9a
 @triton.jit
 def _errors(x, y, w, U, I, bu, bi, rate_u, rate_i, rate_bu, rate_bi, lr_u, lr_i, lr_bu, lr_bi, mean, lo, hi, pred, g, c, n, k,
-            B: tl.constexpr, K: tl.constexpr, WEIGHTS: tl.constexpr, OWN: tl.constexpr, SIGMOID: tl.constexpr):
+    B: tl.constexpr, K: tl.constexpr, WEIGHTS: tl.constexpr, OWN: tl.constexpr, SIGMOID: tl.constexpr):
     j,f = tl.program_id(0)*B+tl.arange(0,B),tl.arange(0,K)
     m = j<n
     u,i = tl.load(x+2*j, mask=m, other=0),tl.load(x+2*j+1, mask=m, other=0)
@@ -38,10 +38,10 @@ def _errors(x, y, w, U, I, bu, bi, rate_u, rate_i, rate_bu, rate_bi, lr_u, lr_i,
     tl.store(g+j, wj*slope*(tl.load(y+j, mask=m, other=0.)-p), mask=m)
     tl.store(c+j, wj*slope*slope*(ru*tl.sum(Q*Q, 1)+ri*tl.sum(P*P, 1)+rb+rc), mask=m)
 
-# %% ../nbs/05b_triton.ipynb #754e831b
+# %% ../nbs/05b_triton.ipynb #6ab499a7
 @triton.jit
 def _rows(rows, starts, order, other, w, g, c, X, V, b, out_v, out_b, rate_v, pull_v, anchor_v, rate_b, pull_b, anchor_b,
-          lr_v, wd_v, lr_b, wd_b, k, B: tl.constexpr, K: tl.constexpr, WEIGHTS: tl.constexpr, OWN: tl.constexpr):
+    lr_v, wd_v, lr_b, wd_b, k, B: tl.constexpr, K: tl.constexpr, WEIGHTS: tl.constexpr, OWN: tl.constexpr):
     r,f = tl.program_id(0),tl.arange(0,K)
     row,end = tl.load(rows+r),tl.load(starts+r+1)
     gx,gs,cs,ns = tl.zeros((K,), tl.float32),0.,0.,0.
