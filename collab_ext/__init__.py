@@ -22,6 +22,7 @@ from .files import *
 from .solve import *
 from .transfer import *
 from .collab import *
+from .fused import *
 
 from importlib import import_module
-__all__ = [o for m in ('vocab','data','tables','files','solve','transfer','collab') for o in import_module(f'.{m}', __name__).__all__]
+__all__ = [o for m in ('vocab','data','tables','files','solve','transfer','collab','fused') for o in import_module(f'.{m}', __name__).__all__]

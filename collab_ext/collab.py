@@ -22,14 +22,14 @@ from .solve import *
 
 _all_ = ['TabularCollab','EmbeddingDotBias','EmbeddingNN','CollabDataLoaders']
 
-# %% ../nbs/04_collab.ipynb #1d25ee2d
+# %% ../nbs/04_collab.ipynb #7b041fcb
 class TrainUnknown(Callback):
     "Replace a share of the ids by `#na#` in training, so that its row means anybody"
     order = -5
     def __init__(self, pct=0.01): store_attr()
     def before_batch(self):
         if not self.training: return
-        x,n = self.x.clone(),self.x.numel()
+        x,n = self.x.clone(memory_format=torch.contiguous_format),self.x.numel()
         x.view(-1)[torch.randint(n, (int(n*self.pct+torch.rand(1).item()),), device=x.device)] = 0
         self.learn.xb = (x, *self.xb[1:])
 

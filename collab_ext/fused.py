@@ -156,12 +156,12 @@ def _set_hypers(tabs, params, opt):
         h = of.get(id(p), {}) if p.requires_grad else {}
         t.lr,t.wd = h.get('lr', 0.),h.get('wd', 0.)
 
-# %% ../nbs/05_fused.ipynb #922891c6
+# %% ../nbs/05_fused.ipynb #cd035c9b
 class Fused(Callback):
     "Train an `EmbeddingDotBias` with fused steps"
     order = 95 # after those that change ids, rates or rows
     def __init__(self,
-        bs=None, # Batch size; by default an eighth of the ratings, between 1024 and 262,144
+        bs=None, # Batch size; by default a quarter of the ratings, between 1024 and 262,144
         chunk=2048, # Ratings that are taken at once, where it is not one at a time
         path=None, # 'numba', 'triton' or 'torch'; the fastest one that is there by default
     ):
@@ -172,7 +172,7 @@ class Fused(Callback):
     def after_create(self):
         "Defaults for a learner that was made with this callback"
         if self.learn.lr==defaults.lr: self.learn.lr = 0.1
-        if self.learn.wd is None: self.learn.wd = 0.045
+        if self.learn.wd is None: self.learn.wd = 0.04
 
     def before_train(self):
         reason = why_not(self.learn)
@@ -187,7 +187,7 @@ class Fused(Callback):
         if reason not in self.said: warn(f"`Fused` trains the ordinary way: {reason}")
         self.said.add(reason)
 
-    def _larger(self): return self.dl.new(bs=ifnone(self.bs, min(max(self.dl.n//8, 1024), 2**18)))
+    def _larger(self): return self.dl.new(bs=ifnone(self.bs, min(max(self.dl.n//4, 1024), 2**18)))
 
     @torch.no_grad()
     def before_batch(self):

@@ -18,7 +18,7 @@ from fastai.torch_core import Tensor,set_seed
 from fastcore.all import L,noop,partial
 from collab_ext import *
 from collab_ext.fused import *
-from helpers import domains,fit,frame,learner,loaders,rows,same,weights
+from helpers import fit,frame,learner,loaders,rows,same,weights
 
 needs_numba = pytest.mark.skipif(not find_spec('numba'), reason='numba is not installed')
 needs_triton = pytest.mark.skipif(not find_spec('triton'), reason='Triton is not installed')
@@ -32,7 +32,8 @@ def case(own, weighted, n=60, k=5, frozen=(), device='cpu'):
     "A batch and tables, alike for each call"
     set_seed(3)
     m = DotBias(k, 7, 9).to(device)
-    tabs = [RowTable(p.detach().clone()*20, 0. if t in frozen else .1*(1+s), .02*s, **{a:f(p) for a,f in own.items()}) for s,(t,p) in enumerate(tables(m).items())]
+    hypers = [(0. if t in frozen else .1*(1+s),.02*s) for s,t in enumerate(table_names)]
+    tabs = [RowTable(p.detach().clone()*20, *h, **{a:f(p) for a,f in own.items()}) for h,p in zip(hypers, tables(m).values())]
     x,y = torch.stack([torch.randint(7,(n,)),torch.randint(9,(n,))], 1).to(device),(torch.rand(n)*4+1).to(device)
     return x,y,torch.rand(n).to(device) if weighted else None,tabs
 
@@ -162,7 +163,7 @@ def test_groups_and_freeze(source, tmp_path):
     assert not unchanged(before, clones(learn))
 
 def test_defaults_are_only_defaults(source, tmp_path):
-    assert (make(source, tmp_path).lr,make(source, tmp_path).wd)==(.1,.045)
+    assert (make(source, tmp_path).lr,make(source, tmp_path).wd)==(.1,.04)
     assert (make(source, tmp_path, lr=.3, wd=0.).lr,make(source, tmp_path, lr=.3, wd=0.).wd)==(.3,0.)
 
 def test_held_and_pulled(source, tmp_path):
@@ -290,8 +291,8 @@ def test_sparse_rows_are_dense_where_all_rows_are_there(opt_func, tmp_path):
     df = frame(range(6), list('abcde'))
     def run(cbs):
         set_seed(5)
-        learn = learner(loaders(df, splitter=lambda _: (range(30),range(30)), bs=30, shuffle=False), tmp_path, use_nn=True, opt_func=opt_func, wd=.1, unknown_pct=0., cbs=cbs)
-        return weights(fit(learn, 5, .01))
+        dls = loaders(df, splitter=lambda _: (range(30),range(30)), bs=30, shuffle=False)
+        return weights(fit(learner(dls, tmp_path, use_nn=True, opt_func=opt_func, wd=.1, unknown_pct=0., cbs=cbs), 5, .01))
     a,b = run([]),run(SparseRows())
     for k in a: torch.testing.assert_close(a[k][1:] if 'embeds' in k else a[k], b[k][1:] if 'embeds' in k else b[k], rtol=1e-3, atol=1e-5)
 
@@ -352,7 +353,8 @@ print('alike')
 @needs_triton
 def test_triton_is_torch():
     "In Triton's interpreter, which needs no GPU"
-    res = subprocess.run([sys.executable, '-W', 'ignore', '-c', interpreted], capture_output=True, text=True, env=dict(os.environ, TRITON_INTERPRET='1'), cwd=Path(__file__).parent.parent)
+    kw = dict(env=dict(os.environ, TRITON_INTERPRET='1'), cwd=Path(__file__).parent.parent)
+    res = subprocess.run([sys.executable, '-W', 'ignore', '-c', interpreted], capture_output=True, text=True, **kw)
     assert 'alike' in res.stdout, res.stderr
 
 @needs_gpu
