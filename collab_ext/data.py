@@ -67,7 +67,7 @@ def two_domains(
     is_src = ratings[u].isin(src_users)
     return ratings[is_src & ~ratings[i].isin(tgt_only)], ratings[~is_src & ~ratings[i].isin(src_only)]
 
-# %% ../nbs/01_data.ipynb #fa54dbaa
+# %% ../nbs/01_data.ipynb #afed18b2
 def _rows(df, mask):
     "The first rows that `mask` selects, for people"
     idx = df.index[mask]
@@ -84,8 +84,8 @@ def _check_columns(df, cols):
 
 def _check_ids(df, col):
     if (na:=df[col].isna()).any(): raise ValueError(f"Column {col!r} has no id in {_rows(df,na)}: drop them with `df.dropna(subset=[{col!r}])`")
-    if (na:=df[col].astype(object)==NA).any(): raise ValueError(f"Column {col!r} has the label {NA!r} in {_rows(df,na)}, which stands for unknown ids: rename it")
-    as_labels(df[col].drop_duplicates())
+    labels = as_labels(df[col].drop_duplicates())
+    if NA in labels: raise ValueError(f"Column {col!r} has the label {NA!r} in {_rows(df,df[col].astype(object)==NA)}, which stands for unknown ids: rename it")
 
 # %% ../nbs/01_data.ipynb #a6225299
 def check_y_range(
@@ -288,7 +288,7 @@ def _fill_unknown(self:Ratings, ids, col, name, policy, where):
     if policy=='warn': warn(f"{msg}: taken for `#na#`, that is, for anybody")
     ids[miss] = int(self.counts[name].argmax()) if policy=='popular' else 0
 
-# %% ../nbs/01_data.ipynb #14157f35
+# %% ../nbs/01_data.ipynb #a7854536
 def shuffled(
     n:int, # Number of ratings
     g:torch.Generator, # Source of randomness
@@ -298,12 +298,14 @@ def shuffled(
     "The numbers below `n` in random order"
     if n<=pool: return torch.randperm(n, generator=g, dtype=torch.int32)
     starts,inner = torch.randperm(-(-n//block), generator=g, dtype=torch.int32)*block,torch.randperm(pool, generator=g, dtype=torch.int32)
-    def mix(o):
-        res = (o[:,None]+torch.arange(block, dtype=torch.int32)).view(-1)
-        if len(res)==pool and o.max()+block<=n: return res.index_select(0, inner)
-        res = res[inner[inner<len(res)]]
-        return res[res<n]
-    return torch.cat([mix(o) for o in starts.split(pool//block)])
+    res,at = torch.empty(n, dtype=torch.int32),0
+    for o in starts.split(pool//block):
+        part = (o[:,None]+torch.arange(block, dtype=torch.int32)).view(-1)
+        part = part.index_select(0, inner if len(part)==pool else inner[inner<len(part)])
+        if o.max()+block>n: part = part[part<n]
+        res[at:at+len(part)] = part
+        at += len(part)
+    return res
 
 # %% ../nbs/01_data.ipynb #8bf07d68
 class CollabDL(TfmdDL):
