@@ -198,7 +198,7 @@ class Fused(Callback):
         self.learn.loss = self.loss_func(self.pred, *self.yb)
         raise CancelBatchException
 
-# %% ../nbs/05_fused.ipynb #04213ca1
+# %% ../nbs/05_fused.ipynb #2847a8d6
 _dense_only = ('before_backward','after_backward','before_step','after_cancel_step')
 
 def _cut(p, rows, state): return {k:v[rows] if isinstance(v,Tensor) and v.shape==p.shape else v for k,v in state.items()}
@@ -214,8 +214,10 @@ def _step_rows(opt, p, state, hyper):
         if isinstance(new, dict): part.update(new)
     p.data[rows] = q.data
     for k,v in part.items():
-        if not (isinstance(v,Tensor) and v.shape==q.shape): state[k] = v
-        else: state.setdefault(k, torch.zeros_like(p.data))[rows] = v
+        if isinstance(v,Tensor) and v.shape==q.shape:
+            if k not in state: state[k] = torch.zeros_like(p.data)
+            state[k][rows] = v
+        else: state[k] = v
 
 # %% ../nbs/05_fused.ipynb #a1612557
 class SparseRows(Callback):
