@@ -8,6 +8,9 @@ Modules:
 - `collab_ext.demo`: The main job from a command line: pretrain on one population, adapt to another, compare with training from scratch
 - `collab_ext.export`: From a learner to a folder that serves
 - `collab_ext.files`: Save weights and vocabulary as one, and open them without trusting them
+- `collab_ext.fused`: `cbs=Fused()`: forward, gradient and update of each rating in one compiled loop, inside a fastai `Learner`
+- `collab_ext.fused_numba`: The rule of `fused` as one compiled loop over ratings, by numba
+- `collab_ext.fused_triton`: The rule of `fused` for a whole batch at once, by Triton kernels
 - `collab_ext.implicit`: Learn from what people did, without a word about how they liked it: losses with negatives, iALS, linear models, votes
 - `collab_ext.metrics`: Is what a person would have chosen near the top of what they are shown? Measured over the whole catalogue, beside four baselines
 - `collab_ext.recommend`: What to show this person, why, and whether it is any good: `recommend`, `similar_items`, `explain`, `evaluate`
@@ -24,6 +27,7 @@ from .files import *
 from .solve import *
 from .transfer import *
 from .collab import *
+from .fused import *
 from .metrics import *
 from .recommend import *
 from .implicit import *
@@ -31,4 +35,5 @@ from .bundle import *
 from .export import *
 
 from importlib import import_module
-__all__ = [o for m in ('vocab','data','tables','files','solve','transfer','collab','metrics','recommend','implicit','bundle','export') for o in import_module(f'.{m}', __name__).__all__]
+_parts = 'vocab data tables files solve transfer collab fused metrics recommend implicit bundle export'.split()
+__all__ = [o for m in _parts for o in import_module(f'.{m}', __name__).__all__]

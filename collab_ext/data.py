@@ -8,7 +8,7 @@ Docs: https://collab-ext.github.io/collab_ext/data.html.md"""
 
 # %% auto #0
 __all__ = ['Simulated', 'simulate_ratings', 'two_domains', 'check_y_range', 'check_ratings', 'TimeSplitter', 'UserSplitter',
-           'LastSplitter', 'Ratings', 'CollabDL', 'extend_vocab', 'CollabDataLoaders', 'with_vocab']
+           'LastSplitter', 'Ratings', 'shuffled', 'CollabDL', 'extend_vocab', 'CollabDataLoaders', 'with_vocab']
 
 # %% ../nbs/01_data.ipynb #280d80b3
 from fastai.basics import *
@@ -67,7 +67,7 @@ def two_domains(
     is_src = ratings[u].isin(src_users)
     return ratings[is_src & ~ratings[i].isin(tgt_only)], ratings[~is_src & ~ratings[i].isin(src_only)]
 
-# %% ../nbs/01_data.ipynb #fa54dbaa
+# %% ../nbs/01_data.ipynb #afed18b2
 def _rows(df, mask):
     "The first rows that `mask` selects, for people"
     idx = df.index[mask]
@@ -84,8 +84,8 @@ def _check_columns(df, cols):
 
 def _check_ids(df, col):
     if (na:=df[col].isna()).any(): raise ValueError(f"Column {col!r} has no id in {_rows(df,na)}: drop them with `df.dropna(subset=[{col!r}])`")
-    if (na:=df[col].astype(object)==NA).any(): raise ValueError(f"Column {col!r} has the label {NA!r} in {_rows(df,na)}, which stands for unknown ids: rename it")
-    as_labels(df[col].drop_duplicates())
+    labels = as_labels(df[col].drop_duplicates())
+    if NA in labels: raise ValueError(f"Column {col!r} has the label {NA!r} in {_rows(df,df[col].astype(object)==NA)}, which stands for unknown ids: rename it")
 
 # %% ../nbs/01_data.ipynb #a6225299
 def check_y_range(
@@ -205,7 +205,7 @@ def _encode(col, labels):
     codes,uniques = pd.factorize(col)
     return match_rows(labels, uniques).numpy().astype(np.int32)[codes]
 
-# %% ../nbs/01_data.ipynb #d4a22754
+# %% ../nbs/01_data.ipynb #da23652e
 class Ratings:
     "User ids, item ids and ratings as tensors, with the vocabulary that names the ids"
     def __init__(self,
@@ -214,7 +214,10 @@ class Ratings:
         targ:Tensor=None, # Ratings (n, float32), or None where they are to be predicted
         rating_name='rating', # Name of the ratings' column
         counts:dict=None, # Column name → number of training ratings of each label
+        weight:Tensor=None, # How much each rating counts in training (n, float32); 1 by default
     ): store_attr()
+
+    n_inp = 1
 
     def __len__(self): return len(self.ids)
     def __getitem__(self, i): return self.batch(i)
@@ -226,13 +229,11 @@ class Ratings:
     def classes(self): return {k:_category_map(v) for k,v in self.vocab.items()}
 
     def batch(self, idxs):
-        "The ratings number `idxs`: ids (b × 2, int64), and ratings (b) if there are any"
-        ids = self.ids[idxs].long()
-        return (ids,) if self.targ is None else (ids,self.targ[idxs])
+        "The ratings number `idxs`: ids (b × 2, int64), and ratings (b) and weights (b) if there are any"
+        return (_take(self.ids, idxs).long(), *[_take(o, idxs) for o in (self.targ,self.weight) if o is not None])
 
     def to(self, device):
-        self.ids = self.ids.to(device)
-        if self.targ is not None: self.targ = self.targ.to(device)
+        self.ids,self.targ,self.weight = [o if o is None else o.to(device) for o in (self.ids,self.targ,self.weight)]
         return self
 
     def new(self, ids, targ=None): return type(self)(self.vocab, ids, targ, self.rating_name, self.counts)
@@ -242,6 +243,13 @@ class Ratings:
         "A frame with the labels of `ids`, and further columns `cols`"
         res = {k:[v[i] for i in ids[:,j].tolist()] for j,(k,v) in enumerate(self.vocab.items())}
         return pd.DataFrame({**res, **{k:to_np(v).squeeze() if len(v)>1 else to_np(v).reshape(-1) for k,v in cols.items()}})
+
+# %% ../nbs/01_data.ipynb #64ec5be2
+def _take(x, idxs):
+    "`x[idxs]`"
+    if not (isinstance(idxs, Tensor) and idxs.ndim==1 and idxs.dtype in (torch.int32,torch.int64)): return x[idxs]
+    if x.ndim==2 and x.dtype==torch.int32 and x.is_contiguous(): return x.view(torch.int64)[:,0].index_select(0, idxs)[:,None].view(torch.int32)
+    return x.index_select(0, idxs)
 
 # %% ../nbs/01_data.ipynb #be2843ab
 def _category_map(labels):
@@ -280,15 +288,35 @@ def _fill_unknown(self:Ratings, ids, col, name, policy, where):
     if policy=='warn': warn(f"{msg}: taken for `#na#`, that is, for anybody")
     ids[miss] = int(self.counts[name].argmax()) if policy=='popular' else 0
 
-# %% ../nbs/01_data.ipynb #e1b0595c
+# %% ../nbs/01_data.ipynb #a7854536
+def shuffled(
+    n:int, # Number of ratings
+    g:torch.Generator, # Source of randomness
+    pool=2**18, # Ratings that are shuffled together
+    block=2**12, # Neighbours that go to the same pool
+)->Tensor: # n, int32
+    "The numbers below `n` in random order"
+    if n<=pool: return torch.randperm(n, generator=g, dtype=torch.int32)
+    starts,inner = torch.randperm(-(-n//block), generator=g, dtype=torch.int32)*block,torch.randperm(pool, generator=g, dtype=torch.int32)
+    res,at = torch.empty(n, dtype=torch.int32),0
+    for o in starts.split(pool//block):
+        part = (o[:,None]+torch.arange(block, dtype=torch.int32)).view(-1)
+        part = part.index_select(0, inner if len(part)==pool else inner[inner<len(part)])
+        if o.max()+block>n: part = part[part<n]
+        res[at:at+len(part)] = part
+        at += len(part)
+    return res
+
+# %% ../nbs/01_data.ipynb #d73bf0a5
 class CollabDL(TfmdDL):
     "Batches of ratings, cut from tensors"
     _n_inp,_types = 1,(Tensor,Tensor) # fastai would look at a batch, which an empty set does not have
     def __init__(self, dataset, bs=64, shuffle=False, num_workers=0, **kwargs):
         super().__init__(dataset, bs=bs, shuffle=shuffle, num_workers=0, **kwargs)
 
-    def get_idxs(self): return self.shuffle_fn(torch.arange(self.n)) if self.shuffle else torch.arange(self.n)
-    def shuffle_fn(self, idxs): return idxs[torch.randperm(len(idxs), generator=torch.Generator().manual_seed(self.rng.randrange(2**63)))]
+    def get_idxs(self):
+        if not self.shuffle: return torch.arange(self.n, dtype=torch.int32)
+        return shuffled(self.n, torch.Generator().manual_seed(self.rng.randrange(2**63)))
     def do_item(self, s): return ifnone(s, 0)
     def create_batch(self, b): return self.dataset.batch(b)
     def do_batch(self, b): return self.create_batch(self.before_batch(b))
@@ -331,7 +359,21 @@ def _check_valid(ds, cols, unknown):
     if not (ds.ids[:,0]>0).any(): raise ValueError(f"None of the users ({cols[0]!r}) of the validation set is in the training set, so the model has learned nothing of them: "
         "split differently, or pass `unknown='mean'` to measure how it does on strangers")
 
-# %% ../nbs/01_data.ipynb #6ba8a00e
+# %% ../nbs/01_data.ipynb #04479507
+def _random_split(valid_pct, seed, df):
+    "Rows of the training and of the validation set"
+    if seed is not None: torch.manual_seed(seed)
+    idxs,cut = torch.randperm(len(df)).numpy(),int(valid_pct*len(df))
+    return idxs[cut:],idxs[:cut]
+
+def _weights(df, col):
+    if col not in df.columns: raise KeyError(f"There is no column {col!r}; the frame has {list(df.columns)}")
+    w = df[col].to_numpy(dtype=np.float32, na_value=np.nan)
+    bad = ~(np.isfinite(w)&(w>=0))
+    if bad.any(): raise ValueError(f"Column {col!r} holds {w[bad][0]} in {_rows(df,bad)}: weights are finite, and not below 0")
+    return torch.tensor(w)
+
+# %% ../nbs/01_data.ipynb #69f075a2
 class CollabDataLoaders(fastai.collab.CollabDataLoaders):
     "`DataLoaders` for collaborative filtering"
     @classmethod
@@ -348,8 +390,9 @@ class CollabDataLoaders(fastai.collab.CollabDataLoaders):
         duplicates='keep', # When a user rated an item twice: 'keep' both, the 'last' one, their 'mean', or 'error'
         unknown='warn', # Labels that only the validation set holds: 'raise', 'warn', 'mean' or 'popular'
         vocab=None, # An existing vocabulary: its labels keep their rows, and new ones follow
+        weight_name=None, # Column that says how much each rating counts in training; all alike by default
         bs=64, # Size of a training batch
-        val_bs=None, # Size of a validation batch; at least 4096 by default, since it needs no gradient
+        val_bs=None, # Size of a validation batch; at least 32,768 by default, since it needs no gradient
         shuffle=True, # Shuffle the training ratings
         device=None, # Where the ratings live
         **kwargs # For `CollabDL`
@@ -358,16 +401,17 @@ class CollabDataLoaders(fastai.collab.CollabDataLoaders):
         names = [ifnone(o, ratings.columns[i] if i<len(ratings.columns) else None) for i,o in enumerate((user_name,item_name,rating_name))]
         _check_policy(unknown)
         ratings = check_ratings(ratings, *names, y_range=y_range, duplicates=duplicates)
-        train,valid = cls._splits(ratings, ifnone(splitter, RandomSplitter(valid_pct=valid_pct, seed=seed)))
+        train,valid = cls._splits(ratings, ifnone(splitter, partial(_random_split, valid_pct, seed)))
         *cols,rating_name = names
         old = {} if vocab is None else dict(zip(cols, as_vocab(vocab).values()))
         vocab = {c:extend_vocab(train[c], old.get(c)) for c in cols}
         train_ds = Ratings(vocab, torch.zeros(0,2).int(), rating_name=rating_name).encode(train)
         train_ds.counts = {c:_counts(train_ds.ids[:,j], len(v)) for j,(c,v) in enumerate(vocab.items())}
+        if weight_name is not None: train_ds.weight = _weights(train, weight_name)
         valid_ds = train_ds.encode(valid, unknown, ' of the validation set')
         _check_valid(valid_ds, list(cols), unknown)
         dls = [CollabDL(ds, bs=b, shuffle=s, **kwargs) for ds,b,s in
-            ((train_ds,bs,shuffle), (valid_ds,ifnone(val_bs,max(bs,4096)),False))]
+            ((train_ds,bs,shuffle), (valid_ds,ifnone(val_bs,max(bs,2**15)),False))]
         return cls(*dls, path=path, device=ifnone(device, default_device()))
 
     @staticmethod
@@ -404,12 +448,12 @@ def test_dl(self:CollabDataLoaders,
     "A `DataLoader` of other ratings, or of pairs to be rated"
     return self.valid.new(self.train_ds.encode(df, unknown), **kwargs)
 
-# %% ../nbs/01_data.ipynb #c32eb741
+# %% ../nbs/01_data.ipynb #753c0285
 def with_vocab(
     dls, # `DataLoaders` of `Ratings`
     vocab:dict, # Column name → labels; those of `dls` come first, in their order
     counts:dict, # Column name → number of training ratings of each label
 ): # Others of the same kind; `dls` stays what it is
     "The ratings of `dls` under an enlarged vocabulary"
-    def enlarged(ds): return type(ds)(vocab, ds.ids, ds.targ, ds.rating_name, counts)
+    def enlarged(ds): return type(ds)(vocab, ds.ids, ds.targ, ds.rating_name, counts, ds.weight)
     return type(dls)(*[o.new(enlarged(o.dataset)) for o in dls.loaders], path=dls.path, device=dls.device)
