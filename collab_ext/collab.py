@@ -342,14 +342,14 @@ def _can_solve(self:CollabLearner):
     mse = isinstance(getattr(self.loss_func,'func',self.loss_func), nn.MSELoss)
     return mse and isinstance(self.model, DotBias) and isinstance(self.dls.train_ds, Ratings)
 
-# %% ../nbs/04_collab.ipynb #1b9a4466
+# %% ../nbs/04_collab.ipynb #33570880
 def _rows_of_side(mean, t): return mean[:,:-1] if t.endswith('weight') else mean[:,-1:]
 
 @patch
 @torch.no_grad()
 def _write_rows(self:CollabLearner, mf):
     "Put the posterior means into the tables; `#na#` is the average of those with ratings"
-    for t,w in tables(self.model).items(): w.copy_(_rows_of_side(mf.rows(side(t)), t))
+    for t,w in tables(self.model).items(): w.copy_(_rows_of_side(mean_rows(mf, side(t)), t))
     self.model.mean.fill_(mf.mean)
 
 @patch
@@ -398,7 +398,7 @@ def solve(self:CollabLearner,
     self.fit(ifnone(n_epoch, 3 if isinstance(self.solver, Adapter) else 20), cbs=L(kwargs.pop('cbs',None))+ClosedForm(self.solver), **kwargs)
     return self
 
-# %% ../nbs/04_collab.ipynb #61efb22d
+# %% ../nbs/04_collab.ipynb #142fd9f0
 @patch
 def transfer_from(self:CollabLearner,
     source, # Where to transfer from, as for `pretrained` of `collab_learner`
@@ -409,7 +409,7 @@ def transfer_from(self:CollabLearner,
     "Move the rows of a source into this learner"
     src,model = read_source(source, self.path/self.model_dir, self.vocab),self.model
     if project: src = src._replace(wgts=project_wgts(src.wgts, first(tables(model).values()).shape[1]), info=unkeyed(src.info, 'prior'))
-    src = rescale(src, getattr(model,'y_range',None), _ratings_of(self.dls))
+    if len(tables(model))==4: src = rescale(src, getattr(model,'y_range',None), _ratings_of(self.dls))
     fill = ifnone(fill, 'solve' if self._can_solve() and len(tables(src.wgts))==4 else 'mean')
     self.report = transfer_rows(model, self.vocab, src.wgts, src.vocab, id_map=id_map, fill='mean' if fill=='solve' else fill, counts=self._ratings.counts)
     self.report.counts = self._evidence(src, id_map)

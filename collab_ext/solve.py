@@ -8,7 +8,7 @@ Docs: https://collab-ext.github.io/collab_ext/solve.html.md"""
 
 # %% auto #0
 __all__ = ['RatingMatrix', 'Side', 'row_features', 'inv_psd', 'BayesMF', 'point_side', 'refit', 'Sweeps', 'guess_prior',
-           'rescale_prior', 'Adapter', 'trial_errors', 'choose_way', 'solve_new']
+           'rescale_prior', 'Adapter', 'mean_rows', 'trial_errors', 'choose_way', 'solve_new']
 
 # %% ../nbs/02b_solve.ipynb #ad0c0a6c
 from fastai.basics import *
@@ -319,13 +319,13 @@ def from_rows(cls:BayesMF, rm, tabs, prior, counts, y_range=None, freeze=8):
     for t,p in zip(sides, prior['sides']): t.load,t.P,t.B,t.G = t.mean.clone(),*[tensor(p[o]).float() for o in 'PBG']
     return Sweeps(cls(rm, *sides, mean=prior['mean'], s2=prior['s2'], y_range=y_range), freeze+1)
 
-# %% ../nbs/02b_solve.ipynb #6c25c714
-@patch
-def rows(self:BayesMF,
+# %% ../nbs/02b_solve.ipynb #060e21bf
+def mean_rows(
+    mf, # A solution, such as a `BayesMF`
     s:int, # 0 for users, 1 for items
 )->Tensor: # Rows × [vector, bias]
     "Posterior means of a side; row 0, `#na#`, is the average of the rows with ratings"
-    mean,seen = self.sides[s].mean.clone(),self.rm.count[s]>0
+    mean,seen = mf.sides[s].mean.clone(),mf.rm.count[s]>0
     if seen.any(): mean[0] = mean[seen].mean(0)
     return mean
 
@@ -334,7 +334,7 @@ def predict(self:BayesMF,
     ids:Tensor, # Row numbers of users and items (n × 2)
 )->Tensor: # Ratings (n)
     "What the posterior means say of pairs of users and items"
-    u,i = [self.rows(s)[ids[:,s].long()] for s in (0,1)]
+    u,i = [mean_rows(self, s)[ids[:,s].long()] for s in (0,1)]
     z = self.mean + (u[:,:-1]*i[:,:-1]).sum(1) + u[:,-1] + i[:,-1]
     if self.y_range is None: return z
     return self.y_range[0] + (self.y_range[1]-self.y_range[0])*torch.sigmoid(z)

