@@ -454,12 +454,14 @@ def _adapt(self:CollabLearner, src, id_map, drift=0.04):
     if before is not None: self.report.remarks.append(f"Validation RMSE before training: {self._rmse(self.dls.valid_ds):.3f}; of the mean rating alone: {before:.3f}")
     return self
 
-# %% ../nbs/04_collab.ipynb #152b00b7
+# %% ../nbs/04_collab.ipynb #881cf35e
 def _hold_out(rm, pct=0.1):
     "`rm` without a share of its ratings, and these"
     out = torch.rand(len(rm.y), generator=torch.Generator().manual_seed(0))<pct
     ids = rm.ix.T
     return RatingMatrix(ids[~out], rm.y[~out], rm.sizes),ids[out],rm.y[out]
+
+def _rounds(n): return f"{n} round{'' if n==1 else 's'}"
 
 @patch
 def _trial(self:CollabLearner):
@@ -467,7 +469,7 @@ def _trial(self:CollabLearner):
     rm,ds = self._matrix(),self.dls.valid_ds
     return (rm,ds.ids.cpu(),ds.targ.cpu()) if len(ds) else _hold_out(rm)
 
-# %% ../nbs/04_collab.ipynb #79b8fcc1
+# %% ../nbs/04_collab.ipynb #9755111c
 @patch
 def _weigh(self:CollabLearner, epochs, loose=1., scratch=(5,10,20,30)):
     "Choose between the source, less trust in it, and none: the solver to train with, and its number of sweeps"
@@ -478,7 +480,7 @@ def _weigh(self:CollabLearner, epochs, loose=1., scratch=(5,10,20,30)):
     name,n = choose_way(errors, ('the source',epochs))
     best = {o:min((v.mean().item()**.5,k) for (w,k),v in errors.items() if w==o) for o in ways}
     self.report.remarks.append(f"RMSE of {'validation' if len(self.dls.valid_ds) else 'held-out'} ratings, "
-        f"{', '.join(f'with {o}: {e:.3f} ({k} rounds)' for o,(e,k) in best.items())}; kept: {name}, {n} rounds")
+        f"{', '.join(f'with {o}: {e:.3f} ({_rounds(k)})' for o,(e,k) in best.items())}; kept: {name}, {_rounds(n)}")
     if name=='no source': self.solver = self._scratch()
     elif name!='the source': self.solver = self.source(self._matrix(), loose)
     self.source = None # the choice is made once
