@@ -353,7 +353,7 @@ class Ease(ItemModel):
     def of_history(self, x): return torch.from_numpy(x@self.B.numpy())
     def vectors(self, s): return self.B.T if s else torch.from_numpy(self.history@self.B.numpy())
 
-# %% ../nbs/08_implicit.ipynb #e0704b12
+# %% ../nbs/08_implicit.ipynb #5f3ca3d5
 def top_vectors(
     R, # Sparse matrix (users × items)
     k, # How many
@@ -372,9 +372,9 @@ def top_vectors(
 class GraphFilter(ItemModel):
     "Blur and sharpen what a user has over the graph of users and items"
     def __init__(self, ids, y, sizes,
-        rank=512, # Number of singular vectors
+        rank=1024, # Number of singular vectors
         low_pass=.3, # Their weight
-        sharpen=1., # Length of the sharpening step
+        sharpen=.5, # Length of the sharpening step
         user_pow=.5, # Users are divided by the number of their items to this power
         item_pow=.5, # Items by that of their users
     ):
