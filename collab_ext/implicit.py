@@ -353,7 +353,7 @@ class Ease(ItemModel):
     def of_history(self, x): return torch.from_numpy(x@self.B.numpy())
     def vectors(self, s): return self.B.T if s else torch.from_numpy(self.history@self.B.numpy())
 
-# %% ../nbs/08_implicit.ipynb #f5aa57ac
+# %% ../nbs/08_implicit.ipynb #5f3ca3d5
 def top_vectors(
     R, # Sparse matrix (users × items)
     k, # How many
@@ -372,9 +372,9 @@ def top_vectors(
 class GraphFilter(ItemModel):
     "Blur and sharpen what a user has over the graph of users and items"
     def __init__(self, ids, y, sizes,
-        rank=512, # Number of singular vectors
+        rank=1024, # Number of singular vectors
         low_pass=.3, # Their weight
-        sharpen=1., # Length of the sharpening step
+        sharpen=.5, # Length of the sharpening step
         user_pow=.5, # Users are divided by the number of their items to this power
         item_pow=.5, # Items by that of their users
     ):
@@ -386,12 +386,13 @@ class GraphFilter(ItemModel):
         V = top_vectors(self.R, rank)
         W = (V*d[:,None]).T
         self.register_buffer('V', V/d[:,None])
-        self.register_buffer('W', low_pass*(W-sharpen*self._blur(W)))
+        self.register_buffer('W', low_pass*(W-sharpen*torch.from_numpy(self._blur(W.T.numpy())).T).contiguous())
 
-    def _blur(self, s): return torch.from_numpy(np.ascontiguousarray((self.RT@(self.R@s.T.numpy())).T)) if len(s) else s
+    def _blur(self, s): return self.RT@(self.R@s)
     def of_history(self, x):
-        s = torch.from_numpy((x@self.RT@self.R).toarray())
-        return s-self.sharpen*self._blur(s) + torch.from_numpy(x@self.V.numpy())@self.W
+        s = self._blur(x.T.tocsr()).toarray() # items × users, as the sparse products want it
+        s -= self.sharpen*self._blur(s)
+        return (torch.from_numpy(x@self.V.numpy())@self.W).add_(torch.from_numpy(s).T)
     def vectors(self, s): return self.W.T if s else torch.from_numpy(self.history@self.V.numpy())
 
 # %% ../nbs/08_implicit.ipynb #29301628

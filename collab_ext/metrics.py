@@ -137,12 +137,15 @@ class UserItems:
         v = np.ones(len(self), np.float32) if vals is None else vals
         return sp.csr_matrix((v, self.items.numpy(), F.pad(self.count.cumsum(0), (1,0)).numpy()), shape=(self.n_users,self.n_items))
 
-# %% ../nbs/06_metrics.ipynb #fb0a8c8d
+# %% ../nbs/06_metrics.ipynb #9955ec2c
 class DotScorer:
     "Scores of a dot product with biases, for all of `items`"
     def __init__(self, model, items):
-        self.m,self.w,self.b = model,model.i_weight.weight.detach()[items].T.contiguous(),model.i_bias.weight.detach()[items,0]
-    def __call__(self, users): return torch.addmm(self.b, self.m.u_weight.weight.detach()[users], self.w)
+        w,b = [getattr(model,o).weight.detach()[items] for o in ('i_weight','i_bias')]
+        self.m,self.w = model,(torch.cat([w,b], 1) if b.any() else w).T.contiguous()
+    def __call__(self, users):
+        u = self.m.u_weight.weight.detach()[users]
+        return u@self.w if len(self.w)==u.shape[1] else F.pad(u, (0,1), value=1.)@self.w
     def finish(self, users, s):
         "What the model predicts, from scores (users × k)"
         s = s + self.m.u_bias.weight.detach()[users] + getattr(self.m, 'mean', 0.)
@@ -188,7 +191,7 @@ def top_k(
     vals,i = scores.gather(1, cols).topk(k)
     return vals,cols.gather(1, i)
 
-# %% ../nbs/06_metrics.ipynb #46472cb5
+# %% ../nbs/06_metrics.ipynb #6586d8bb
 def _mask(s, users, seen, col):
     r,i = seen.of(users)
     c = col[i]
@@ -208,7 +211,7 @@ def rank_items(
     n_items:int, # Number of items' rows
     k=10, # Length of the lists; shorter if there are fewer items
     seen:UserItems=None, # What not to show
-    bs=None, # Users at a time; about 64 MB of scores by default
+    bs=None, # Users at a time; about 16 MB of scores by default
     device='cpu', # Of the model
     progress=False, # Show a progress bar
     each=None, # Called with each batch of users and their scores
@@ -216,7 +219,7 @@ def rank_items(
     "The k items with the highest scores, for each user"
     score,col = scorer(model, items),torch.full((n_items,), -1)
     col[items] = torch.arange(len(items))
-    batches,res = users.split(ifnone(bs, max(1, 2**24//max(1,len(items))))),[]
+    batches,res = users.split(ifnone(bs, max(1, 2**22//max(1,len(items))))),[]
     for us in progress_bar(batches, leave=False) if progress else batches:
         s = score(us.to(device))
         if seen is not None: s = _mask(s, us, seen, col)

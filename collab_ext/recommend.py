@@ -153,7 +153,7 @@ def _note_empty(self:CollabLearner, labels, rows):
     if empty: warn(f"{len(empty)} users ({_named(empty)}) have seen everything there is to choose from, and are shown nothing: "
         "pass `exclude_seen=False`, or more `candidates`")
 
-# %% ../nbs/07_recommend.ipynb #12002260
+# %% ../nbs/07_recommend.ipynb #89c6fc9a
 @patch
 def recommend(self:CollabLearner,
     users=None, # A user, or a list of users; everybody by default
@@ -164,8 +164,8 @@ def recommend(self:CollabLearner,
     items:pd.DataFrame=None, # What to say of items: a frame with their column, or with them as its index; or a Series of titles
     ratings:pd.DataFrame=None, # All ratings of people who are new (or of known ones, instead of what is known); nothing is retrained, nothing is kept
     unknown='warn', # Strangers: 'raise', 'warn' or 'mean' (shown what suits anybody), or 'popular' (what most people have seen)
-    bs=None, # Users at a time; about 64 MB of scores by default
-    progress=None, # Show a progress bar; by default, where it takes more than 20 batches
+    bs=None, # Users at a time; about 16 MB of scores by default
+    progress=None, # Show a progress bar; by default, where it takes more than 100 batches
 )->pd.DataFrame: # User, rank, item, score (what the model predicts), and the columns of `items`
     "What to show whom"
     _check_k(k)
@@ -176,7 +176,7 @@ def recommend(self:CollabLearner,
         labels,ds = self._new_ratings(ratings, unknown)
         rows,model,seen = torch.arange(1, len(labels)+1),self.folded(ds),UserItems(ds.ids, (len(labels)+1,n_items))
     if not len(labels): raise ValueError("`users` is empty: name somebody, or leave it out for everybody")
-    progress = ifnone(progress, len(rows)*len(cols)>20*2**24)
+    progress = ifnone(progress, len(rows)*len(cols)>100*2**22)
     shown,preds = rank_items(model, rows, cols, n_items, k, seen if exclude_seen else None, bs=bs, device=self._device, progress=progress)
     if unknown=='popular' and (rows==0).any(): shown,preds = self._show_popular(model, rows, cols, shown, preds)
     self._note_empty(labels, shown)
