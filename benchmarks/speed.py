@@ -15,7 +15,7 @@ needs = dict(surprise='surprise', libmf='libmf', cornac='cornac', fused='numba')
 imports = dict(stock='fastai.collab', surprise='surprise', libmf='libmf', libmf_first='libmf', cornac='cornac', plain='collab_ext', fused='collab_ext', solve='collab_ext')
 names = dict(stock='stock fastai', surprise='Surprise SVD', libmf='LIBMF', cornac='cornac MF', plain='ours, plain', fused='ours, fused', solve='ours, closed form')
 
-# Settings of each peer, chosen on a tenth of the training ratings
+# Settings of each peer; how they were chosen is in the report
 settings = dict(
     u1=dict(stock=dict(bs=64, n=5, lr=5e-3), surprise=dict(n_epochs=40, lr_all=.02, reg_all=.1), libmf=dict(k=50, nr_iters=30, eta=.05, lam=.1),
         cornac=dict(max_iter=12, learning_rate=.02, lambda_reg=.06), plain=dict(bs=256, n=5, lr=5e-3), fused=dict(n=8), solve=dict(k=10, n=12)),
@@ -229,7 +229,8 @@ Written by `python benchmarks/speed.py`, section by section. {machine}.
 
 Each run is a process of its own with one thread; peers take turns, five times (once for stock fastai on ml-1m); median (lowest–highest). Seconds are
 those of training alone, from ratings in memory; those of a Learner hold its loop and a validation of the test ratings after each epoch. Predictions
-are clipped to 1–5. Each peer's settings were chosen on a tenth of the training ratings. Memory is the peak beyond the frames of ratings, in bytes for
+are clipped to 1–5. Settings of LIBMF, cornac and ours were chosen on a tenth of the
+training ratings; Surprise's and those of ours, plain, also by a look at the test error, in their favour. Memory is the peak beyond the frames of ratings, in bytes for
 each training rating. LIBMF is its PyPI package{libmf}. LightFM has no squared error on ratings, and is left out.
 
 Compiling the fused step takes {first:.1f} s, once for a machine; reading it from disk takes {later:.2f} s, once for a process. Neither is in the seconds.
@@ -278,7 +279,7 @@ def report(found, libmf):
     parts += [f'## {titles[o]}\n\n{table(found[o])}\n' for o in titles if o in found]
     acc = {k:v for o in ('acc-ml-100k','acc-ml-1m') for k,v in found.get(o,{}).items()}
     if acc: parts.append("## Published protocols\n\nRMSE, mean ± standard deviation over three seeds (of the folds, for Surprise's; of the model, for the others, whose split is fixed). "
-        "The fused model has 50 factors and 8 epochs, the closed form 20 factors and 20 sweeps; 40 factors in the `recommenders` split. Nothing was chosen on test ratings.\n\n"+acc_table(acc)+'\n')
+        "The fused model has 50 factors and 8 epochs, the closed form 20 factors and 20 sweeps; 40 factors in the `recommenders` split. Rate, decay and epochs were chosen on a tenth of the training ratings of u1 and of 90/10, of which some are test ratings in the other splits.\n\n"+acc_table(acc)+'\n')
     return '\n'.join(parts)
 
 def parse():

@@ -125,7 +125,7 @@ def _make_model(dls, n_factors, use_nn, emb_szs, layers, config):
     nn.init.constant_(last.bias, to_logit(y.mean(), y_range))
     return model
 
-# %% ../nbs/04_collab.ipynb #5e58049f
+# %% ../nbs/04_collab.ipynb #46e7edc7
 def unkeyed(d, *keys): return {k:v for k,v in (d or {}).items() if k not in keys}
 
 def _slope(z, y_range):
@@ -140,7 +140,7 @@ def rescale(
 )->Pair: # The source in the units of the new model
     "Bring a source's tables to another rating scale"
     tabs,scale = tables(src.wgts),(src.info or {}).get('scale')
-    if len(tabs)<4 or not scale or not len(y): return src
+    if len(tabs)<4 or not scale or not len(y) or not scale[1] or not y.std(): return src # ratings that are all alike have no scale
     (m,s),old_range,z = scale,src.info.get('y_range'),src.wgts.get('mean', tensor(0.)).item()
     far = not 2/3 < y.std()/max(s,1e-6) < 3/2
     if (old_range is None)==(y_range is None) and (not far or y_range is not None): return src

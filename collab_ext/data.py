@@ -373,7 +373,7 @@ def _weights(df, col):
     if bad.any(): raise ValueError(f"Column {col!r} holds {w[bad][0]} in {_rows(df,bad)}: weights are finite, and not below 0")
     return torch.tensor(w)
 
-# %% ../nbs/01_data.ipynb #69f075a2
+# %% ../nbs/01_data.ipynb #e6752a99
 class CollabDataLoaders(fastai.collab.CollabDataLoaders):
     "`DataLoaders` for collaborative filtering"
     @classmethod
@@ -392,7 +392,7 @@ class CollabDataLoaders(fastai.collab.CollabDataLoaders):
         vocab=None, # An existing vocabulary: its labels keep their rows, and new ones follow
         weight_name=None, # Column that says how much each rating counts in training; all alike by default
         bs=64, # Size of a training batch
-        val_bs=None, # Size of a validation batch; at least 32,768 by default, since it needs no gradient
+        val_bs=None, # Size of a validation batch; at least 4096 by default, since it needs no gradient
         shuffle=True, # Shuffle the training ratings
         device=None, # Where the ratings live
         **kwargs # For `CollabDL`
@@ -411,7 +411,7 @@ class CollabDataLoaders(fastai.collab.CollabDataLoaders):
         valid_ds = train_ds.encode(valid, unknown, ' of the validation set')
         _check_valid(valid_ds, list(cols), unknown)
         dls = [CollabDL(ds, bs=b, shuffle=s, **kwargs) for ds,b,s in
-            ((train_ds,bs,shuffle), (valid_ds,ifnone(val_bs,max(bs,2**15)),False))]
+            ((train_ds,bs,shuffle), (valid_ds,ifnone(val_bs,max(bs,4096)),False))]
         return cls(*dls, path=path, device=ifnone(device, default_device()))
 
     @staticmethod

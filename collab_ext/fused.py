@@ -134,8 +134,10 @@ def why_not(
         if isinstance(cb, HookCallback): return f"{cb.name} looks into the model"
         if _has(cb, _needs_grad): return f"{cb.name} works on predictions or gradients"
 
-# %% ../nbs/05_fused.ipynb #84cf5af7
-def _table_list(model): return [tables(model)[o] for o in table_names]
+# %% ../nbs/05_fused.ipynb #e692d666
+def _table_list(model):
+    t = tables(model)
+    return [t[o] for o in table_names]
 
 def _row_tables(learn):
     "A `RowTable` for each table, with what `HoldRows` and `PullToSource` ask for"

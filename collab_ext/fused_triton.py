@@ -60,7 +60,7 @@ def _rows(rows, starts, order, other, w, g, c, X, V, b, out_v, out_b, rate_v, pu
     tl.store(out_v+r*k+f, v+lr_v*(gx-ns*wd_v*(v-a))/(1+cs+ns*lr_v*wd_v), mask=f<k)
     tl.store(out_b+r, bias+lr_b*(gs-ns*wd_b*(bias-ab))/(1+cs+ns*lr_b*wd_b))
 
-# %% ../nbs/05b_triton.ipynb #1236aa18
+# %% ../nbs/05b_triton.ipynb #de63624e
 def _side(s, idx, w, g, c, tabs, own, consts):
     "New vectors and biases of the rows of side `s` that are in the batch, and their numbers"
     order = idx[s].argsort(stable=True)

@@ -247,3 +247,7 @@ def test_export_without_a_validation_set(src, tmp_path):
     src.path = tmp_path
     src.export('all.pkl')
     assert (tmp_path/'all.pkl').stat().st_size>0
+
+def test_ratings_that_are_all_alike(src, worlds, tmp_path):
+    same = start(src, worlds[1].assign(rating=4.), tmp_path)
+    assert all(torch.isfinite(p).all() for p in tune(same).model.parameters())
