@@ -33,7 +33,7 @@ class RatingMatrix:
             warnings.filterwarnings('ignore', 'Sparse CSR')
             return torch.sparse_csr_tensor(crow, self.ix[1-s][self.order[s]], vals[self.order[s]], (self.sizes[s],self.sizes[1-s]), check_invariants=False)
 
-# %% ../nbs/02b_solve.ipynb #9e367c5e
+# %% ../nbs/02b_solve.ipynb #604b4271
 class Side:
     "Rows of one side: posterior mean and covariance of [vector, bias], and their prior"
     def __init__(self,
@@ -56,7 +56,11 @@ def row_features(rm, s, load):
     if s: load = load-load[seen].mean(0)
     return torch.cat([torch.ones_like(n), n.log()-4, rm.by(s, torch.ones_like(rm.y))@load/n.sqrt()/5], 1)
 
-def inv_psd(x): return torch.cholesky_inverse(torch.linalg.cholesky(x))
+def inv_psd(x):
+    "Inverse of positive definite matrices; those that are so only but for rounding get a little more on their diagonal"
+    c,bad = torch.linalg.cholesky_ex(x)
+    if bad.any(): c = torch.linalg.cholesky(x + 1e-5*x.diagonal(dim1=-2, dim2=-1).mean(-1)[...,None,None]*torch.eye(x.shape[-1]))
+    return torch.cholesky_inverse(c)
 
 # %% ../nbs/02b_solve.ipynb #dc8dd513
 class BayesMF:
@@ -126,7 +130,7 @@ def point_side(vecs, bias, P=None):
     k = mean.shape[1]
     return Side(mean, mean.new_zeros(len(mean),k,k), ifnone(P, torch.eye(k)), torch.zeros_like(mean))
 
-# %% ../nbs/02b_solve.ipynb #93952f2e
+# %% ../nbs/02b_solve.ipynb #c2259f6e
 def refit(
     t:Side, # Users or items
     feats:Tensor, # Their features (n × p)
@@ -139,7 +143,7 @@ def refit(
     X,W = feats[seen],t.mean[seen]
     n,G = len(X),X.T@X
     if src is None:
-        R,B0 = torch.diag(G.diag()/n)*ridge,torch.zeros(X.shape[1], W.shape[1])
+        R,B0 = torch.diag(G.diag()/n*ridge+1e-6),torch.zeros(X.shape[1], W.shape[1])
         R[0,0] = 1e-3*n
     else: R,B0 = src.G*n0,src.B
     t.B,t.G = torch.linalg.solve(G+R, X.T@W + R@B0),G/n
