@@ -1,6 +1,6 @@
 """Serve recommendations from one folder of safe files, with no torch and nothing to train
 
-A web server needs no optimizer, no callbacks and no ratings: it needs vectors, labels, and who has seen what. A bundle is one folder with these, in files that run no code when they are opened (safetensors, JSON, Parquet). This module reads and writes it with numpy, pandas and fastcore alone: it imports nothing else of the library, so the file `bundle.py` can be copied to the server. [`CollabLearner.export_bundle`](https://collab-ext.github.io/collab_ext/export.html) makes one.
+A web server needs no optimizer, no callbacks and no ratings: it needs vectors, labels, and who has seen what. A bundle is one folder with these, in files that run no code when they are opened (safetensors, JSON, Parquet). This module reads and writes it with numpy, pandas and fastcore alone: it imports nothing else of the library, so the file `bundle.py` can be copied to the server. `learn.export_bundle` makes one (see [Exporting](09a_export.ipynb)).
 
 Docs: https://collab-ext.github.io/collab_ext/bundle.html.md"""
 
