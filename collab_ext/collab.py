@@ -278,12 +278,21 @@ def _width_hint(k, a, b):
     if a.ndim==2 and a.shape[1]!=b.shape[1] and len(a)==len(b): return f": make the learner with `n_factors={a.shape[1]}` (or `emb_szs`, for `use_nn`)"
     return ": without a vocabulary there is no telling which row is whose" if a.ndim and len(a)!=len(b) else ''
 
-# %% ../nbs/04_collab.ipynb #02ea84dd
+# %% ../nbs/04_collab.ipynb #92f1a448
 def _sizes(vocab): return ', '.join(f'{len(v)} {k}' for k,v in vocab.items())
+
+@patch
+def _check_range(self:CollabLearner, pair):
+    "Raise an error if the weights were trained under another sigmoid"
+    mine,theirs = getattr(self.model,'y_range',None),pair.info.get('y_range')
+    if not isinstance(self.model, DotBias) or 'y_range' not in pair.info or (mine and list(mine))==(theirs and list(theirs)): return
+    raise ValueError(f"{pair.file} was trained with `y_range={theirs and tuple(theirs)}`, and this learner has `y_range={mine}`, so the same tables would mean "
+        "other ratings: make the learner with the same, or pass the file as `pretrained`, which brings it to the new scale")
 
 @patch
 def _load_pair(self:CollabLearner, pair, with_opt, strict, strict_vocab):
     if pair.vocab is not None: check_sides(pair.vocab, self.vocab)
+    self._check_range(pair)
     if pair.vocab is None or _same_vocab(pair.vocab, self.vocab):
         _check_state(self.model, pair.wgts, strict)
         if pair.vocab is None: warn(f"{pair.file} has no vocabulary beside it: its rows are taken to be those of this learner")
@@ -336,7 +345,12 @@ def load_vocab(self:CollabLearner,
     self.report = transfer_rows(ifnone(model, self.model), self.vocab, pair.wgts, pair.vocab, **kwargs)
     return self
 
-# %% ../nbs/04_collab.ipynb #12ad470f
+# %% ../nbs/04_collab.ipynb #b8218359
+_closed_form_for = "a dot product (no `use_nn`), squared error (no `loss_func`), and ratings in the `CollabDataLoaders` of collab_ext (not those of fastai)"
+
+@patch
+def _has_trained(self:CollabLearner): return self.opt is not None and any(len(o) for o in self.opt.state.values())
+
 @patch
 def _can_solve(self:CollabLearner):
     mse = isinstance(getattr(self.loss_func,'func',self.loss_func), nn.MSELoss)
@@ -385,7 +399,7 @@ def _resume(self:CollabLearner):
     prior,counts = dict(self.prior, mean=self.model.mean.item()),list(self._ratings.counts.values())
     return BayesMF.from_rows(self._matrix(), tables(self.model), prior, counts, self.model.y_range)
 
-# %% ../nbs/04_collab.ipynb #acecc75e
+# %% ../nbs/04_collab.ipynb #e0aed2b1
 @patch
 @delegates(Learner.fit)
 def solve(self:CollabLearner,
@@ -393,12 +407,14 @@ def solve(self:CollabLearner,
     **kwargs
 )->CollabLearner: # This learner
     "Train by closed forms: variational Bayes with priors that are learned; from scratch, from the source, or on from a saved solution"
-    if not self._can_solve(): raise ValueError("Closed forms are for the dot product with squared error: use `fit_one_cycle`, or make the learner without `use_nn` and `loss_func`")
-    if self.solver is None: self.solver = self._resume()
+    if not self._can_solve(): raise ValueError(f"`solve` wants {_closed_form_for}: use `fit_one_cycle`")
+    if self.solver is None:
+        if self.prior is None and self._has_trained(): warn("`solve` begins from scratch: what gradient steps have learned is replaced. To go on from it, use `fit_one_cycle`")
+        self.solver = self._resume()
     self.fit(ifnone(n_epoch, 3 if isinstance(self.solver, Adapter) else 20), cbs=L(kwargs.pop('cbs',None))+ClosedForm(self.solver), **kwargs)
     return self
 
-# %% ../nbs/04_collab.ipynb #142fd9f0
+# %% ../nbs/04_collab.ipynb #50f45080
 @patch
 def transfer_from(self:CollabLearner,
     source, # Where to transfer from, as for `pretrained` of `collab_learner`
@@ -414,6 +430,8 @@ def transfer_from(self:CollabLearner,
     self.report = transfer_rows(model, self.vocab, src.wgts, src.vocab, id_map=id_map, fill='mean' if fill=='solve' else fill, counts=self._ratings.counts)
     self.report.counts = self._evidence(src, id_map)
     self.opt,self.solver,self.source,self.prior = None,None,None,None
+    if isinstance(model, DotBias) and not isinstance(self.dls.train_ds, Ratings): self.report.remarks.append(
+        "Rows that the source lacks are filled, not solved for: that wants the `CollabDataLoaders` of collab_ext, and these are fastai's")
     return self._adapt(src, id_map) if fill=='solve' else self
 
 # %% ../nbs/04_collab.ipynb #2e8cded3
@@ -486,11 +504,11 @@ def _weigh(self:CollabLearner, epochs, loose=1., scratch=(5,10,20,30)):
     self.source = None # the choice is made once
     return n
 
-# %% ../nbs/04_collab.ipynb #ea25641c
+# %% ../nbs/04_collab.ipynb #d2fccdcf
 @patch
 @delegates(Learner.fit_one_cycle)
 def fine_tune(self:CollabLearner,
-    epochs, # Epochs in which everything trains
+    epochs, # Epochs in which everything trains; if closed forms drop the source, they take as many as they need from scratch
     base_lr=5e-3, # Learning rate of the first phase
     freeze_epochs=1, # Epochs in which the moved rows hold still
     lr_mult=2, # How much more slowly moved rows train afterwards
@@ -545,7 +563,7 @@ def _grow(self:CollabLearner, vocab, ds, fill):
     for k in names.values(): _set_table(model, k, wgts[k])
     return m,mf,prior,opt
 
-# %% ../nbs/04_collab.ipynb #929d5bff
+# %% ../nbs/04_collab.ipynb #ae0321ad
 @patch
 def grow(self:CollabLearner,
     ratings:pd.DataFrame, # Ratings to train on from now on, in the columns of this learner: users and items may be new
@@ -554,23 +572,23 @@ def grow(self:CollabLearner,
 )->CollabLearner: # This learner
     "Make room for the new users and items in `ratings`, and train on these from now on"
     user,item = self.vocab
-    dls = CollabDataLoaders.from_df(ratings, **merge(dict(user_name=user, item_name=item, rating_name=self._ratings.rating_name, vocab=self.vocab,
-        bs=self.dls.train.bs, path=self.dls.path, device=self.dls.device), kwargs))
+    dls = CollabDataLoaders.from_df(ratings, **merge(dict(user_name=user, item_name=item, rating_name=self._ratings.rating_name,
+        y_range=getattr(self.model,'y_range',None), vocab=self.vocab, bs=self.dls.train.bs, path=self.dls.path, device=self.dls.device), kwargs))
     m,_,prior,opt = self._grow(dls.vocab, dls.train_ds, ifnone(fill, 'solve' if self._can_solve() else 'mean'))
     self.dls,self.solver,self.prior = dls,None,prior
     self._name_rows()
     self._load_opt(opt, m.idxs)
     return self
 
-# %% ../nbs/04_collab.ipynb #863695a0
+# %% ../nbs/04_collab.ipynb #b995f3f3
 @patch
 def fold_in(self:CollabLearner,
     ratings:pd.DataFrame, # All ratings of the new users (or of the new items), in the columns of this learner
-)->pd.DataFrame: # A row for each new label: its column, number of ratings, bias, and variance of its predictions
-    "Solve for users and items that the learner does not know, and leave all others as they are"
-    if not self._can_solve(): raise ValueError("`fold_in` is for the dot product with squared error, and ratings in `CollabDataLoaders`: use `grow` and train")
+)->pd.DataFrame: # A row for each new label: its column, number of ratings, bias, and variance of what it predicts, without the noise of a single rating
+    "Solve for users and items that a trained learner does not know, and leave all others as they are"
+    if not self._can_solve(): raise ValueError(f"`fold_in` wants {_closed_form_for}: use `grow` and train")
     ds = self.dls.train_ds
-    ratings,n = check_ratings(ratings, *self.vocab, ds.rating_name),{k:len(v) for k,v in self.vocab.items()}
+    ratings,n = check_ratings(ratings, *self.vocab, ds.rating_name, y_range=self.model.y_range),{k:len(v) for k,v in self.vocab.items()}
     vocab = {k:extend_vocab(ratings[k], v) for k,v in self.vocab.items()}
     if all(len(v)==n[k] for k,v in vocab.items()): raise ValueError("All users and items of these ratings are known already: train on them, or `grow`")
     new = Ratings(vocab, torch.zeros(0,2).int(), rating_name=ds.rating_name).encode(ratings)
@@ -580,6 +598,6 @@ def fold_in(self:CollabLearner,
     self.solver = None
     self._name_rows()
     self._load_opt(opt, m.idxs)
-    cols = [pd.DataFrame(dict(label=v[n[k]:], of=k, ratings=mf.rm.count[s][n[k]:], bias=mf.sides[s].mean[n[k]:,-1],
+    cols = [pd.DataFrame(dict(label=pd.Series(v[n[k]:], dtype=object), of=k, ratings=mf.rm.count[s][n[k]:], bias=mf.sides[s].mean[n[k]:,-1],
         variance=mf.spread(s, self.prior)[n[k]:])) for s,(k,v) in enumerate(vocab.items())]
     return pd.concat(cols, ignore_index=True)

@@ -161,7 +161,7 @@ class VoteLoss:
 # %% ../nbs/08_implicit.ipynb #9f74f66a
 class IALSLoss(ImplicitLoss):
     "Weighted squared error over all pairs; `solve_implicit` minimises it in closed form"
-    needs_negatives = False
+    needs_negatives,has_closed_form = False,True
     def __init__(self,
         alpha0=.1, # Weight of a pair without interaction
         reg=.003, # How strongly rows are drawn to zero, for each unit of the weight they carry
@@ -234,7 +234,7 @@ def solve_implicit(self:CollabLearner,
     **kwargs
 )->CollabLearner: # This learner
     "Train by iALS, from the tables as they are"
-    if not isinstance(self.loss_func, IALSLoss): raise ValueError("`solve_implicit` is for iALS: make the learner with `implicit_learner(dls, loss='ials')`")
+    if not getattr(self.loss_func, 'has_closed_form', False): raise ValueError("`solve_implicit` is for iALS: make the learner with `implicit_learner(dls, loss='ials')`")
     Solver,model = IALS,get_model(self.model)
     self.fit(n_epoch, cbs=L(kwargs.pop('cbs',None))+ClosedForm(Solver(self.dls.train_ds, model, self.loss_func)), **kwargs)
     return self

@@ -54,7 +54,7 @@ def match_table(
     res[miss] = rows.to(res.dtype)
     return res
 
-# %% ../nbs/03_transfer.ipynb #3578a1a5
+# %% ../nbs/03_transfer.ipynb #c2eb1e7a
 class TransferReport:
     "What a transfer moved, table by table"
     def __init__(self,
@@ -80,8 +80,10 @@ class TransferReport:
 
     def plot(self, ax=None):
         "A bar for each table: which of its rows came from where"
-        ax = self.to_frame()[['matched','solved','filled']].plot.barh(stacked=True, ax=ax, figsize=(6,2.5))
+        df = self.to_frame()[['matched','solved','filled']]
+        ax = df.loc[:,df.any()].plot.barh(stacked=True, ax=ax, figsize=(6,2.5), title='Where the rows come from')
         ax.set(xlabel='rows', ylabel='')
+        ax.legend(loc='center left', bbox_to_anchor=(1,.5))
         ax.invert_yaxis()
         return ax
 
@@ -154,7 +156,7 @@ def check_sides(old_vocab, new_vocab):
     if list(old_vocab)==list(new_vocab)[::-1] and len(set(old_vocab))==2: raise ValueError(
         f"The source's users are {list(old_vocab)[0]!r}, the new data's are {list(new_vocab)[0]!r}: users come first, or are named with `user=` and `item=`")
 
-# %% ../nbs/03_transfer.ipynb #939dfdef
+# %% ../nbs/03_transfer.ipynb #d20afbda
 def match_tables(
     old_wgts:dict, # State dict of the source
     old_vocab, # Its vocabulary: a dict of users' and items' labels, or a list of the two
@@ -184,7 +186,7 @@ def match_tables(
 
 def _check_width(t, theirs, mine):
     a,b = theirs.shape[1:].numel(),mine.shape[1:].numel()
-    if a!=b: raise ValueError(f"`{t}` of the weights has {a} factors, of the model {b}: make the model with `n_factors={a}` (or `emb_szs`, for `use_nn`)")
+    if a!=b: raise ValueError(f"`{t}` of the weights has {a} factors, of the model {b}: make the model with `n_factors={a}` (or `emb_szs`, for `use_nn`), or pass `project=True`")
 
 def _same(a, b): return isinstance(a,Tensor) and a.numel()>0 and a.data_ptr()==b.data_ptr() and a.shape==b.shape # tied weights
 
@@ -322,15 +324,24 @@ def push_to_hub(
     api.create_repo(repo_id, exist_ok=True, **kwargs)
     return str(api.upload_folder(repo_id=repo_id, folder_path=files[0].parent, allow_patterns=[o.name for o in files]))
 
-# %% ../nbs/03_transfer.ipynb #865290d1
+# %% ../nbs/03_transfer.ipynb #91f8f038
+def _column_of(vecs, new_vocab):
+    "The column whose labels the vectors are for, if there is just one"
+    labels = set(as_labels(vecs.index if isinstance(vecs, pd.DataFrame) else vecs[1]))
+    cols = [k for k,v in new_vocab.items() if labels & (set(v)-{NA})]
+    if len(cols)!=1: raise ValueError(f"The labels of these vectors are {'in none' if not cols else 'in more than one'} of the columns {list(new_vocab)}: "
+        f"say which they are for, as in `{{{list(new_vocab)[1]!r}: …}}`; a frame has its labels as its index")
+    return cols[0]
+
 def _stem(name, folder):
     "The saved pair `name`: a path as it stands, or in `folder`; if both exist, it is for the user to say which"
     cands = {o.resolve():o for o in (Path(name), folder/name) if pair_paths(o)[0].is_file() or o.is_dir()}
     if len(cands)>1: raise ValueError(f"{str(name)!r} could be any of {[str(o) for o in cands]}: give the whole path")
-    if not cands: raise FileNotFoundError(f"There is no {pair_paths(name)[0]} and no {pair_paths(folder/name)[0]}")
+    if not cands: raise FileNotFoundError(f"There is no {pair_paths(name)[0]} and no {pair_paths(folder/name)[0]} (a place on the hub is 'hf://owner/name')")
     res = first(cands.values())
     return find_pair(res) if res.is_dir() else res
 
+# %% ../nbs/03_transfer.ipynb #bd3f7036
 def _of_learner(learn):
     info = learn.info() if hasattr(learn,'info') else {}
     return Pair(get_model(learn.model).state_dict(), None, as_vocab(learn.dls.classes), info, None)
@@ -346,7 +357,11 @@ def read_source(
     if isinstance(source, Learner): return _of_learner(source)
     if isinstance(source, dict): return vector_source(source, new_vocab)
     if source is True: return read_pair(find_pair(folder))
-    if isinstance(source, (tuple,list)): return read_pair(*source)
+    pair = isinstance(source, (tuple,list)) and len(source)==2
+    if pair and all(isinstance(o, (str,Path)) for o in source): return read_pair(*source)
+    if isinstance(source, pd.DataFrame) or pair and hasattr(source[0],'shape'): return vector_source({_column_of(source, new_vocab):source}, new_vocab)
+    if not isinstance(source, (str,Path)) or not str(source): raise ValueError(f"Cannot transfer from {source!r:.80}: a source is the name of a saved pair, a "
+        "folder, (weights, vocabulary) paths, a learner, vectors as dict(column=frame) or dict(column=(array, labels)), 'hf://owner/name', or True")
     if str(source).startswith('hf://'): return read_pair(pull_from_hub(source[5:]))
     pair = read_pair(_stem(source, folder))
     if pair.vocab is None: raise FileNotFoundError(f"{pair.file} has no vocabulary beside it ({pair_paths(pair.file)[1].name}), so nobody knows what its rows mean")

@@ -237,7 +237,7 @@ def vocab_entry(
 
 def _checksum(e): return fingerprint([repr({k:v for k,v in e.items() if k!='check'})])
 
-# %% ../nbs/00_vocab.ipynb #5bc6f2bb
+# %% ../nbs/00_vocab.ipynb #6d2d1fb6
 def _flaw(e):
     "What is wrong with the vocabulary entry `e`, or None"
     if not isinstance(e, dict): return "an entry is not a dict"
@@ -261,5 +261,6 @@ def read_vocab(
     "Read a vocabulary file; nothing in it is run"
     res = read_plain(file)
     if isinstance(res, dict) and res.get('format')==_format: return _check_entry(res, file)
+    if isinstance(res, list) and len(res)>2 and set(map(type,res))=={str}: res = [res,[]] # a language model's tokens
     try: return vocab_entry(res)
     except (ValueError,TypeError) as e: raise ValueError(f"{file} does not hold a vocabulary: {e}") from e

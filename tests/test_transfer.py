@@ -241,7 +241,7 @@ def test_report(src, worlds, tmp_path):
     assert f.ratings['i_weight']>0 and f.labels['i_weight']==f.matched['i_weight']/(len(learn.vocab['item'])-1)
     said = repr(learn.report)
     assert 'Validation RMSE before training' in said and 'Largest unmatched item' in said
-    assert len(learn.report.plot().patches)==3*len(f)
+    assert len(learn.report.plot().patches)==len(f)*(f[["matched","solved","filled"]].any().sum())
 
 def test_export_without_a_validation_set(src, tmp_path):
     src.path = tmp_path
@@ -251,3 +251,43 @@ def test_export_without_a_validation_set(src, tmp_path):
 def test_ratings_that_are_all_alike(src, worlds, tmp_path):
     same = start(src, worlds[1].assign(rating=4.), tmp_path)
     assert all(torch.isfinite(p).all() for p in tune(same).model.parameters())
+
+# ---- What newcomers tried
+
+def test_vectors_say_for_themselves_whose_they_are(worlds, tmp_path):
+    dls = loaders(worlds[1])
+    items = dls.vocab['item'][1:]
+    vecs = torch.randn(len(items), 4)
+    for o in (pd.DataFrame(vecs.numpy(), index=items), (vecs.numpy(), items), dict(item=(vecs, items))):
+        learn = collab_learner(dls, 4, pretrained=o, path=tmp_path)
+        assert torch.allclose(learn.model.weight(items), vecs)
+    with pytest.raises(ValueError, match='in none of the columns'): collab_learner(dls, 4, pretrained=(vecs.numpy(), [f'q{o}' for o in items]), path=tmp_path)
+
+@pytest.mark.parametrize('what', [123, (None,None), [], '', ({},['a']), ('a','b','c')])
+def test_no_source_at_all(worlds, tmp_path, what):
+    with pytest.raises((ValueError,FileNotFoundError), match='Cannot transfer from|columns'): start(what, worlds[1], tmp_path)
+
+def test_a_language_model_is_a_source(tmp_path):
+    import pickle
+    df = frame(['the','cat','sat'],['pos','neg'])
+    torch.save({'0.encoder.weight':torch.arange(8.).reshape(4,2), '1.decoder.bias':torch.zeros(4)}, tmp_path/'lm.pth')
+    (tmp_path/'lm_vocab.pkl').write_bytes(pickle.dumps(['xxunk','sat','cat','dog']))
+    learn = collab_learner(loaders(df, valid_pct=0), pretrained=(tmp_path/'lm.pth',tmp_path/'lm_vocab.pkl'), path=tmp_path)
+    assert torch.equal(learn.model.weight(['cat','sat'], is_item=False), tensor([[4.,5],[2,3]]))
+
+@pytest.mark.parametrize('y_range', [None,(0,10)])
+def test_load_under_another_sigmoid(worlds, tmp_path, y_range):
+    fit(collab_learner(loaders(worlds[0]), 4, y_range=(1,5), path=tmp_path)).save('m')
+    other = collab_learner(loaders(worlds[0]), 4, y_range=y_range, path=tmp_path)
+    before = weights(other)
+    with pytest.raises(ValueError, match=r'y_range=\(1.0, 5.0\)'): other.load('m')
+    for k,v in weights(other).items(): assert torch.equal(v, before[k])
+
+@pytest.mark.parametrize('way', ['fold_in','grow'])
+def test_new_ratings_outside_the_range(worlds, tmp_path, way):
+    learn = collab_learner(loaders(worlds[0]), 4, y_range=(1,5), path=tmp_path)
+    with pytest.raises(ValueError, match='outside `y_range'): getattr(learn, way)(pd.DataFrame(dict(user=['new'], item=[learn.vocab['item'][1]], rating=[9.])))
+
+def test_solve_says_that_it_begins_anew(worlds, tmp_path):
+    learn = fit(collab_learner(loaders(worlds[0]), 4, path=tmp_path))
+    with pytest.warns(UserWarning, match='begins from scratch'), learn.no_bar(), learn.no_logging(): learn.solve(1)
