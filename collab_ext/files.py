@@ -133,7 +133,7 @@ def save_pair(
             for o in tmps: o.unlink(missing_ok=True)
     return pth
 
-# %% ../nbs/02a_files.ipynb #7e88b3be
+# %% ../nbs/02a_files.ipynb #c5f9625c
 def _entry_of(entry, state, pth, pkl):
     "Of the entries in a vocabulary file, the one that belongs to the weights `state`"
     stamp,mark = _stamp(state),weights_fingerprint(state)
@@ -141,6 +141,10 @@ def _entry_of(entry, state, pth, pkl):
     for e in filter(None, (entry, entry['previous'])):
         if e['weights'] in (mark,None) and stamp.get('vocab') in (e.get('fingerprint'),None): return e
     raise ValueError(f"{pth} and {pkl} do not belong together: each was saved with another partner; use the two files of one `save`")
+
+def _version(file):
+    "What changes whenever a file is replaced; an inode's number alone may come back"
+    if file.is_file(): return (o:=file.stat()).st_ino,o.st_mtime_ns,o.st_size
 
 def read_pair(
     wgts:str|Path, # Path of a pair without its endings, or of the weights' file
@@ -150,13 +154,13 @@ def read_pair(
     "Read weights and the vocabulary that was saved with them; nothing in the files is run"
     pth,pkl = pair_paths(wgts)
     if vocab is not None: pth,pkl = Path(wgts),Path(vocab)
-    for _ in range(5):
-        ino = pth.stat().st_ino if pth.is_file() else None
+    for _ in range(50): # as often as somebody else saves meanwhile
+        seen = _version(pth)
         state,opt = read_weights(pth, device)
         if not pkl.is_file(): break
         try: e = _entry_of(read_vocab(pkl), state, pth, pkl)
         except ValueError:
-            if pth.stat().st_ino==ino: raise
+            if _version(pth)==seen: raise
             continue
         if e['vocab'] is None: return Pair(state, opt, None, {}, pth)
         check_rows(tables(state), e['vocab'])
