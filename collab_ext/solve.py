@@ -130,7 +130,7 @@ def point_side(vecs, bias, P=None):
     k = mean.shape[1]
     return Side(mean, mean.new_zeros(len(mean),k,k), ifnone(P, torch.eye(k)), torch.zeros_like(mean))
 
-# %% ../nbs/02b_solve.ipynb #c2259f6e
+# %% ../nbs/02b_solve.ipynb #88b26a99
 def refit(
     t:Side, # Users or items
     feats:Tensor, # Their features (n × p)
@@ -143,7 +143,7 @@ def refit(
     X,W = feats[seen],t.mean[seen]
     n,G = len(X),X.T@X
     if src is None:
-        R,B0 = torch.diag(G.diag()/n*ridge+1e-6),torch.zeros(X.shape[1], W.shape[1])
+        R,B0 = torch.diag(torch.where(G.diag()>0, G.diag()/n, 1.)*ridge),torch.zeros(X.shape[1], W.shape[1])
         R[0,0] = 1e-3*n
     else: R,B0 = src.G*n0,src.B
     t.B,t.G = torch.linalg.solve(G+R, X.T@W + R@B0),G/n
