@@ -1,5 +1,5 @@
 "Ranking: this library beside `implicit`, LightFM, EASE and simple baselines, each tuned with the same number of trials on a validation part"
-import argparse,json,os,platform,sys,time,warnings
+import argparse,json,os,platform,sys,tempfile,time,warnings
 os.environ.setdefault('OMP_NUM_THREADS', '1')
 from datetime import datetime
 from importlib.metadata import version
@@ -9,6 +9,7 @@ from collab_ext import *
 from collab_ext.metrics import *
 from collab_ext.recommend import *
 from collab_ext.implicit import *
+from collab_ext.bundle import Bundle
 from fastai.torch_core import set_seed
 
 here = Path(__file__).resolve().parent
@@ -111,16 +112,22 @@ def score(dls, model, k, n=None):
         generator=torch.Generator().manual_seed(0))[:n]], 1).long()
     return measure(model, rel, seen, k, n_rel=n_rel).mean
 
+def diverged():
+    "The errors by which peers say so; numbers that are not finite are a `ValueError` in LightFM, and here"
+    from implicit.recommender_base import ModelFitError
+    return ModelFitError,ValueError
+
 def tune(name, f, space, dls, k, trials, n=5000):
     "The best of `trials` random settings on the validation part"
     rng,res,t = np.random.default_rng(0),[],time.time()
     for _ in range(trials):
         kw = {o:g(rng) for o,g in space.items()}
         set_seed(0)
-        try: res.append((float(score(dls, f(dls, **kw), k, n).ndcg), kw))
-        except Exception as e: # a setting with which a peer diverges is a bad one
-            print(f'  {name}: {e!r} {kw}')
-            res.append((0., kw))
+        try: found = float(score(dls, f(dls, **kw), k, n).ndcg)
+        except diverged() as e:
+            print(f'  {name}: {e!r}')
+            found = 0.
+        res.append((found, kw))
         print(f"  {name}: {res[-1][0]:.4f} {kw} ({time.time()-t:.0f} s)", flush=True)
     return max(res, key=lambda o: o[0])
 
@@ -233,8 +240,8 @@ def als_unseen(dls, given, kw):
     ids,_ = m.recommend(np.arange(len(users)), X, N=21, recalculate_user=True, filter_already_liked_items=True)
     return pd.DataFrame([(u, labels[i], j+1) for u,r in zip(users, ids) for j,i in enumerate([o for o in r if o>0][:20])], columns=['user','item','rank'])
 
-def throughput(data, trials, only, k=10):
-    "Top 10 for all gowalla users, seen items left out, from the same vectors; the median of three runs each, taken in turns"
+def same_vectors(data):
+    "gowalla's ratings as a matrix, a model of `implicit`, and a learner with its vectors"
     from implicit.als import AlternatingLeastSquares
     dls = loaders(pd.concat([gowalla(data, o) for o in ('train','valid')]), gowalla(data, 'test')[:1000])
     X = matrix(dls)
@@ -245,6 +252,11 @@ def throughput(data, trials, only, k=10):
     with torch.no_grad():
         for t,w in tables(learn.model).items(): w.copy_(torch.as_tensor(np.array(getattr(m, ('user_factors','item_factors')[side(t)]))) if t.endswith('weight') else w*0)
         learn.model.mean.zero_()
+    return X,m,learn
+
+def throughput(data, trials, only, k=10):
+    "Top 10 for all gowalla users, seen items left out, from the same vectors; the median of three runs each, taken in turns"
+    X,m,learn = same_vectors(data)
     users,times = np.arange(1, X.shape[0]),{}
     def timed(name, f):
         t = time.perf_counter()
@@ -261,7 +273,24 @@ def throughput(data, trials, only, k=10):
     res = pd.DataFrame({n:dict(seconds=np.median(t), users_per_second=len(users)/np.median(t)) for n,t in times.items()}).T
     return {f'throughput, {len(users):,} gowalla users, {threads} thread(s); same list {same:.4%}, same set {same_set:.4%} of users': res}
 
-sections = dict(recommenders=recommenders, ml1m=ml1m, gowalla=gowalla_section, unseen=unseen, throughput=throughput)
+def index(data, trials, only, n=2000):
+    "A bundle of gowalla's items: ten for each of some users, one at a time, seen items left out, by exact search and by the index"
+    rows = {}
+    with tempfile.TemporaryDirectory() as d: bundle = Bundle(same_vectors(data)[2].export_bundle(Path(d)/'bundle'))
+    users = bundle.users.iloc[:,0].sample(n, random_state=0).tolist()
+    def asked(name, **extra):
+        t = time.perf_counter()
+        for u in users: bundle.recommend(u, 10)
+        rows[name] = dict(ms=(time.perf_counter()-t)/n*1e3, **extra)
+    asked('exact', recall=1.)
+    for o in (128,768,2048):
+        t = time.perf_counter()
+        bundle.build_index(expansion=o)
+        built = time.perf_counter()-t
+        asked(f'index, expansion {o}', seconds=built, recall=bundle.index_recall(k=10, n_users=n))
+    return {f"bundle of {len(bundle.items):,} items, 64 factors: milliseconds for a user, seconds to build, recall of the exact list": pd.DataFrame(rows).T}
+
+sections = dict(recommenders=recommenders, ml1m=ml1m, gowalla=gowalla_section, unseen=unseen, throughput=throughput, index=index)
 
 # ---- Reporting -----------------------------------------------------------------------------------------------------
 

@@ -1,5 +1,5 @@
 "How the cost of fused training grows with ratings, users and factors: time and memory for each rating"
-import argparse,json,os,statistics,subprocess,sys,time
+import argparse,json,os,statistics,subprocess,sys,tempfile,time
 os.environ.setdefault('OMP_NUM_THREADS', '1')
 from pathlib import Path
 import numpy as np
@@ -19,15 +19,22 @@ def loaders(ids, y, n_users, n_items):
     train.counts = {k:torch.bincount(ids[:,j], minlength=len(v)) for j,(k,v) in enumerate(vocab.items())}
     return CollabDataLoaders(CollabDL(train, bs=64, shuffle=True), CollabDL(valid, bs=1000), device='cpu')
 
-def one(ratings, users, items, factors, epochs=3):
-    "Nanoseconds a rating and epoch, of which in the compiled loop, and the peak of memory beyond the imports"
+def read(folder):
+    "Ratings as tensors, without what simulating them leaves behind in memory"
+    import torch
+    return [torch.from_numpy(np.load(Path(folder)/f'{o}.npy')) for o in ('ids','y')]
+
+def quiet_fit(learn, *args, **kwargs):
+    with learn.no_bar(),learn.no_logging(): learn.fit(1, *args, **kwargs)
+
+def one(folder, ratings, users, items, factors, epochs=3):
+    "Nanoseconds a rating and epoch, of which in the compiled loop, and the peak of memory beyond that of a learner of ten ratings"
     import torch
     from collab_ext import Fused,collab_learner,fused
     warm()
-    start,df = rss(),simulated(ratings, users, items)
-    ids,y = torch.from_numpy(np.stack([df.user, df['item']], 1)),torch.from_numpy(df.rating.to_numpy())
-    del df
-    dls,spent,step = loaders(ids, y, users, items),[],fused.step_of('numba')
+    quiet_fit(collab_learner(loaders(torch.ones(10,2).int(), torch.arange(10.), 2, 2), 2, cbs=Fused()))
+    start = rss()
+    dls,spent,step = loaders(*read(folder), users, items),[],fused.step_of('numba')
     Path('/proc/self/clear_refs').write_text('5') # from here on the peak counts
     def spy(*args):
         t = time.perf_counter()
@@ -38,14 +45,14 @@ def one(ratings, users, items, factors, epochs=3):
     learn,times = collab_learner(dls, factors, cbs=Fused()),[]
     for _ in range(epochs):
         t,n = time.perf_counter(),len(spent)
-        with learn.no_bar(),learn.no_logging(): learn.fit(1)
+        quiet_fit(learn)
         times.append((time.perf_counter()-t,sum(spent[n:])))
     total,inner = [statistics.median(o)/ratings*1e9 for o in zip(*times)]
     high = int(next(o for o in Path('/proc/self/status').read_text().splitlines() if o.startswith('VmHWM')).split()[1])*1024
     must = 12*ratings+4*(users+items)*(factors+1)
     return dict(ns=total, inner=inner, bytes=(high-start)/ratings, must=must/ratings, ratio=(high-start)/must)
 
-def net(ratings, users, items, factors, steps=40):
+def net(folder, ratings, users, items, factors, steps=40):
     "Milliseconds of a step of `EmbeddingNN` on 1024 ratings, with all rows and with those of the batch"
     import torch
     from collab_ext import SparseRows,collab_learner
@@ -55,19 +62,24 @@ def net(ratings, users, items, factors, steps=40):
         def after_batch(self):
             self.at.append(time.perf_counter())
             if len(self.at)>steps: raise CancelFitException
-    df,res = simulated(ratings, users, items),{}
-    ids,y = torch.from_numpy(np.stack([df.user, df['item']], 1)),torch.from_numpy(df.rating.to_numpy())
+    (ids,y),res = read(folder),{}
     for name,cbs in dict(dense=[], sparse=[SparseRows()]).items():
         dls,clock = loaders(ids, y, users, items),Clock()
         dls.train.bs = 1024
         learn = collab_learner(dls, use_nn=True, emb_szs=[factors,factors], layers=[64], y_range=(1,5), cbs=cbs)
-        with learn.no_bar(),learn.no_logging(): learn.fit(1, 1e-3, cbs=clock)
+        quiet_fit(learn, 1e-3, cbs=clock)
         res[name] = statistics.median(np.diff(clock.at))*1e3
     return res
 
-def run(**kw):
-    cmd = [sys.executable, '-W', 'ignore', __file__, '--child', json.dumps(kw)]
-    res = subprocess.run(cmd, capture_output=True, text=True)
+def run(ratings, users, items, **kw):
+    "One measurement, in a process of its own"
+    with tempfile.TemporaryDirectory() as d:
+        df = simulated(ratings, users, items)
+        np.save(Path(d)/'ids.npy', np.stack([df.user, df['item']], 1))
+        np.save(Path(d)/'y.npy', df.rating.to_numpy())
+        del df
+        kw = dict(kw, folder=d, ratings=ratings, users=users, items=items)
+        res = subprocess.run([sys.executable, '-W', 'ignore', __file__, '--child', json.dumps(kw)], capture_output=True, text=True)
     if res.returncode: raise RuntimeError(f'{kw} failed: {res.stderr[-2000:]}')
     return json.loads(res.stdout.strip().splitlines()[-1])
 
@@ -92,8 +104,8 @@ Written by `python benchmarks/scale.py`. {machine}.
 
 Fused training in a Learner, one thread, median of three epochs; {base},
 unless the table says otherwise. `loop` is the part of the time that the compiled loop takes; the rest is shuffling, cutting batches, hiding ids and
-fastai. Memory is the peak beyond the imports, and `must` what ratings
-(12 bytes each) and tables need; the rest is the shuffled index (4 bytes a rating), the labels, and the batch.
+fastai. Memory is the peak beyond what a learner of ten ratings takes, and `must` what ratings
+(12 bytes each) and tables need; the rest is labels, batches and the allocator's reserve.
 
 ![Time and memory for each rating](scale.png)
 """

@@ -132,17 +132,18 @@ def similar_items(self:Bundle,
     rows = _best(s, k)
     return self._frame(rows, similarity=s[rows])
 
-# %% ../nbs/09_bundle.ipynb #c19ca5fa
+# %% ../nbs/09_bundle.ipynb #5622c208
 @patch
 def build_index(self:Bundle,
-    connectivity=16, # Neighbours of each item in the graph: more are slower and more exact
-    expansion=1024, # Candidates that a search keeps: more are slower and more exact
+    connectivity=48, # Neighbours of each item in the graph: more are slower and more exact
+    expansion=768, # Candidates that a search keeps: more are slower and more exact
+    expansion_add=256, # Candidates that are kept when an item is added: more take longer to build, and make searches more exact
 )->'Bundle': # This bundle
     "Search approximately from now on"
     from usearch.index import Index
     norm = np.linalg.norm(self.V, axis=1)
     full = np.concatenate([self.V, np.sqrt(np.maximum((norm.max()**2)-norm**2, 0))[:,None]], 1).astype(np.float32)
-    self.index = Index(ndim=full.shape[1], metric='cos', dtype='f32', connectivity=connectivity, expansion_add=expansion, expansion_search=expansion)
+    self.index = Index(ndim=full.shape[1], metric='cos', dtype='f32', connectivity=connectivity, expansion_add=expansion_add, expansion_search=expansion)
     self.index.add(np.arange(len(full)), full)
     return self
 

@@ -8,7 +8,8 @@ Docs: https://collab-ext.github.io/collab_ext/data.html.md"""
 
 # %% auto #0
 __all__ = ['Simulated', 'simulate_ratings', 'two_domains', 'check_y_range', 'check_ratings', 'TimeSplitter', 'UserSplitter',
-           'LastSplitter', 'Ratings', 'shuffled', 'CollabDL', 'extend_vocab', 'CollabDataLoaders', 'with_vocab']
+           'LastSplitter', 'Ratings', 'shuffled', 'cut_anew', 'CollabDL', 'extend_vocab', 'CollabDataLoaders',
+           'with_vocab']
 
 # %% ../nbs/01_data.ipynb #280d80b3
 from fastai.basics import *
@@ -288,35 +289,46 @@ def _fill_unknown(self:Ratings, ids, col, name, policy, where):
     if policy=='warn': warn(f"{msg}: taken for `#na#`, that is, for anybody")
     ids[miss] = int(self.counts[name].argmax()) if policy=='popular' else 0
 
-# %% ../nbs/01_data.ipynb #a7854536
+# %% ../nbs/01_data.ipynb #d070f887
 def shuffled(
     n:int, # Number of ratings
     g:torch.Generator, # Source of randomness
     pool=2**18, # Ratings that are shuffled together
     block=2**12, # Neighbours that go to the same pool
-)->Tensor: # n, int32
+): # Generator of parts (int32), of `pool` numbers or fewer
     "The numbers below `n` in random order"
-    if n<=pool: return torch.randperm(n, generator=g, dtype=torch.int32)
+    if n<=pool: return (yield torch.randperm(n, generator=g, dtype=torch.int32))
     starts,inner = torch.randperm(-(-n//block), generator=g, dtype=torch.int32)*block,torch.randperm(pool, generator=g, dtype=torch.int32)
-    res,at = torch.empty(n, dtype=torch.int32),0
     for o in starts.split(pool//block):
         part = (o[:,None]+torch.arange(block, dtype=torch.int32)).view(-1)
         part = part.index_select(0, inner if len(part)==pool else inner[inner<len(part)])
-        if o.max()+block>n: part = part[part<n]
-        res[at:at+len(part)] = part
-        at += len(part)
-    return res
+        yield part[part<n] if o.max()+block>n else part
 
-# %% ../nbs/01_data.ipynb #d73bf0a5
+# %% ../nbs/01_data.ipynb #cdd99ce5
+def cut_anew(
+    parts, # Tensors
+    n:int, # Length to cut to
+): # Generator of tensors of length `n`; the last one may be shorter
+    "What `parts` hold, in pieces of `n`"
+    rest = None
+    for o in parts:
+        *whole,rest = (o if rest is None else torch.cat([rest,o])).split(n)
+        yield from whole
+    if rest is not None and len(rest): yield rest
+
+# %% ../nbs/01_data.ipynb #bfdd9aa3
 class CollabDL(TfmdDL):
     "Batches of ratings, cut from tensors"
     _n_inp,_types = 1,(Tensor,Tensor) # fastai would look at a batch, which an empty set does not have
     def __init__(self, dataset, bs=64, shuffle=False, num_workers=0, **kwargs):
         super().__init__(dataset, bs=bs, shuffle=shuffle, num_workers=0, **kwargs)
 
-    def get_idxs(self):
-        if not self.shuffle: return torch.arange(self.n, dtype=torch.int32)
+    def idx_parts(self):
+        "The numbers of the ratings in the order of this epoch, part by part"
+        if not self.shuffle: return (torch.arange(o, min(o+2**18, self.n), dtype=torch.int32) for o in range(0, self.n, 2**18))
         return shuffled(self.n, torch.Generator().manual_seed(self.rng.randrange(2**63)))
+
+    def get_idxs(self): return torch.cat([torch.zeros(0).int(), *self.idx_parts()])
     def do_item(self, s): return ifnone(s, 0)
     def create_batch(self, b): return self.dataset.batch(b)
     def do_batch(self, b): return self.create_batch(self.before_batch(b))
@@ -325,9 +337,8 @@ class CollabDL(TfmdDL):
         self.randomize()
         self.before_iter()
         if self.device is not None: self.dataset.to(self.device)
-        idxs = self.get_idxs()
-        idxs = torch.as_tensor(idxs, device=self.dataset.ids.device)
-        for i in range(0, self.bs*len(self), self.bs): yield self.after_batch(self.do_batch(idxs[i:i+self.bs]))
+        parts = (o.to(self.dataset.ids.device) for o in self.idx_parts())
+        for o in itertools.islice(cut_anew(parts, self.bs), len(self)): yield self.after_batch(self.do_batch(o))
         self.after_iter()
 
     def show_batch(self, b=None, max_n=9, show=True, **kwargs):

@@ -45,7 +45,7 @@ def _ask_for(x, j, U, I, bu, bi):
     prefetch(bu, u, 0)
     prefetch(bi, i, 0)
 
-# %% ../nbs/05a_numba.ipynb #926d735a
+# %% ../nbs/05a_numba.ipynb #d491850d
 @compiled
 def _link(z, lo, hi):
     "Prediction and slope of the sigmoid between `lo` and `hi`, or of nothing if they are equal"
@@ -55,14 +55,20 @@ def _link(z, lo, hi):
     return lo+(hi-lo)*s, (hi-lo)*s*(one-s)
 
 @compiled
-def _of_row(t, row, lr, wd, own, rate, pull):
+def _of_row(t, row, lr, wd, own):
     "Rate and decay of a row of table `t`"
-    if own: return lr[t]*rate[t][row], wd[t]+pull[t][row]
-    return lr[t],wd[t]
+    if own is None: return lr[t],wd[t]
+    rate,pull,_ = own
+    return lr[t]*rate[t][row], wd[t]+pull[t][row]
 
-# %% ../nbs/05a_numba.ipynb #bae7c559
 @compiled
-def _step(x, y, w, tabs, lr, wd, own, rate, pull, anchor, mean, lo, hi, pred, ahead):
+def _towards(X, row, keep, anchor):
+    "The part of the decay that is not towards zero"
+    for f in range(X.shape[1]): X[row,f] += (np.float32(1)-keep)*anchor[row,f]
+
+# %% ../nbs/05a_numba.ipynb #d38c6841
+@compiled
+def _step(x, y, w, tabs, lr, wd, own, mean, lo, hi, pred, ahead):
     U,I,bu,bi = tabs
     k,n,one = U.shape[1],len(y),np.float32(1)
     for j in range(n):
@@ -77,8 +83,7 @@ def _step(x, y, w, tabs, lr, wd, own, rate, pull, anchor, mean, lo, hi, pred, ah
         pred[j],slope = _link(mean+dot+bu[u,0]+bi[i,0], lo, hi)
         wj = w[j] if len(w) else one
         g = wj*slope*(y[j]-pred[j])
-        (ru,du),(ri,di) = _of_row(0, u, lr, wd, own, rate, pull),_of_row(1, i, lr, wd, own, rate, pull)
-        (rb,db),(rc,dc) = _of_row(2, u, lr, wd, own, rate, pull),_of_row(3, i, lr, wd, own, rate, pull)
+        (ru,du),(ri,di),(rb,db),(rc,dc) = _of_row(0, u, lr, wd, own),_of_row(1, i, lr, wd, own),_of_row(2, u, lr, wd, own),_of_row(3, i, lr, wd, own)
         c = one + wj*slope*slope*(ru*ii+ri*uu+rb+rc)
         ru,ri,rb,rc = ru/(c+wj*ru*du),ri/(c+wj*ri*di),rb/(c+wj*rb*db),rc/(c+wj*rc*dc)
         du,di,db,dc = one-wj*ru*du,one-wj*ri*di,one-wj*rb*db,one-wj*rc*dc
@@ -89,27 +94,26 @@ def _step(x, y, w, tabs, lr, wd, own, rate, pull, anchor, mean, lo, hi, pred, ah
             Q[f] = di*q+gi*p
         bu[u,0] = db*bu[u,0]+rb*g
         bi[i,0] = dc*bi[i,0]+rc*g
-        if own:
-            for f in range(k):
-                P[f] += (one-du)*anchor[0][u,f]
-                Q[f] += (one-di)*anchor[1][i,f]
-            bu[u,0] += (one-db)*anchor[2][u,0]
-            bi[i,0] += (one-dc)*anchor[3][i,0]
+        if own is not None:
+            _towards(U, u, du, own[2][0])
+            _towards(I, i, di, own[2][1])
+            _towards(bu, u, db, own[2][2])
+            _towards(bi, i, dc, own[2][3])
     return n
 
-# %% ../nbs/05a_numba.ipynb #b6b37188
+# %% ../nbs/05a_numba.ipynb #676693e0
 def _np(o): return o.detach().numpy()
 
 def _own(tabs):
-    "What rows have of their own, for all four tables, or placeholders"
-    if not any(t.own for t in tabs): return False,*[(np.zeros((1,)*n, np.float32),)*4 for n in (1,1,2)]
-    return True,*[tuple(_np(o).astype(np.float32, order='C') for o in col) for col in zip(*[t.per_row() for t in tabs])]
+    "What rows have of their own: shares of the rate, pulls and anchors of all four tables; None if there is nothing"
+    if not any(t.own for t in tabs): return None
+    return tuple(tuple(_np(o).astype(np.float32, order='C') for o in col) for col in zip(*[t.per_row() for t in tabs]))
 
 def step(x, y, w, tabs, mean=0., y_range=None):
     "Train on the ratings `x`,`y`, one after another; their predictions before each one's update"
     pred,f32 = np.empty(len(y), np.float32),np.float32
     lo,hi = y_range or (0,0)
     hypers = [np.array([getattr(t, o) for t in tabs], f32) for o in ('lr','wd')]
-    done = _step(_np(x), _np(y), _np(y[:0] if w is None else w), tuple(_np(t.w) for t in tabs), *hypers, *_own(tabs), f32(mean), f32(lo), f32(hi), pred, 6)
+    done = _step(_np(x), _np(y), _np(y[:0] if w is None else w), tuple(_np(t.w) for t in tabs), *hypers, _own(tabs), f32(mean), f32(lo), f32(hi), pred, 6)
     if done<len(y): raise IndexError(f"The ids {x[done].tolist()} are beyond the tables' {[len(o.w) for o in tabs[:2]]} rows")
     return torch.from_numpy(pred)

@@ -137,15 +137,18 @@ class UserItems:
         v = np.ones(len(self), np.float32) if vals is None else vals
         return sp.csr_matrix((v, self.items.numpy(), F.pad(self.count.cumsum(0), (1,0)).numpy()), shape=(self.n_users,self.n_items))
 
-# %% ../nbs/06_metrics.ipynb #9955ec2c
+# %% ../nbs/06_metrics.ipynb #c08b83e8
 class DotScorer:
     "Scores of a dot product with biases, for all of `items`"
     def __init__(self, model, items):
         w,b = [getattr(model,o).weight.detach()[items] for o in ('i_weight','i_bias')]
-        self.m,self.w = model,(torch.cat([w,b], 1) if b.any() else w).T.contiguous()
+        self.m,self.bias = model,bool(b.any())
+        w = torch.cat([w,b], 1) if self.bias else w
+        self.blocks = [o.T.contiguous() for o in w.split(2048 if w.device.type=='cpu' else max(1,len(w)))]
     def __call__(self, users):
         u = self.m.u_weight.weight.detach()[users]
-        return u@self.w if len(self.w)==u.shape[1] else F.pad(u, (0,1), value=1.)@self.w
+        if self.bias: u = F.pad(u, (0,1), value=1.)
+        return torch.cat([u@o for o in self.blocks], 1)
     def finish(self, users, s):
         "What the model predicts, from scores (users × k)"
         s = s + self.m.u_bias.weight.detach()[users] + getattr(self.m, 'mean', 0.)

@@ -101,6 +101,23 @@ def test_each_rating_once(df, bs, shuffle, drop_last):
         else: assert sorted(got)==want
         if not shuffle: assert got==list(zip(df.who, df.what, df.stars))[:len(got)]
 
+@given(st.integers(0,300), st.sampled_from([8,24,64]), st.sampled_from([1,4,8]), st.integers(1,100))
+def test_parts_of_an_epoch(n, pool, block, bs):
+    "Every number once, in batches of one size, from pools whose members come from all over"
+    parts = list(shuffled(n, torch.Generator().manual_seed(n), pool, block))
+    assert all(len(o)<=max(pool,n if n<=pool else 0) for o in parts)
+    cut = list(cut_anew(parts, bs))
+    assert [len(o) for o in cut[:-1]]==[bs]*(len(cut)-1) and all(0<len(o)<=bs for o in cut)
+    assert sorted(torch.cat([torch.zeros(0).int(), *cut]).tolist())==list(range(n))
+
+def test_an_epoch_of_several_pools():
+    n = 2**18+7
+    ds = Ratings(dict(user=['#na#'], item=['#na#']), torch.arange(2*n).view(-1,2).int(), torch.arange(n).float())
+    for shuffle in (False,True):
+        ys = [y for _,y in CollabDL(ds, bs=10_000, shuffle=shuffle)]
+        assert {len(o) for o in ys[:-1]}=={10_000} and torch.equal(torch.cat(ys).sort().values, ds.targ)
+        assert torch.equal(torch.cat(ys), ds.targ)!=shuffle
+
 def test_batch_is_what_a_model_takes():
     x,y = loaders(frame('abc','xyz')).one_batch()
     assert x.dtype==torch.int64 and x.shape[1:]==(2,) and y.dtype==torch.float32 and y.ndim==1
