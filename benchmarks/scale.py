@@ -54,7 +54,6 @@ def one(folder, ratings, users, items, factors, epochs=3):
 
 def net(folder, ratings, users, items, factors, steps=40):
     "Milliseconds of a step of `EmbeddingNN` on 1024 ratings, with all rows and with those of the batch"
-    import torch
     from collab_ext import SparseRows,collab_learner
     from fastai.callback.core import Callback,CancelFitException
     class Clock(Callback):
