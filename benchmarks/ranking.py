@@ -97,10 +97,11 @@ closed = {'EASE':(ease, dict(ridge=logu(100,2000)))}
 mine = {'here: iALS':(ours_ials, dict(n_factors=one(32,64), alpha0=logu(.005,.5), reg=logu(.0005,.05)))}
 mine_linear = {'here: linear':(ours_linear, dict(ridge=logu(100,800),
     ridge_pop=one(.6,1.,2.,3.), user_pow=one(.2,.3,.5), item_pow=one(0.,.1,.2), value_weight=one(0.,.05,.1)))}
-mine_graph = {'here: graph':(ours_graph, dict(rank=one(256,512), low_pass=one(.2,.3,.5), sharpen=one(.5,1.,1.5)))}
+mine_graph = {'here: graph':(ours_graph, dict(rank=one(512,1024), low_pass=one(.1,.2,.4), sharpen=one(0.,.5), user_pow=one(.2,.3,.4), item_pow=one(.3,.4,.5)))}
+gfcf = {'GF-CF':(ours_graph, dict(rank=one(256), low_pass=one(.3), sharpen=one(0.), user_pow=one(.5), item_pow=one(.5)))} # as published
 small = {'implicit BPR':(bpr, {**peers['implicit BPR'][1], 'iterations':one(50,100)}), 'LightFM WARP':(warp, {**peers['LightFM WARP'][1], 'epochs':one(10,20)}),
-    'here: iALS':(ours_ials, {**mine['here: iALS'][1], 'n_factors':one(64,)})} # where there is more to train on
-spaces = dict(gowalla={**mine_graph, **peers, **mine, **small}, default={**peers, **closed, **mine, **mine_linear})
+    'here: iALS':(ours_ials, {**mine['here: iALS'][1], 'n_factors':one(128,256), 'alpha0':logu(.001,.05)})} # where there is more to train on
+spaces = dict(gowalla={**mine_graph, **gfcf, **peers, **mine, **small}, default={**peers, **closed, **mine, **mine_linear})
 
 def score(dls, model, k, n=None):
     "Metrics of `model` on the validation part of `dls`; of `n` users, if there are more"

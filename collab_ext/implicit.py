@@ -158,7 +158,7 @@ class VoteLoss:
         if not (targ.abs()==1).all(): raise ValueError(f"Votes are +1 or -1, not {targ[targ.abs()!=1][0].item():g}")
         return F.softplus(-targ*pred).mean()
 
-# %% ../nbs/08_implicit.ipynb #9f74f66a
+# %% ../nbs/08_implicit.ipynb #a451eadf
 class IALSLoss(ImplicitLoss):
     "Weighted squared error over all pairs; `solve_implicit` minimises it in closed form"
     needs_negatives,has_closed_form = False,True
@@ -173,17 +173,29 @@ class IALSLoss(ImplicitLoss):
         seen = targ>0
         return (torch.where(seen, self.weight(targ), self.alpha0)*(pred-seen.float())**2).mean()
 
-# %% ../nbs/08_implicit.ipynb #e2e94f51
+# %% ../nbs/08_implicit.ipynb #d76ff1ca
 def _chunks(n, k, limit=2**24):
     "Rows in the order of their number `n` of interactions, in batches whose padded factors fit into `limit` numbers"
     order,i = n.argsort(),0
     order = order[n[order]>0]
     while i<len(order):
         width = n[order[i:i+4096]]
-        m = max(1, int(((torch.arange(len(width))+1)*(width*k+k*k)<=limit).sum()))
+        m = max(1, int(((torch.arange(len(width))+1)*(width*k+width.clamp(max=k)**2)<=limit).sum()))
         yield order[i:i+m]
         i += m
 
+def _many(x, w, c, diag):
+    "Solve (diag + xᵀwx) u = xᵀc for rows with many interactions `x` (rows × n × k)"
+    A = torch.diag_embed(diag)+x.transpose(1,2)@(w[:,:,None]*x)
+    return torch.cholesky_solve(x.transpose(1,2)@c[:,:,None], torch.linalg.cholesky(A))[...,0]
+
+def _few(x, w, c, diag):
+    "The same for rows with fewer interactions than factors, by a system as large as their number"
+    y = x/diag[:,None]
+    z = torch.linalg.solve(torch.eye(x.shape[1])+w[:,:,None]*(x@y.transpose(1,2)), c)
+    return (y*z[:,:,None]).sum(1)
+
+# %% ../nbs/08_implicit.ipynb #31174bc1
 def solve_rows(
     V:Tensor, # The other side's vectors (rows × k)
     start:Tensor, # Where each row's interactions begin (rows+1)
@@ -193,20 +205,19 @@ def solve_rows(
 )->Tensor: # rows × k; zeros for a row without interactions
     "Solve for all rows of one side, given the other"
     n,k = start[1:]-start[:-1],V.shape[1]
-    base,res,V = loss.alpha0*V.T@V,torch.zeros(len(n), V.shape[1]),F.pad(V, (0,0,0,1))
+    base,Q = torch.linalg.eigh(loss.alpha0*V.T@V)
+    res,V = torch.zeros(len(n), k),F.pad(V@Q, (0,0,0,1))
     for rows in _chunks(n, k):
         at = torch.arange(n[rows].max())
         ok = at<n[rows][:,None]
         idx = (start[rows][:,None]+at).clamp(max=len(cols)-1)
         c = torch.where(ok, cols[idx], len(V)-1)
-        x,wx = V[c],(w[idx]*ok)[:,:,None]*V[c]
         reg = loss.reg*(n[rows]+loss.alpha0*(len(V)-1))**loss.nu
-        A = base + x.transpose(1,2)@wx + reg[:,None,None]*torch.eye(k)
-        b = (wx+loss.alpha0*x*ok[:,:,None]).sum(1)
-        res[rows] = torch.cholesky_solve(b[...,None], torch.linalg.cholesky(A))[...,0]
-    return res
+        solve = _few if 2*len(at)<k else _many
+        res[rows] = solve(V[c], w[idx]*ok, (w[idx]+loss.alpha0)*ok, base.clamp(min=0)+reg[:,None])
+    return res@Q.T
 
-# %% ../nbs/08_implicit.ipynb #95d69e94
+# %% ../nbs/08_implicit.ipynb #086dfbfd
 class IALS:
     "Weighted least squares, one side after the other"
     def __init__(self, ds, model, loss):
@@ -216,7 +227,7 @@ class IALS:
             o = self.rm.order[s]
             self.data.append((F.pad(self.rm.count[s].cumsum(0), (1,0)), self.rm.ix[1-s][o], loss.weight(self.rm.y[o])-loss.alpha0))
         tabs = tables(model)
-        self.sides = [point_side(tabs[f'{o}_weight'].cpu(), tabs[f'{o}_bias'].cpu()*0) for o in 'ui']
+        self.sides = [SimpleNamespace(mean=F.pad(tabs[f'{o}_weight'].cpu().float(), (0,1))) for o in 'ui'] # with biases of zero
 
     def sweep(self, it):
         for s in (0,1):
@@ -226,7 +237,7 @@ class IALS:
         u,i = [t.mean[j] for t,j in zip(self.sides, self.rm.ix)]
         self.s2 = ((u*i).sum(1)-1).pow(2).mean().item()
 
-# %% ../nbs/08_implicit.ipynb #cd8ea978
+# %% ../nbs/08_implicit.ipynb #7239af18
 @patch
 @delegates(Learner.fit)
 def solve_implicit(self:CollabLearner,
@@ -353,7 +364,7 @@ class Ease(ItemModel):
     def of_history(self, x): return torch.from_numpy(x@self.B.numpy())
     def vectors(self, s): return self.B.T if s else torch.from_numpy(self.history@self.B.numpy())
 
-# %% ../nbs/08_implicit.ipynb #5f3ca3d5
+# %% ../nbs/08_implicit.ipynb #c4bb9b84
 def top_vectors(
     R, # Sparse matrix (users × items)
     k, # How many
@@ -373,17 +384,18 @@ class GraphFilter(ItemModel):
     "Blur and sharpen what a user has over the graph of users and items"
     def __init__(self, ids, y, sizes,
         rank=1024, # Number of singular vectors
-        low_pass=.3, # Their weight
+        low_pass=.2, # Their weight
         sharpen=.5, # Length of the sharpening step
-        user_pow=.5, # Users are divided by the number of their items to this power
-        item_pow=.5, # Items by that of their users
+        user_pow=.3, # Users are divided by the number of their items to this power
+        item_pow=.4, # Items by that of their users
     ):
         super().__init__(ids, y, sizes)
         X = self.history
         nu,ni = [np.maximum(X.getnnz(o), 1).astype(np.float64) for o in (1,0)]
-        self.R,self.sharpen = (sp.diags(nu**-user_pow)@X@sp.diags(ni**-item_pow)).tocsr().astype(np.float32),sharpen
-        self.RT,d = self.R.T.tocsr(),torch.from_numpy(ni**item_pow).float()
-        V = top_vectors(self.R, rank)
+        R,d = (sp.diags(nu**-user_pow)@X@sp.diags(ni**-item_pow)).tocsr().astype(np.float32),torch.from_numpy(ni**item_pow).float()
+        V = top_vectors(R, rank)
+        self.R,self.sharpen = (R/max(np.linalg.norm(R@V[:,0].numpy()), 1e-9)).astype(np.float32),sharpen
+        self.RT = self.R.T.tocsr()
         W = (V*d[:,None]).T
         self.register_buffer('V', V/d[:,None])
         self.register_buffer('W', low_pass*(W-sharpen*torch.from_numpy(self._blur(W.T.numpy())).T).contiguous())

@@ -131,10 +131,11 @@ def test_unit_rows(dls):
 # ---- iALS ----
 
 @settings(max_examples=20)
-@given(pairs, st.floats(.01,1), st.floats(.001,1), st.sampled_from([0.,.5,1.]), st.sampled_from([0.,.5]))
-def test_rows_are_the_weighted_least_squares(rows, alpha0, reg, nu, cw):
+@given(pairs, st.floats(.01,1), st.floats(.001,1), st.sampled_from([0.,.5,1.]), st.sampled_from([0.,.5]), st.sampled_from([1,3,12]))
+def test_rows_are_the_weighted_least_squares(rows, alpha0, reg, nu, cw, k):
+    "With more factors than interactions, and with fewer"
     dls,loss = inter(rows),IALSLoss(alpha0, reg, nu, cw)
-    learn = implicit_learner(dls, 3, loss=loss)
+    learn = implicit_learner(dls, k, loss=loss)
     solver = IALS(dls.train_ds, learn.model, loss)
     V = solver.sides[1].mean[:,:-1].double()
     solver.sides[1].mean[0] = 0
@@ -146,8 +147,22 @@ def test_rows_are_the_weighted_least_squares(rows, alpha0, reg, nu, cw):
     got = solve_rows(V.float(), *data, loss)
     for u in range(1,n_users):
         n = (T[u]>0).sum()
-        A = (V*W[u][:,None]).T@V + reg*(n+alpha0*n_items)**nu*torch.eye(3)
+        A = (V*W[u][:,None]).T@V + reg*(n+alpha0*n_items)**nu*torch.eye(k)
         torch.testing.assert_close(got[u].double(), torch.linalg.solve(A, V.T@(W[u]*T[u])), atol=1e-4, rtol=1e-3)
+
+def test_wide_rows_of_differing_weights():
+    "Fewer interactions than factors, none of a weight of its neighbour"
+    set_seed(0)
+    V,loss = torch.randn(9,24),IALSLoss(.2, .01, count_weight=1.)
+    start,cols,counts = torch.tensor([0,0,3,8]),torch.tensor([1,2,3,2,4,5,6,8]),torch.arange(1.,9)
+    got = solve_rows(V, start, cols, loss.weight(counts)-.2, loss)
+    for u in (1,2):
+        i = slice(*start[u:u+2].tolist())
+        w = torch.full((9,), .2)
+        w[cols[i]] = loss.weight(counts[i])
+        A = (V*w[:,None]).T@V+.01*(len(cols[i])+.2*9)*torch.eye(24)
+        torch.testing.assert_close(got[u], torch.linalg.solve(A, (w[cols[i]][:,None]*V[cols[i]]).sum(0)), atol=1e-4, rtol=1e-3)
+    assert (got[0]==0).all()
 
 def test_each_sweep_lowers_the_objective(dls):
     learn = implicit_learner(dls, 4, loss='ials')
@@ -199,13 +214,14 @@ def test_linear_models_are_linear_and_hold_together(dls, kind, tmp_path):
 def test_ease_does_not_explain_an_item_by_itself(dls): assert (linear_learner(dls).model.B.diagonal()==0).all()
 
 def test_graph_filter_by_definition(dls):
-    m = linear_learner(dls, 'graph', rank=5, low_pass=.3, sharpen=.7).model
+    m = linear_learner(dls, 'graph', rank=5, low_pass=.3, sharpen=.7, user_pow=.5, item_pow=.2).model
     X = m.history.toarray().astype(float)
     nu,ni = X.sum(1).clip(1),X.sum(0).clip(1)
-    R = X/np.sqrt(nu)[:,None]/np.sqrt(ni)
+    R = X/np.sqrt(nu)[:,None]/ni**.2
+    R /= np.linalg.norm(R, 2)
     P = R.T@R
     V = np.linalg.svd(R)[2][:5].T
-    s = X@P+.3*X/np.sqrt(ni)@V@V.T*np.sqrt(ni)
+    s = X@P+.3*X/ni**.2@V@V.T*ni**.2
     np.testing.assert_allclose(m.scores(torch.arange(len(X))).numpy(), s-.7*s@P, atol=1e-3)
 
 def test_linear_limits(dls):
