@@ -142,8 +142,8 @@ def check_ratings(
     _check_values(df, cols[2], y_range)
     return _dedup(df, *cols, duplicates)
 
-# %% ../nbs/01_data.ipynb #9123e12e
-def _split(valid): return L(np.flatnonzero(~valid).tolist()),L(np.flatnonzero(valid).tolist())
+# %% ../nbs/01_data.ipynb #3d514349
+def _split(valid): return tuple(L(np.flatnonzero(o), use_list=None) for o in (~valid,valid))
 
 def TimeSplitter(
     time_name, # Column of times: numbers or dates
@@ -259,7 +259,7 @@ def _category_map(labels):
     res.items,res.o2i = L(labels, use_list=True),defaultdict(int, zip(labels, range(len(labels))))
     return res
 
-# %% ../nbs/01_data.ipynb #b96690bd
+# %% ../nbs/01_data.ipynb #18e10d24
 @patch
 def encode(self:Ratings,
     df:pd.DataFrame, # Frame with the columns of users and items, and perhaps of ratings
@@ -271,8 +271,10 @@ def encode(self:Ratings,
     for o in self.vocab:
         if o not in df.columns: raise KeyError(f"There is no column {o!r}; the frame has {list(df.columns)}")
         _check_ids(df, o)
-    ids = np.stack([_encode(df[k], v) for k,v in self.vocab.items()], 1)
-    for j,k in enumerate(self.vocab): self._fill_unknown(ids[:,j], df[k], k, unknown, where)
+    ids = np.empty((len(df),2), np.int32)
+    for j,(k,v) in enumerate(self.vocab.items()):
+        ids[:,j] = _encode(df[k], v)
+        self._fill_unknown(ids[:,j], df[k], k, unknown, where)
     has_y = self.rating_name in df.columns
     if has_y: _check_values(df, self.rating_name, None)
     y = torch.tensor(df[self.rating_name].to_numpy(dtype=np.float32)) if has_y else None
@@ -370,21 +372,26 @@ def _check_valid(ds, cols, unknown):
     if not (ds.ids[:,0]>0).any(): raise ValueError(f"None of the users ({cols[0]!r}) of the validation set is in the training set, so the model has learned nothing of them: "
         "split differently, or pass `unknown='mean'` to measure how it does on strangers")
 
-# %% ../nbs/01_data.ipynb #04479507
+# %% ../nbs/01_data.ipynb #e706393c
 def _random_split(valid_pct, seed, df):
     "Rows of the training and of the validation set"
     if seed is not None: torch.manual_seed(seed)
     idxs,cut = torch.randperm(len(df)).numpy(),int(valid_pct*len(df))
     return idxs[cut:],idxs[:cut]
 
-def _weights(df, col):
+def _columns(df, cols, rows):
+    "Some rows of some columns of `df`, without its index"
+    return pd.DataFrame({o:df[o].array.take(rows) for o in cols}, copy=False)
+
+def _weights(df, col, rows):
     if col not in df.columns: raise KeyError(f"There is no column {col!r}; the frame has {list(df.columns)}")
+    df = df[[col]].iloc[rows]
     w = df[col].to_numpy(dtype=np.float32, na_value=np.nan)
     bad = ~(np.isfinite(w)&(w>=0))
     if bad.any(): raise ValueError(f"Column {col!r} holds {w[bad][0]} in {_rows(df,bad)}: weights are finite, and not below 0")
     return torch.tensor(w)
 
-# %% ../nbs/01_data.ipynb #e6752a99
+# %% ../nbs/01_data.ipynb #619e578f
 class CollabDataLoaders(fastai.collab.CollabDataLoaders):
     "`DataLoaders` for collaborative filtering"
     @classmethod
@@ -412,13 +419,14 @@ class CollabDataLoaders(fastai.collab.CollabDataLoaders):
         names = [ifnone(o, ratings.columns[i] if i<len(ratings.columns) else None) for i,o in enumerate((user_name,item_name,rating_name))]
         _check_policy(unknown)
         ratings = check_ratings(ratings, *names, y_range=y_range, duplicates=duplicates)
-        train,valid = cls._splits(ratings, ifnone(splitter, partial(_random_split, valid_pct, seed)))
+        rows = cls._splits(ratings, ifnone(splitter, partial(_random_split, valid_pct, seed)))
+        train,valid = [_columns(ratings, names, o) for o in rows]
         *cols,rating_name = names
         old = {} if vocab is None else dict(zip(cols, as_vocab(vocab).values()))
         vocab = {c:extend_vocab(train[c], old.get(c)) for c in cols}
         train_ds = Ratings(vocab, torch.zeros(0,2).int(), rating_name=rating_name).encode(train)
         train_ds.counts = {c:_counts(train_ds.ids[:,j], len(v)) for j,(c,v) in enumerate(vocab.items())}
-        if weight_name is not None: train_ds.weight = _weights(train, weight_name)
+        if weight_name is not None: train_ds.weight = _weights(ratings, weight_name, rows[0])
         valid_ds = train_ds.encode(valid, unknown, ' of the validation set')
         _check_valid(valid_ds, list(cols), unknown)
         dls = [CollabDL(ds, bs=b, shuffle=s, **kwargs) for ds,b,s in
@@ -427,7 +435,7 @@ class CollabDataLoaders(fastai.collab.CollabDataLoaders):
 
     @staticmethod
     def _splits(ratings, splitter):
-        train,valid = [ratings.iloc[np.asarray(o, dtype=np.int64)] for o in splitter(ratings)[:2]]
+        train,valid = [np.asarray(L(o, use_list=None).items, dtype=np.int64) for o in splitter(ratings)[:2]]
         if not len(train): raise ValueError(f"The split leaves none of the {len(ratings)} ratings to train on: hold out fewer")
         return train,valid
 

@@ -170,18 +170,18 @@ def _set_hypers(tabs, params, opt):
         h = of.get(id(p), {}) if p.requires_grad else {}
         t.lr,t.wd = h.get('lr', 0.),h.get('wd', 0.)
 
-# %% ../nbs/05_fused.ipynb #5319f877
+# %% ../nbs/05_fused.ipynb #bec07167
 class Fused(Callback):
     "Train an `EmbeddingDotBias` with fused steps"
     order = 95 # after those that change ids, rates or rows
     def __init__(self,
-        bs=None, # Batch size; by default a quarter of the ratings, between 1024 and 131,072
+        bs=None, # Batch size; by default a quarter of the ratings, between 1024 and 131,072; of more than eight million, a 64th
         chunk=2048, # Ratings that are taken at once, where it is not one at a time
         path=None, # 'numba', 'triton' or 'torch'; the fastest one that is there by default
     ):
         store_attr()
         if path is not None: step_of(path)
-        self.said,self.active = set(),False
+        self.said,self.active,self.mse = set(),False,WeightedMSE()
 
     def after_create(self):
         "Defaults for a learner that was made with this callback"
@@ -202,15 +202,18 @@ class Fused(Callback):
         if reason not in self.said: warn(f"`Fused` trains the ordinary way: {reason}")
         self.said.add(reason)
 
-    def _larger(self): return self.dl.new(bs=ifnone(self.bs, min(max(self.dl.n//4, 1024), 2**17)))
+    def _larger(self):
+        n = self.dl.n
+        return self.dl.new(bs=ifnone(self.bs, max(min(n//4, max(2**17, min(n//64, 2**19))), 1024)))
 
     @torch.no_grad()
     def before_batch(self):
         if not (self.training and self.active): return
         _set_hypers(self.tabs, self.params, self.opt)
-        (x,),(y,*w) = self.xb,self.yb
-        self.learn.pred = self.step(x, y.reshape(-1), w[0] if w else None, self.tabs, float(getattr(self.model,'mean',0.)), self.model.y_range)
-        self.learn.loss = self.loss_func(self.pred, *self.yb)
+        x,y,*w = [o.as_subclass(Tensor) for o in (*self.xb,*self.yb)] # the operations of fastai's tensors take longer
+        y,w,m = y.reshape(-1),w[0] if w else None,self.model
+        self.learn.pred = pred = self.step(x, y, w, self.tabs, float(getattr(m,'mean',0.)), m.y_range)
+        self.learn.loss = self.mse(pred, y, w)
         raise CancelBatchException
 
 # %% ../nbs/05_fused.ipynb #2847a8d6
