@@ -93,6 +93,10 @@ def plot(found):
             for k in keys: ax.plot([o[name] for o in rs], [o[k] for o in rs], 'o-', label=dict(ns='epoch', inner='compiled loop', bytes='peak', must='data + tables')[k])
             ax.set(xscale='log', yscale='log', xlabel=name)
             ax.grid(alpha=.3)
+            ax.yaxis.set_major_formatter('{x:g}')
+            ax.yaxis.set_minor_formatter('{x:g}')
+            if name=='factors': ax.set_xticks([o[name] for o in rs], labels=[o[name] for o in rs], minor=False)
+            if name=='factors': ax.minorticks_off()
         if name=='ratings': [ax.set_ylabel(o) for ax,o in zip(col, ('ns a rating and epoch','bytes a rating'))]
         if name=='ratings': [ax.legend(fontsize=8) for ax in col]
     fig.savefig(here/'scale.png', dpi=70)
@@ -104,7 +108,7 @@ Written by `python benchmarks/scale.py`. {machine}.
 Fused training in a Learner, one thread, median of three epochs; {base},
 unless the table says otherwise. `loop` is the part of the time that the compiled loop takes; the rest is shuffling, cutting batches, hiding ids and
 fastai. Memory is the peak beyond what a learner of ten ratings takes, and `must` what ratings
-(12 bytes each) and tables need; the rest is labels, batches and the allocator's reserve.
+(12 bytes each) and tables need; the rest is batches, the allocator's reserve, and labels (some 36 bytes for each user and item, which is what shows at a million users).
 
 ![Time and memory for each rating](scale.png)
 """
