@@ -93,10 +93,10 @@ def plot(found):
             for k in keys: ax.plot([o[name] for o in rs], [o[k] for o in rs], 'o-', label=dict(ns='epoch', inner='compiled loop', bytes='peak', must='data + tables')[k])
             ax.set(xscale='log', yscale='log', xlabel=name)
             ax.grid(alpha=.3)
-            ax.yaxis.set_major_formatter('{x:g}')
-            ax.yaxis.set_minor_formatter('{x:g}')
-            if name=='factors': ax.set_xticks([o[name] for o in rs], labels=[o[name] for o in rs], minor=False)
-            if name=='factors': ax.minorticks_off()
+            ax.minorticks_off()
+            ticks = (20,50,100,150)
+            ax.set_yticks(ticks, labels=ticks)
+            if name=='factors': ax.set_xticks([o[name] for o in rs], labels=[o[name] for o in rs])
         if name=='ratings': [ax.set_ylabel(o) for ax,o in zip(col, ('ns a rating and epoch','bytes a rating'))]
         if name=='ratings': [ax.legend(fontsize=8) for ax in col]
     fig.savefig(here/'scale.png', dpi=70)
