@@ -9,6 +9,7 @@ from collab_ext import *
 from collab_ext.metrics import *
 from collab_ext.recommend import *
 from collab_ext.implicit import *
+from collab_ext.linear import *
 from collab_ext.bundle import Bundle
 from fastai.torch_core import set_seed
 
@@ -78,6 +79,10 @@ def ease(dls, ridge=500.): return linear_learner(dls, ridge=ridge, ridge_pop=0.,
 def ours_linear(dls, **kwargs): return linear_learner(dls, **kwargs).model
 def ours_graph(dls, **kwargs): return linear_learner(dls, 'graph', **kwargs).model
 
+def graph_factors(dls, n_factors):
+    w = linear_factors(linear_learner(dls, 'graph'), n_factors).wgts
+    return Vectors(w['u_weight.weight'], w['i_weight.weight'])
+
 def quiet(learn, f, *args, **kwargs):
     with learn.no_bar(),learn.no_logging(): getattr(learn, f)(*args, **kwargs)
     return learn
@@ -98,10 +103,11 @@ mine = {'here: iALS':(ours_ials, dict(n_factors=one(32,64), alpha0=logu(.005,.5)
 mine_linear = {'here: linear':(ours_linear, dict(ridge=logu(100,800),
     ridge_pop=one(.6,1.,2.,3.), user_pow=one(.2,.3,.5), item_pow=one(0.,.1,.2), value_weight=one(0.,.05,.1)))}
 mine_graph = {'here: graph':(ours_graph, dict(rank=one(512,1024), low_pass=one(.1,.2,.4), sharpen=one(0.,.5), user_pow=one(.2,.3,.4), item_pow=one(.3,.4,.5)))}
-gfcf = {'GF-CF':(ours_graph, dict(rank=one(256), low_pass=one(.3), sharpen=one(0.), user_pow=one(.5), item_pow=one(.5)))} # as published
+fixed = {'GF-CF':(ours_graph, dict(rank=256, low_pass=.3, sharpen=0., user_pow=.5, item_pow=.5)), # as published
+    'here: 256 factors of the graph':(graph_factors, dict(n_factors=256))}
 small = {'implicit BPR':(bpr, {**peers['implicit BPR'][1], 'iterations':one(50,100)}), 'LightFM WARP':(warp, {**peers['LightFM WARP'][1], 'epochs':one(10,20)}),
     'here: iALS':(ours_ials, {**mine['here: iALS'][1], 'n_factors':one(128,256), 'alpha0':logu(.001,.05)})} # where there is more to train on
-spaces = dict(gowalla={**mine_graph, **gfcf, **peers, **mine, **small}, default={**peers, **closed, **mine, **mine_linear})
+spaces = dict(gowalla={**mine_graph, **fixed, **peers, **mine, **small}, default={**peers, **closed, **mine, **mine_linear})
 
 def score(dls, model, k, n=None):
     "Metrics of `model` on the validation part of `dls`; of `n` users, if there are more"
@@ -140,7 +146,8 @@ def tuned(section, dls, methods, k, trials):
     best = json.loads(file.read_text()) if file.exists() else {}
     for name,(f,space) in methods.items():
         if name in best or trials==0: continue
-        best[name] = dict(zip(('valid','params','trials'), (*tune(name, f, space, dls, k, trials), trials)))
+        chosen = any(map(callable, space.values()))
+        best[name] = dict(zip(('valid','params','trials'), (*tune(name, f, space, dls, k, trials), trials))) if chosen else dict(params=space, trials=0)
         file.write_text(json.dumps(best, indent=1))
     return best
 

@@ -4,6 +4,7 @@ from fastai.torch_core import set_seed,tensor
 from hypothesis import given,settings,strategies as st
 from collab_ext import *
 from collab_ext.implicit import *
+from collab_ext.linear import *
 from collab_ext.metrics import *
 from collab_ext.recommend import *
 from helpers import same,weights
