@@ -9,11 +9,12 @@ Docs: https://collab-ext.github.io/collab_ext/adapt.html.md"""
 # %% auto #0
 __all__ = ['unkeyed', 'rescale']
 
-# %% ../nbs/04a_adapt.ipynb #6daa2ae8
+# %% ../nbs/04a_adapt.ipynb #d9845d00
 from fastai.collab import *
 from fastai.tabular.all import *
 from .vocab import *
 from .tables import *
+from .files import *
 from .transfer import *
 from .data import *
 from .solve import *

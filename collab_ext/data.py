@@ -391,7 +391,7 @@ def _weights(df, col, rows):
     if bad.any(): raise ValueError(f"Column {col!r} holds {w[bad][0]} in {_rows(df,bad)}: weights are finite, and not below 0")
     return torch.tensor(w)
 
-# %% ../nbs/01_data.ipynb #619e578f
+# %% ../nbs/01_data.ipynb #d801df70
 class CollabDataLoaders(fastai.collab.CollabDataLoaders):
     "`DataLoaders` for collaborative filtering"
     @classmethod
@@ -410,7 +410,7 @@ class CollabDataLoaders(fastai.collab.CollabDataLoaders):
         vocab=None, # An existing vocabulary: its labels keep their rows, and new ones follow
         weight_name=None, # Column that says how much each rating counts in training; all alike by default
         bs=64, # Size of a training batch
-        val_bs=None, # Size of a validation batch; at least 4096 by default, since it needs no gradient
+        val_bs=None, # Size of a validation batch; by default a 16th of the validation ratings, between 4096 and 65,536
         shuffle=True, # Shuffle the training ratings
         device=None, # Where the ratings live
         **kwargs # For `CollabDL`
@@ -430,7 +430,7 @@ class CollabDataLoaders(fastai.collab.CollabDataLoaders):
         valid_ds = train_ds.encode(valid, unknown, ' of the validation set')
         _check_valid(valid_ds, list(cols), unknown)
         dls = [CollabDL(ds, bs=b, shuffle=s, **kwargs) for ds,b,s in
-            ((train_ds,bs,shuffle), (valid_ds,ifnone(val_bs,max(bs,4096)),False))]
+            ((train_ds,bs,shuffle), (valid_ds,ifnone(val_bs,max(bs,4096,min(len(valid_ds)//16,2**16))),False))]
         return cls(*dls, path=path, device=ifnone(device, default_device()))
 
     @staticmethod
