@@ -63,7 +63,7 @@ class ClosedForm(Callback):
         self.learn.recorder.smooth_loss.accumulate(self.learn)
         self.learn.dl = []
 
-# %% ../nbs/04_collab.ipynb #d27bc790
+# %% ../nbs/04_collab.ipynb #4c22eea8
 @delegates(Learner.__init__)
 class CollabLearner(Learner):
     "`Learner` that keeps the labels of its rows"
@@ -89,7 +89,7 @@ class CollabLearner(Learner):
     @delegates(Learner.get_preds)
     def get_preds(self, ds_idx=1, dl=None, reorder=None, **kwargs):
         "As `Learner.get_preds`, also for a single row"
-        reorder = ifnone(reorder, dl is not None and dl.shuffle)
+        reorder = getattr(dl, 'shuffle', False) if reorder is None else reorder
         res = super().get_preds(ds_idx, dl, reorder=reorder, **kwargs)
         return tuple(o.reshape(-1) if isinstance(o,Tensor) and o.numel()==o.shape[:1].numel() else o for o in res)
 
@@ -128,7 +128,7 @@ def _make_model(dls, n_factors, use_nn, emb_szs, layers, config):
     nn.init.constant_(last.bias, to_logit(y.mean(), y_range))
     return model
 
-# %% ../nbs/04_collab.ipynb #a380b665
+# %% ../nbs/04_collab.ipynb #b329bea8
 @delegates(Learner.__init__)
 def collab_learner(
     dls, # `CollabDataLoaders`
@@ -145,12 +145,18 @@ def collab_learner(
     fill=None, # Rows that the source lacks: 'solve' for them from their ratings, or 'mean', 'zeros', 'fresh', 'normal', or a function
     unknown_pct=0.01, # Share of ids that `TrainUnknown` hides
     splitter=collab_splitter, # Parameter groups
-    cbs=None, # Callbacks
+    cbs=None, # Callbacks; those that `loss_func` asks for are added
+    lr=5e-3, # Learning rate of `fit`, where none is given
+    wd=None, # Decay of `fit`, where none is given; 0.1 by default
     **kwargs
 )->CollabLearner:
     "A learner for collaborative filtering, from scratch or from a pretrained source"
     config = {**(config or {}), **({} if y_range is None else dict(y_range=y_range))}
-    learn = partial(CollabLearner, dls, loss_func=ifnone(loss_func,_loss_of(dls)), splitter=splitter, cbs=L(cbs)+TrainUnknown(unknown_pct), **kwargs)
+    cbs = L(cbs)+L(getattr(loss_func, 'cbs', None))+TrainUnknown(unknown_pct)
+    def learn(model):
+        res = CollabLearner(dls, model, loss_func=ifnone(loss_func,_loss_of(dls)), splitter=splitter, cbs=cbs, lr=lr, wd=wd, **kwargs)
+        if res.wd is None: res.wd = 0.1 # unless a callback knows better
+        return res
     if pretrained is None or pretrained is False: return learn(model=_make_model(dls, n_factors, use_nn, emb_szs, layers, config))
     folder = Path(kwargs.get('path') or getattr(dls,'path','.'))/kwargs.get('model_dir','models')
     src = read_source(pretrained, folder, as_vocab(dls.classes))

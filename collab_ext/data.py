@@ -318,11 +318,12 @@ def cut_anew(
         yield from whole
     if rest is not None and len(rest): yield rest
 
-# %% ../nbs/01_data.ipynb #bfdd9aa3
+# %% ../nbs/01_data.ipynb #f14fafbf
 class CollabDL(TfmdDL):
     "Batches of ratings, cut from tensors"
     _n_inp,_types = 1,(Tensor,Tensor) # fastai would look at a batch, which an empty set does not have
     def __init__(self, dataset, bs=64, shuffle=False, num_workers=0, **kwargs):
+        if not isinstance(bs, (int,np.integer)) or bs<1: raise ValueError(f"`bs` is how many ratings are in a batch, at least 1, not {bs!r}")
         super().__init__(dataset, bs=bs, shuffle=shuffle, num_workers=0, **kwargs)
 
     def idx_parts(self):
@@ -372,12 +373,18 @@ def _check_valid(ds, cols, unknown):
     if not (ds.ids[:,0]>0).any(): raise ValueError(f"None of the users ({cols[0]!r}) of the validation set is in the training set, so the model has learned nothing of them: "
         "split differently, or pass `unknown='mean'` to measure how it does on strangers")
 
-# %% ../nbs/01_data.ipynb #e706393c
+# %% ../nbs/01_data.ipynb #4d868e1e
 def _random_split(valid_pct, seed, df):
     "Rows of the training and of the validation set"
     if seed is not None: torch.manual_seed(seed)
     idxs,cut = torch.randperm(len(df)).numpy(),int(valid_pct*len(df))
     return idxs[cut:],idxs[:cut]
+
+def _check_known(kwargs):
+    "Raise an error for arguments that nobody would look at"
+    known = [*inspect.signature(DataLoader.__init__).parameters, *TfmdDL._methods, 'after_item', 'before_batch', 'after_batch']
+    for o in kwargs:
+        if o not in known: raise TypeError(f"`from_df` has no argument {o!r}; `CollabDL` takes {', '.join(o for o in known[2:] if o[0]!='_')}")
 
 def _columns(df, cols, rows):
     "Some rows of some columns of `df`, without its index"
@@ -386,12 +393,13 @@ def _columns(df, cols, rows):
 def _weights(df, col, rows):
     if col not in df.columns: raise KeyError(f"There is no column {col!r}; the frame has {list(df.columns)}")
     df = df[[col]].iloc[rows]
+    if not pd.api.types.is_numeric_dtype(df[col]): raise ValueError(f"Column {col!r} is of type {df[col].dtype}: weights are numbers")
     w = df[col].to_numpy(dtype=np.float32, na_value=np.nan)
     bad = ~(np.isfinite(w)&(w>=0))
     if bad.any(): raise ValueError(f"Column {col!r} holds {w[bad][0]} in {_rows(df,bad)}: weights are finite, and not below 0")
     return torch.tensor(w)
 
-# %% ../nbs/01_data.ipynb #d801df70
+# %% ../nbs/01_data.ipynb #9834a12a
 class CollabDataLoaders(fastai.collab.CollabDataLoaders):
     "`DataLoaders` for collaborative filtering"
     @classmethod
@@ -418,8 +426,9 @@ class CollabDataLoaders(fastai.collab.CollabDataLoaders):
         "Create `DataLoaders` from a frame of `ratings`; the vocabulary is that of the training set"
         names = [ifnone(o, ratings.columns[i] if i<len(ratings.columns) else None) for i,o in enumerate((user_name,item_name,rating_name))]
         _check_policy(unknown)
+        _check_known(kwargs)
         ratings = check_ratings(ratings, *names, y_range=y_range, duplicates=duplicates)
-        rows = cls._splits(ratings, ifnone(splitter, partial(_random_split, valid_pct, seed)))
+        rows = cls._splits(ratings, names, ifnone(splitter, partial(_random_split, valid_pct, seed)))
         train,valid = [_columns(ratings, names, o) for o in rows]
         *cols,rating_name = names
         old = {} if vocab is None else dict(zip(cols, as_vocab(vocab).values()))
@@ -429,12 +438,14 @@ class CollabDataLoaders(fastai.collab.CollabDataLoaders):
         if weight_name is not None: train_ds.weight = _weights(ratings, weight_name, rows[0])
         valid_ds = train_ds.encode(valid, unknown, ' of the validation set')
         _check_valid(valid_ds, list(cols), unknown)
-        dls = [CollabDL(ds, bs=b, shuffle=s, **kwargs) for ds,b,s in
-            ((train_ds,bs,shuffle), (valid_ds,ifnone(val_bs,max(bs,4096,min(len(valid_ds)//16,2**16))),False))]
+        dls = [CollabDL(ds, bs=b, shuffle=s, **kw) for ds,b,s,kw in
+            ((train_ds,bs,shuffle,kwargs), (valid_ds,ifnone(val_bs,max(bs,4096,min(len(valid_ds)//16,2**16))),False,merge(kwargs, dict(drop_last=False))))]
         return cls(*dls, path=path, device=ifnone(device, default_device()))
 
     @staticmethod
-    def _splits(ratings, splitter):
+    def _splits(ratings, names, splitter):
+        cols = [*names, *[o for o in ratings.columns if o not in names]] # a splitter finds users first
+        if cols!=list(ratings.columns): ratings = ratings[cols]
         train,valid = [np.asarray(L(o, use_list=None).items, dtype=np.int64) for o in splitter(ratings)[:2]]
         if not len(train): raise ValueError(f"The split leaves none of the {len(ratings)} ratings to train on: hold out fewer")
         return train,valid

@@ -123,13 +123,15 @@ def huge_pages(
     for advice in (14,25): # MADV_HUGEPAGE, and MADV_COLLAPSE for what is in memory already (since Linux 6.1; older ones decline)
         if last>first: ctypes.CDLL(None).madvise(ctypes.c_void_p(first), ctypes.c_size_t(last-first), advice)
 
-# %% ../nbs/05_fused.ipynb #da7f7649
+# %% ../nbs/05_fused.ipynb #b8f8a8a5
 _needs_grad = ('after_pred','after_loss','before_backward','after_backward','before_step','after_step','after_cancel_batch','after_cancel_step')
 _known = (HoldRows,PullToSource)
 
 def _is_mse(f):
     f = getattr(f, 'func', f)
-    return isinstance(f, WeightedMSE) or isinstance(f, nn.MSELoss) and f.reduction=='mean'
+    return f is F.mse_loss or isinstance(f, WeightedMSE) or isinstance(f, nn.MSELoss) and f.reduction=='mean'
+
+def _hooked(m): return any(o._forward_hooks or o._forward_pre_hooks for o in m.modules())
 
 def _has(cb, events): return any(o in vars(cb) or hasattr(type(cb), o) for o in events)
 
@@ -139,14 +141,16 @@ def why_not(
     "What keeps a learner on the ordinary path"
     m = learn.model
     if type(m).forward not in (DotBias.forward,EmbeddingDotBias.forward): return f"the model is a {type(m).__name__}"
+    if _hooked(m): return "the model has hooks"
     if not _is_mse(learn.loss_func): return "the loss is not the mean squared error"
     if any(p.dtype!=torch.float32 for p in m.parameters()): return "the tables are not float32"
     for cb in learn.cbs:
         if isinstance(cb, (Fused,*_known)): continue
         if isinstance(cb, HookCallback): return f"{cb.name} looks into the model"
         if _has(cb, _needs_grad): return f"{cb.name} works on predictions or gradients"
+        if cb.order>Fused.order and _has(cb, ['before_batch']): return f"{cb.name} changes batches, and comes after it"
 
-# %% ../nbs/05_fused.ipynb #e692d666
+# %% ../nbs/05_fused.ipynb #2a9f60e5
 def _table_list(model):
     t = tables(model)
     return [t[o] for o in table_names]
@@ -163,14 +167,14 @@ def _row_tables(learn):
                 pulls[i],anchor[i] = pull[:,0],a
     return list(res.values())
 
-def _set_hypers(tabs, params, opt):
+def _set_hypers(tabs, params, opt, rate):
     "Rates and decays of the tables' parameter groups; none for frozen tables"
     of = {id(p):h for pg,h in zip(opt.param_lists, opt.hypers) for p in pg}
     for t,p in zip(tabs, params):
         h = of.get(id(p), {}) if p.requires_grad else {}
-        t.lr,t.wd = h.get('lr', 0.),h.get('wd', 0.)
+        t.lr,t.wd = rate*h.get('lr', 0.),h.get('wd', 0.)
 
-# %% ../nbs/05_fused.ipynb #bec07167
+# %% ../nbs/05_fused.ipynb #3958f287
 class Fused(Callback):
     "Train an `EmbeddingDotBias` with fused steps"
     order = 95 # after those that change ids, rates or rows
@@ -178,14 +182,16 @@ class Fused(Callback):
         bs=None, # Batch size; by default a quarter of the ratings, between 1024 and 131,072; of more than eight million, a 64th
         chunk=2048, # Ratings that are taken at once, where it is not one at a time
         path=None, # 'numba', 'triton' or 'torch'; the fastest one that is there by default
+        rate=20., # Its steps are plain ones: their rate is this many times the learner's, which is meant for Adam
     ):
         store_attr()
+        for k,v in dict(bs=bs, chunk=chunk).items():
+            if v is not None and (not isinstance(v, int) or v<1): raise ValueError(f"`{k}` is a number of ratings, at least 1, not {v!r}")
         if path is not None: step_of(path)
         self.said,self.active,self.mse = set(),False,WeightedMSE()
 
     def after_create(self):
-        "Defaults for a learner that was made with this callback"
-        if self.learn.lr==defaults.lr: self.learn.lr = 0.1
+        "Decay for a learner that was made with this callback"
         if self.learn.wd is None: self.learn.wd = 0.04
 
     def before_train(self):
@@ -196,20 +202,21 @@ class Fused(Callback):
         for p in self.params: huge_pages(p)
         self.tabs,self.step = _row_tables(self.learn),step_of(self.path or _best_path(self.params[0].device))
         if self.params[0].device.type!='cpu' or self.step is torch_step: self.step = partial(by_chunks, self.step, self.chunk)
-        if isinstance(self.dl, CollabDL) and not any(isinstance(o, LRFinder) for o in self.learn.cbs): self.learn.dl = self._larger()
+        if isinstance(self.dl, CollabDL) and not any(isinstance(o, LRFinder) for o in self.learn.cbs): self._enlarge()
 
     def _say(self, reason):
         if reason not in self.said: warn(f"`Fused` trains the ordinary way: {reason}")
         self.said.add(reason)
 
-    def _larger(self):
+    def _enlarge(self):
         n = self.dl.n
-        return self.dl.new(bs=ifnone(self.bs, max(min(n//4, max(2**17, min(n//64, 2**19))), 1024)))
+        self.learn.dl = self.dl.new(bs=ifnone(self.bs, max(min(n//4, max(2**17, min(n//64, 2**19))), 1024)))
+        if hasattr(self.learn, 'progress'): self.learn.progress.before_train() # a bar of as many batches
 
     @torch.no_grad()
     def before_batch(self):
         if not (self.training and self.active): return
-        _set_hypers(self.tabs, self.params, self.opt)
+        _set_hypers(self.tabs, self.params, self.opt, self.rate)
         x,y,*w = [o.as_subclass(Tensor) for o in (*self.xb,*self.yb)] # the operations of fastai's tensors take longer
         y,w,m = y.reshape(-1),w[0] if w else None,self.model
         self.learn.pred = pred = self.step(x, y, w, self.tabs, float(getattr(m,'mean',0.)), m.y_range)

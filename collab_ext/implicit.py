@@ -216,7 +216,7 @@ def solve_rows(
         res[rows] = solve(V[c], w[idx]*ok, (w[idx]+loss.alpha0)*ok, base.clamp(min=0)+reg[:,None])
     return res@Q.T
 
-# %% ../nbs/08_implicit.ipynb #086dfbfd
+# %% ../nbs/08_implicit.ipynb #7ecb7702
 class IALS:
     "Weighted least squares, one side after the other"
     def __init__(self, ds, model, loss):
@@ -226,7 +226,7 @@ class IALS:
             o = self.rm.order[s]
             self.data.append((F.pad(self.rm.count[s].cumsum(0), (1,0)), self.rm.ix[1-s][o], loss.weight(self.rm.y[o])-loss.alpha0))
         tabs = tables(model)
-        self.sides = [SimpleNamespace(mean=F.pad(tabs[f'{o}_weight'].cpu().float(), (0,1))) for o in 'ui'] # with biases of zero
+        self.sides = [SimpleNamespace(mean=F.pad(tabs[f'{o}_weight'].detach().cpu().float(), (0,1))) for o in 'ui'] # with biases of zero
 
     def sweep(self, it):
         for s in (0,1):

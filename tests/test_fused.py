@@ -15,7 +15,7 @@ from fastai.losses import L1LossFlat
 from fastai.metrics import rmse
 from fastai.optimizer import Adam,RMSProp,SGD
 from fastai.torch_core import Tensor,set_seed
-from fastcore.all import L,noop,partial
+from fastcore.all import L,first,noop,partial
 from collab_ext import *
 from collab_ext.fused import *
 from helpers import fit,frame,learner,loaders,rows,same,weights
@@ -147,7 +147,7 @@ def test_schedules_reach_the_rule(source, tmp_path):
     cycle(learn, 2, cbs=Spy())
     lrs,wds = zip(*seen)
     assert lrs[0]<max(lrs)>lrs[-1] and wds[0]==pytest.approx(.1) and wds[-1]<.1
-    assert list(lrs)==[pytest.approx(o) for o in learn.recorder.lrs]
+    assert list(lrs)==[pytest.approx(20*o) for o in learn.recorder.lrs]
 
 def test_groups_and_freeze(source, tmp_path):
     learn = make(source, tmp_path)
@@ -163,8 +163,41 @@ def test_groups_and_freeze(source, tmp_path):
     assert not unchanged(before, clones(learn))
 
 def test_defaults_are_only_defaults(source, tmp_path):
-    assert (make(source, tmp_path).lr,make(source, tmp_path).wd)==(.1,.04)
+    assert (make(source, tmp_path).lr,make(source, tmp_path).wd)==(.005,.04)
+    assert (learner(loaders(source), tmp_path).lr,learner(loaders(source), tmp_path).wd)==(.005,.1)
     assert (make(source, tmp_path, lr=.3, wd=0.).lr,make(source, tmp_path, lr=.3, wd=0.).wd)==(.3,0.)
+
+def hooked(m): m.register_forward_hook(lambda m, x, y: y*1)
+class Late(Callback):
+    order = 96
+    def before_batch(self): self.learn.yb = (self.yb[0]*0+9.,)
+
+@pytest.mark.parametrize('cbs,model', [([GradientClip()],noop), ([Late()],noop), ([],hooked)])
+def test_falling_back_trains_as_without(source, tmp_path, cbs, model):
+    "The rate that suits fused steps is not Adam's"
+    res = []
+    for fused in ([],[Fused()]):
+        set_seed(1)
+        learn = learner(loaders(source, seed=1), tmp_path, cbs=fused+cbs, wd=.1)
+        model(learn.model)
+        if fused:
+            with pytest.warns(UserWarning, match='trains the ordinary way'): cycle(learn, 2)
+        else: cycle(learn, 2)
+        res.append(clones(learn))
+    assert same(*res)
+
+@pytest.mark.parametrize('kw', [dict(bs=0),dict(bs='64'),dict(chunk=-1)])
+def test_bad_sizes(kw):
+    with pytest.raises(ValueError, match=f"`{first(kw)}` is a number of ratings"): Fused(**kw)
+
+def test_the_bar_counts_fused_batches(source, tmp_path):
+    learn = make(source, tmp_path)
+    totals = []
+    class Bar(Callback):
+        order = 96
+        def after_train(self): totals.append((len(self.learn.dl), self.learn.progress.pbar.total))
+    learn.fit(1, cbs=Bar())
+    assert all(a==b for a,b in totals) and totals
 
 def test_held_and_pulled(source, tmp_path):
     learn = make(source, tmp_path)

@@ -165,6 +165,12 @@ def test_wide_rows_of_differing_weights():
         torch.testing.assert_close(got[u], torch.linalg.solve(A, (w[cols[i]][:,None]*V[cols[i]]).sum(0)), atol=1e-4, rtol=1e-3)
     assert (got[0]==0).all()
 
+def test_sweeps_keep_no_graph(dls):
+    learn = implicit_learner(dls, 4, loss='ials')
+    solver = IALS(dls.train_ds, learn.model, learn.loss_func)
+    solver.sweep(0)
+    assert not any(o.mean.requires_grad for o in solver.sides)
+
 def test_each_sweep_lowers_the_objective(dls):
     learn = implicit_learner(dls, 4, loss='ials')
     loss,solver,obj = learn.loss_func,None,[]
