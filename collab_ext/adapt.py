@@ -158,13 +158,13 @@ def _evidence(self:CollabLearner, src, id_map):
     n = [_source_counts(src, s, len(v)).float() if len(v) else torch.zeros(1) for s,v in enumerate(src.vocab.values())]
     return {t:n[side(t)][idxs[side(t)].clamp(min=0)] for t in self.report.moved}
 
-# %% ../nbs/04a_adapt.ipynb #9853148d
+# %% ../nbs/04a_adapt.ipynb #c4609827
 @patch
 def _adapt(self:CollabLearner, src, id_map, drift=0.04):
     "Solve for the rows that the source lacks"
     vocabs,idxs = list(src.vocab.values()),self._rows_in(src, id_map)
     tabs,mean = tables(src.wgts),src.wgts.get('mean', tensor(0.)).item()
-    prior = (src.info or {}).get('prior') or guess_prior(tabs, mean, .65*self.dls.train_ds.targ.var().item(), int(vocabs[0][:1]==['#na#']))
+    prior = (src.info or {}).get('prior') or guess_prior(tabs, mean, max(.65*self.dls.train_ds.targ.var().item(), 1e-3), int(vocabs[0][:1]==['#na#']))
     counts = [_source_counts(src, s, len(v)) for s,v in enumerate(vocabs)]
     def make(rm, drift=drift): return Adapter(rm, tabs, idxs, prior, counts, self.model.y_range, drift).start()
     self.source,before = make,self._try_rmse()
@@ -265,7 +265,7 @@ def _grow(self:CollabLearner, vocab, ds, fill):
     for k in names.values(): _set_table(model, k, wgts[k])
     return m,mf,prior,opt
 
-# %% ../nbs/04a_adapt.ipynb #ae0321ad
+# %% ../nbs/04a_adapt.ipynb #bd8fe7b4
 @patch
 def grow(self:CollabLearner,
     ratings:pd.DataFrame, # Ratings to train on from now on, in the columns of this learner: users and items may be new
@@ -277,12 +277,12 @@ def grow(self:CollabLearner,
     dls = CollabDataLoaders.from_df(ratings, **merge(dict(user_name=user, item_name=item, rating_name=self._ratings.rating_name,
         y_range=getattr(self.model,'y_range',None), vocab=self.vocab, bs=self.dls.train.bs, path=self.dls.path, device=self.dls.device), kwargs))
     m,_,prior,opt = self._grow(dls.vocab, dls.train_ds, ifnone(fill, 'solve' if self._can_solve() else 'mean'))
-    self.dls,self.solver,self.prior = dls,None,prior
+    self.dls,self.solver,self.prior,self.folded_ids = dls,None,prior,None
     self._name_rows()
     self._load_opt(opt, m.idxs)
     return self
 
-# %% ../nbs/04a_adapt.ipynb #b995f3f3
+# %% ../nbs/04a_adapt.ipynb #8149546b
 @patch
 def fold_in(self:CollabLearner,
     ratings:pd.DataFrame, # All ratings of the new users (or of the new items), in the columns of this learner
@@ -296,6 +296,7 @@ def fold_in(self:CollabLearner,
     new = Ratings(vocab, torch.zeros(0,2).int(), rating_name=ds.rating_name).encode(ratings)
     new.counts = {k:torch.bincount(new.ids[:,j].long(), minlength=len(v)) for j,(k,v) in enumerate(vocab.items())}
     m,mf,self.prior,opt = self._grow(vocab, new, 'solve')
+    self.folded_ids = torch.cat([self.folded_ids, new.ids]) if self.folded_ids is not None else new.ids
     self.dls = with_vocab(self.dls, vocab, {k:torch.cat([c, new.counts[k][n[k]:]]) for k,c in ds.counts.items()})
     self.solver = None
     self._name_rows()

@@ -48,7 +48,7 @@ def write_bundle(
     finally: shutil.rmtree(tmp, ignore_errors=True)
     return folder
 
-# %% ../nbs/09_bundle.ipynb #629cc5b8
+# %% ../nbs/09_bundle.ipynb #b27cbc3c
 class Bundle:
     "Recommendations from a folder"
     def __init__(self,
@@ -58,7 +58,8 @@ class Bundle:
         from safetensors.numpy import load_file
         self.folder = folder = Path(folder)
         if not (folder/'bundle.json').exists(): raise FileNotFoundError(f"There is no bundle in {folder}: it has no `bundle.json`")
-        self.info = json.loads((folder/'bundle.json').read_text())
+        try: self.info = json.loads((folder/'bundle.json').read_text())
+        except ValueError as e: raise ValueError(f"{folder/'bundle.json'} is damaged: {e}") from e
         if self.info['version']>bundle_version: raise ValueError(f"{folder} is a bundle of version {self.info['version']}, and this reads {bundle_version}: update the library")
         if check: self._check()
         self.users,self.items = [pd.read_parquet(folder/f'{o}.parquet') for o in ('users','items')]
@@ -75,6 +76,7 @@ class Bundle:
 
     def vector(self, user):
         "Vector and bias of a user, and the items they have seen; a stranger is anybody, and has seen nothing"
+        if isinstance(user, (list,set,dict,np.ndarray,pd.Series)): raise ValueError(f"`recommend` of a bundle takes one user, not a {type(user).__name__}")
         u = self.u2i.get_indexer([user])[0]
         if u<0: return self.tables['u_any'][:-1],self.tables['u_any'][-1],np.zeros(0, np.int64)
         seen = self.tables['seen'][slice(*self.tables['seen_start'][u:u+2])] if 'seen' in self.tables else np.zeros(0, np.int64)
@@ -91,7 +93,7 @@ class Bundle:
         s,y = s+bias+self.info['mean'],self.info['y_range']
         return s if y is None else y[0]+(y[1]-y[0])/(1+np.exp(-s))
 
-# %% ../nbs/09_bundle.ipynb #346133f3
+# %% ../nbs/09_bundle.ipynb #0eec55bc
 def _best(s, k):
     "The k highest of `s`, in order; -inf doesn't count"
     k = min(k, len(s))
@@ -104,11 +106,12 @@ def recommend(self:Bundle,
     user, # A user
     k=10, # How many items
     exclude_seen=True, # Leave out what was seen when the bundle was made
-    block=(), # Items not to be shown, such as those seen since
+    block=(), # Item, or items, not to be shown, such as those seen since; those that the bundle does not know are not shown anyway
 )->pd.DataFrame: # Rank, item, score, and what is known of the items
     "What to show"
     if not isinstance(k, (int,np.integer)) or k<1: raise ValueError(f"`k` is how many items to show, at least 1, not {k!r}")
     vec,bias,seen = self.vector(user)
+    if isinstance(block, (str,bytes,int,float,np.generic)): block = [block]
     hidden = np.union1d(seen if exclude_seen else seen[:0], self.i2i.get_indexer(list(block))).astype(np.int64)
     q,hidden = np.append(vec, 1).astype(np.float32),hidden[hidden>=0]
     if self.index is None:
@@ -124,6 +127,7 @@ def similar_items(self:Bundle,
     k=10, # How many
 )->pd.DataFrame: # Rank, item, cosine, and what is known of the items
     "Items whose vectors point the same way"
+    if not isinstance(k, (int,np.integer)) or k<1: raise ValueError(f"`k` is how many items to show, at least 1, not {k!r}")
     i = self.i2i.get_indexer([item])[0]
     if i<0: raise KeyError(f"There is no item {item!r} in this bundle")
     W = self.V[:,:-1]

@@ -63,13 +63,13 @@ class ClosedForm(Callback):
         self.learn.recorder.smooth_loss.accumulate(self.learn)
         self.learn.dl = []
 
-# %% ../nbs/04_collab.ipynb #4c22eea8
+# %% ../nbs/04_collab.ipynb #54be2a5a
 @delegates(Learner.__init__)
 class CollabLearner(Learner):
     "`Learner` that keeps the labels of its rows"
     def __init__(self, dls, model, **kwargs):
         super().__init__(dls, model, **kwargs)
-        self.report,self.solver,self.prior,self.source = None,None,None,None
+        self.report,self.solver,self.prior,self.source,self.folded_ids = None,None,None,None,None
 
     @property
     def vocab(self):
@@ -193,10 +193,16 @@ def predict(self:CollabLearner,
     pred = self.get_preds(dl=self.test_dl(df[[o for o in names if o in df]], unknown))[0].reshape(-1)[0]
     return df[names].astype(object).assign(**{r.rating_name: pred.item()}).iloc[0],pred,pred
 
-# %% ../nbs/04_collab.ipynb #45e339e1
+# %% ../nbs/04_collab.ipynb #05c4fb42
 def _stem_path(self, file):
     if not isinstance(file, (str,Path)): raise ValueError(f"`file` is a name or a path, not a {type(file).__name__}")
     return self.path/self.model_dir/file
+
+# %% ../nbs/04_collab.ipynb #2769d9f8
+@patch
+def _check_rows(self:CollabLearner):
+    if hasattr(get_model(self.model), 'fold'): raise ValueError(f"A {type(self.model).__name__} has no row for each label, but everybody's history: "
+        "keep it with `export` and `load_learner`, or save what `linear_factors` makes of it")
 
 @patch
 def info(self:CollabLearner)->dict: # Plain data
@@ -216,6 +222,7 @@ def save(self:CollabLearner,
     **kwargs # Not used; `Learner.save` takes a pickle protocol
 )->Path: # The weights' file
     "Save weights and vocabulary (and the optimizer's state), both or neither"
+    self._check_rows()
     pth = pair_paths(_stem_path(self, file))[0]
     if rank_distrib(): return pth # one process writes
     opt = self.opt.state_dict() if with_opt and self.opt is not None else None
@@ -290,7 +297,7 @@ def _load_pair(self:CollabLearner, pair, with_opt, strict, strict_vocab):
     self._load_opt(pair.opt if with_opt else None, idxs)
     return self
 
-# %% ../nbs/04_collab.ipynb #b8ae43dc
+# %% ../nbs/04_collab.ipynb #81430d0a
 @patch
 def load(self:CollabLearner,
     file:str|Path, # Name of the pair, in `path/model_dir`
@@ -301,6 +308,7 @@ def load(self:CollabLearner,
     **kwargs # Not used; `Learner.load` passes them to `torch.load`
 )->CollabLearner: # This learner
     "Load weights by the labels of their rows"
+    self._check_rows()
     distrib_barrier()
     return self._load_pair(read_pair(pair_paths(_stem_path(self, file))[0], device='cpu'), with_opt, strict, strict_vocab)
 

@@ -8,8 +8,8 @@ Docs: https://collab-ext.github.io/collab_ext/data.html.md"""
 
 # %% auto #0
 __all__ = ['Simulated', 'simulate_ratings', 'two_domains', 'check_y_range', 'check_ratings', 'TimeSplitter', 'UserSplitter',
-           'LastSplitter', 'Ratings', 'shuffled', 'cut_anew', 'CollabDL', 'extend_vocab', 'CollabDataLoaders',
-           'with_vocab']
+           'LastSplitter', 'Ratings', 'as_counts', 'shuffled', 'cut_anew', 'CollabDL', 'extend_vocab',
+           'CollabDataLoaders', 'with_vocab']
 
 # %% ../nbs/01_data.ipynb #280d80b3
 from fastai.basics import *
@@ -291,6 +291,21 @@ def _fill_unknown(self:Ratings, ids, col, name, policy, where):
     if policy=='warn': warn(f"{msg}: taken for `#na#`, that is, for anybody")
     ids[miss] = int(self.counts[name].argmax()) if policy=='popular' else 0
 
+# %% ../nbs/01_data.ipynb #56deb48a
+def as_counts(
+    df:pd.DataFrame, # Interactions
+    user, # Column of users
+    item, # Column of items
+    count=None, # Column of counts; each row counts 1 without
+)->tuple: # A row for each pair, with its count, and the name of the counts' column
+    "One row for each pair, with its count"
+    if count is None: df,count = df.assign(count=1.),'count'
+    if count not in df: raise KeyError(f"There is no column {count!r} of counts; the frame has {list(df.columns)}")
+    df = check_ratings(df, user, item, count)
+    if (df[count]<0).any(): raise ValueError(f"Column {count!r} holds {df[count].min():g}: counts are not below zero; "
+        "for votes of both signs use `from_df` and `loss='votes'`")
+    return df[df[count]>0].groupby([user,item], sort=False, observed=True, as_index=False)[count].sum(),count
+
 # %% ../nbs/01_data.ipynb #d070f887
 def shuffled(
     n:int, # Number of ratings
@@ -373,13 +388,14 @@ def _check_valid(ds, cols, unknown):
     if not (ds.ids[:,0]>0).any(): raise ValueError(f"None of the users ({cols[0]!r}) of the validation set is in the training set, so the model has learned nothing of them: "
         "split differently, or pass `unknown='mean'` to measure how it does on strangers")
 
-# %% ../nbs/01_data.ipynb #4d868e1e
+# %% ../nbs/01_data.ipynb #e17fb7c0
 def _random_split(valid_pct, seed, df):
     "Rows of the training and of the validation set"
     if seed is not None: torch.manual_seed(seed)
     idxs,cut = torch.randperm(len(df)).numpy(),int(valid_pct*len(df))
     return idxs[cut:],idxs[:cut]
 
+# %% ../nbs/01_data.ipynb #92ee995d
 def _check_known(kwargs):
     "Raise an error for arguments that nobody would look at"
     known = [*inspect.signature(DataLoader.__init__).parameters, *TfmdDL._methods, 'after_item', 'before_batch', 'after_batch']

@@ -36,6 +36,8 @@ def export_bundle(self:CollabLearner,
     if not isinstance(model, EmbeddingDotBias): raise ValueError(f"A bundle holds vectors whose products are scores, and {type(model).__name__} has none: "
         "train a dot product, perhaps from `linear_factors`")
     tabs = {k:v.detach().cpu().float().reshape(len(v), -1).numpy() for k,v in tables(model).items()}
+    bad = [k for k,v in tabs.items() if not np.isfinite(v).all()]
+    if bad: raise ValueError(f"The table {bad[0]} holds values that are not finite: the model is damaged; load an earlier one, or train with a lower learning rate")
     out = {k:v[1:] if k.endswith('weight') else v[1:,0] for k,v in tabs.items()}
     out['u_any'] = np.append(tabs['u_weight'][0], tabs['u_bias'][0])
     if with_seen:

@@ -123,7 +123,7 @@ def huge_pages(
     for advice in (14,25): # MADV_HUGEPAGE, and MADV_COLLAPSE for what is in memory already (since Linux 6.1; older ones decline)
         if last>first: ctypes.CDLL(None).madvise(ctypes.c_void_p(first), ctypes.c_size_t(last-first), advice)
 
-# %% ../nbs/05_fused.ipynb #b8f8a8a5
+# %% ../nbs/05_fused.ipynb #3cf0180f
 _needs_grad = ('after_pred','after_loss','before_backward','after_backward','before_step','after_step','after_cancel_batch','after_cancel_step')
 _known = (HoldRows,PullToSource)
 
@@ -135,6 +135,7 @@ def _hooked(m): return any(o._forward_hooks or o._forward_pre_hooks for o in m.m
 
 def _has(cb, events): return any(o in vars(cb) or hasattr(type(cb), o) for o in events)
 
+# %% ../nbs/05_fused.ipynb #ca6be573
 def why_not(
     learn, # A learner
 )->str: # None if `Fused` can train it

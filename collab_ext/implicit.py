@@ -77,16 +77,7 @@ class NegativeDL(CollabDL):
         neg = self.negatives(users)
         return torch.cat([x, torch.stack([users,neg], 1).to(x.device)]),torch.cat([y[0], -self.prob[neg].float().to(x.device)])
 
-# %% ../nbs/08_implicit.ipynb #d9670a83
-def _as_counts(df, user, item, count):
-    "One row for each pair, with its count"
-    if count is None: df,count = df.assign(count=1.),'count'
-    if count not in df: raise KeyError(f"There is no column {count!r} of counts; the frame has {list(df.columns)}")
-    df = check_ratings(df, user, item, count)
-    if (df[count]<0).any(): raise ValueError(f"Column {count!r} holds {df[count].min():g}: counts are not below zero; "
-        "for votes of both signs use `from_df` and `loss='votes'`")
-    return df[df[count]>0].groupby([user,item], sort=False, observed=True, as_index=False)[count].sum(),count
-
+# %% ../nbs/08_implicit.ipynb #93775158
 @patch(cls_method=True)
 @delegates(CollabDataLoaders.from_df, but=['ratings','rating_name','duplicates','y_range'])
 def from_interactions(cls:CollabDataLoaders,
@@ -102,7 +93,7 @@ def from_interactions(cls:CollabDataLoaders,
     "`DataLoaders` of interactions, which draw negatives"
     if len(df.columns)<2: raise ValueError(f"Interactions need two columns (user, item); this frame has {list(df.columns)}")
     user,item = [ifnone(o, df.columns[j]) for j,o in enumerate((user_name,item_name))]
-    df,count = _as_counts(df, user, item, count_name)
+    df,count = as_counts(df, user, item, count_name)
     dls = cls.from_df(df, user_name=user, item_name=item, rating_name=count, bs=bs, **kwargs)
     sizes,ds = sizes_of(dls.vocab),[dls.train_ds,dls.valid_ds]
     both,counts = UserItems(torch.cat([o.ids.cpu() for o in ds]), sizes),dls.train_ds.counts[item]
@@ -157,7 +148,7 @@ class VoteLoss:
         if not (targ.abs()==1).all(): raise ValueError(f"Votes are +1 or -1, not {targ[targ.abs()!=1][0].item():g}")
         return F.softplus(-targ*pred).mean()
 
-# %% ../nbs/08_implicit.ipynb #a451eadf
+# %% ../nbs/08_implicit.ipynb #a0c92e1f
 class IALSLoss(ImplicitLoss):
     "Weighted squared error over all pairs; `solve_implicit` minimises it in closed form"
     needs_negatives,has_closed_form = False,True
@@ -166,7 +157,9 @@ class IALSLoss(ImplicitLoss):
         reg=.003, # How strongly rows are drawn to zero, for each unit of the weight they carry
         nu=1., # Power of that weight
         count_weight=0., # How much each further count adds to the weight of an interaction
-    ): store_attr()
+    ):
+        if min(alpha0, reg)<0 or alpha0+reg==0: raise ValueError(f"`alpha0` and `reg` are not below zero, and not both zero; these are {alpha0:g} and {reg:g}")
+        store_attr()
     def weight(self, y): return 1+self.count_weight*(y-1)
     def __call__(self, pred, targ):
         seen = targ>0
@@ -270,7 +263,7 @@ def carried(self:IALSLoss, model, u, i, own, y):
     C = torch.linalg.inv(self.alpha0*V.T@V + (x*w[:,None]).T@x + reg*torch.eye(V.shape[1]))
     return self.weight(y)*(x@(C@V[i])),model.u_weight.weight[u].detach().cpu()@V[i]+model.i_bias.weight[i].item()
 
-# %% ../nbs/08_implicit.ipynb #4a95d3d0
+# %% ../nbs/08_implicit.ipynb #04a8f981
 def _unscaled(dls, pretrained, path=None, model_dir='models', **kwargs):
     "A source whose tables are not to be brought to the scale of the counts"
     src = read_source(pretrained, Path(path or dls.path)/model_dir, as_vocab(dls.classes))
@@ -293,7 +286,8 @@ def implicit_learner(
     if loss.needs_negatives and not getattr(dls.train, 'n_neg', 0): raise ValueError(f"{type(loss).__name__} needs negatives: "
         "make the data with `CollabDataLoaders.from_interactions`, and with `n_neg` above 0")
     if n_factors is not None: kwargs['n_factors'] = n_factors
+    if loss.needs_negatives: kwargs = merge(dict(lr=0.05, wd=0.01), kwargs)
     if kwargs.get('pretrained'): kwargs['pretrained'] = _unscaled(dls, **kwargs)
-    learn = collab_learner(dls, loss_func=loss, cbs=L(cbs)+L(loss.cbs), **kwargs)
+    learn = collab_learner(dls, loss_func=loss, cbs=cbs, **kwargs)
     if hasattr(learn.model,'mean') and not kwargs.get('pretrained') and not isinstance(loss, VoteLoss): learn.model.mean.zero_()
     return learn

@@ -35,13 +35,14 @@ def _rows_for(self:CollabLearner, labels, s, what):
         + (", or `fold_in` their ratings" if s==0 else ''))
     return rows
 
-# %% ../nbs/07_recommend.ipynb #426f1a81
+# %% ../nbs/07_recommend.ipynb #e92cd4a7
 @patch
 def _seen(self:CollabLearner):
     "What each user has rated in the training set"
     ds = self.dls.train_ds
     ids = ds.ids if isinstance(ds, Ratings) else torch.tensor(ds.items[list(self.vocab)].to_numpy(dtype=np.int64))
     if not len(ids): warn("This learner has no ratings with it, so nothing counts as seen")
+    if self.folded_ids is not None: ids = torch.cat([ids.cpu(), self.folded_ids])
     return UserItems(ids, sizes_of(self.vocab))
 
 @patch
@@ -81,13 +82,14 @@ def _frame(self:CollabLearner, users, rows, preds, items):
         'score':preds[row,rank].numpy()})
     return with_items(res, items, name[1])
 
-# %% ../nbs/07_recommend.ipynb #813006f5
+# %% ../nbs/07_recommend.ipynb #f312b765
 @patch
 def _new_ratings(self:CollabLearner, ratings, unknown):
     "Labels of new people and their ratings of known items, numbered from 1"
     (user,item),name = self.vocab,self._ratings.rating_name
     if not isinstance(ratings, pd.DataFrame): raise ValueError(f"`ratings` is a frame with the columns {user!r}, {item!r} and {name!r}")
     if name not in ratings and self._unary: ratings = ratings.assign(**{name:1.})
+    if hasattr(self.dls.train, 'n_neg'): ratings,_ = as_counts(ratings, user, item, name)
     ratings = check_ratings(ratings, user, item, name, duplicates='last')
     labels = as_labels(pd.unique(ratings[user]))
     ds = Ratings({user:[NA]+labels, item:self.vocab[item]}, torch.zeros(0,2).int(), rating_name=name, counts=self._ratings.counts)
@@ -282,9 +284,9 @@ def explain(self:CollabLearner,
     res.attrs.update(score=float(score), rest=float(score-parts.sum()))
     return res
 
-# %% ../nbs/07_recommend.ipynb #5c05dffa
+# %% ../nbs/07_recommend.ipynb #27b1da68
 @patch
-def _held_out(self:CollabLearner, test, least):
+def _held_out(self:CollabLearner, test, least, exclude_seen=True):
     "Held-out pairs, the number of relevant items of each user, and what was left out"
     if test is None: ds = self.dls.valid_ds
     else:
@@ -296,10 +298,12 @@ def _held_out(self:CollabLearner, test, least):
         ids = ids[ds.targ.cpu()>=least]
     sizes = sizes_of(self.vocab)
     rel,known = UserItems(ids, sizes),ids[:,0]>0
+    again = int(self._seen().has(*rel.pairs.T).sum()) if exclude_seen and len(rel) else 0
+    if again: warn(f"{again} of {len(rel)} held-out pairs are in the training set too, and what a user has seen is not shown: leave them out, or pass `exclude_seen=False`")
     lost = torch.bincount(ids[known&(ids[:,1]==0),0], minlength=sizes[0])
-    return rel,rel.count+lost,dict(strangers_ratings=int((~known).sum()), unknown_items_ratings=int(lost.sum()))
+    return rel,rel.count+lost,dict(strangers_ratings=int((~known).sum()), unknown_items_ratings=int(lost.sum()), seen_ratings=again)
 
-# %% ../nbs/07_recommend.ipynb #b0d403df
+# %% ../nbs/07_recommend.ipynb #53e8bc44
 @patch
 def evaluate(self:CollabLearner,
     test:pd.DataFrame=None, # Held-out ratings or pairs; the validation set by default
@@ -314,7 +318,7 @@ def evaluate(self:CollabLearner,
 )->pd.DataFrame: # A row for each model; `attrs`: the number of users who are averaged, and what was left out
     "How well held-out items are ranked, over the whole catalogue"
     _check_k(k)
-    rel,n_rel,info = self._held_out(test, least)
+    rel,n_rel,info = self._held_out(test, least, exclude_seen)
     seen = self._seen()
     model = get_model(self.model).eval()
     kw = dict(k=k, items=self._choices(candidates), n_rel=n_rel, auc_too=auc, bs=bs)
@@ -361,14 +365,22 @@ def plot_items(self:CollabLearner,
     for x,y,t in zip(df.x, df.y, df[df.columns[3 if items is not None else 0]]): ax.annotate(str(t), (x,y), fontsize=8)
     return ax
 
-# %% ../nbs/07_recommend.ipynb #06f8a1d5
+# %% ../nbs/07_recommend.ipynb #d52f648b
+@patch
+@torch.no_grad()
+def _held_out_preds(self:CollabLearner):
+    "Predictions of the validation set"
+    ds,model = self.dls.valid_ds,get_model(self.model).eval()
+    if not len(ds): raise ValueError("There is no validation set, and so nothing held out to plot: make the data with `valid_pct` above 0")
+    return torch.cat([model(o[0]).reshape(-1).cpu() for o in CollabDL(ds, bs=4096, device=self._device)])
+
 @patch
 def plot_scores(self:CollabLearner,
     k=10, # Length of the lists
     ax=None, # Where to plot
 ):
     "Distribution of the scores of recommended items, and of those held out"
-    with self.no_bar(): preds = self.get_preds(dl=CollabDL(self.dls.valid_ds, bs=4096, device=self.dls.device))[0]
+    preds = self._held_out_preds()
     ax = _axes(ax)
     for o,l in ((preds,'held out'),(self.recommend(k=k).score,f'first {k}')): ax.hist(o.tolist(), bins=30, density=True, alpha=.6, label=l)
     ax.set(xlabel='score', ylabel='density')
@@ -381,9 +393,8 @@ def plot_user_errors(self:CollabLearner,
 ):
     "Error (RMSE) of each user's held-out ratings, against their number of training ratings"
     ds = self.dls.valid_ds
-    with self.no_bar(): pred,y = self.get_preds(dl=CollabDL(ds, bs=4096, device=self.dls.device))
-    u = ds.ids[:,0].cpu().numpy()
-    err = pd.Series(((pred-y)**2).reshape(-1).cpu().numpy()).groupby(u).mean()**.5
+    err = (self._held_out_preds()-ds.targ.cpu())**2
+    err = pd.Series(err.numpy()).groupby(ds.ids[:,0].cpu().numpy()).mean()**.5
     n = torch.as_tensor(list(self._ratings.counts.values())[0])[err.index.to_numpy(copy=True)]
     ax = _axes(ax)
     ax.scatter(n, err, s=6)

@@ -1,6 +1,6 @@
 "Bundles: the same answers, and no trust in files"
 import subprocess,sys
-import numpy as np,pandas as pd,pytest
+import numpy as np,pandas as pd,pytest,torch
 from pathlib import Path
 import collab_ext
 from collab_ext import *
@@ -89,3 +89,21 @@ def test_the_index_finds_nearly_all(tmp_path):
     both = exact.merge(got, on='x')
     assert len(both)>=9
     np.testing.assert_allclose(both.score_x, both.score_y, atol=1e-5)
+
+# ---- What is asked for badly ----
+
+def test_nothing_damaged_is_exported(learn, tmp_path):
+    with torch.no_grad(): learn.model.i_bias.weight[3] = float('nan')
+    with pytest.raises(ValueError, match='i_bias holds values that are not finite'): learn.export_bundle(tmp_path/'b')
+    assert not (tmp_path/'b').exists()
+
+def test_a_broken_description_names_the_file(learn, tmp_path):
+    (learn.export_bundle(tmp_path/'b')/'bundle.json').write_text('{')
+    with pytest.raises(ValueError, match='bundle.json is damaged'): Bundle(tmp_path/'b')
+
+def test_bad_questions(learn, tmp_path):
+    b = Bundle(learn.export_bundle(tmp_path/'b'))
+    first = b.recommend(b.users.iloc[0,0], 1).iloc[0,1]
+    assert first not in b.recommend(b.users.iloc[0,0], 3, block=first).iloc[:,1].tolist()
+    with pytest.raises(ValueError, match='takes one user, not a list'): b.recommend([1,2])
+    with pytest.raises(ValueError, match='at least 1, not 0'): b.similar_items(b.items.iloc[0,0], k=0)

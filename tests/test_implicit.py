@@ -1,5 +1,6 @@
 "Interactions: negatives, losses, iALS and linear models, against definitions"
-import numpy as np,pandas as pd,pytest,torch
+import numpy as np,pandas as pd,pytest,torch,warnings
+from fastai.learner import load_learner
 from fastai.torch_core import set_seed,tensor
 from hypothesis import given,settings,strategies as st
 from collab_ext import *
@@ -216,7 +217,22 @@ def test_linear_models_are_linear_and_hold_together(dls, kind, tmp_path):
     why = learn.explain(u, a['item'][0])
     assert why.adds.sum()==pytest.approx(a.score[0], rel=1e-3)
     assert len(learn.similar_items(dls.vocab['item'][1], k=3))==3
-    learn.save('lin', with_opt=False)
+    assert learn.predict((u,a['item'][0]))[1].item()==pytest.approx(a.score[0], rel=1e-4)
+    with pytest.raises(ValueError, match='nothing to train'): learn.fit(1)
+    for f in (learn.save,learn.load):
+        with pytest.raises(ValueError, match='keep it with `export`'): f('lin')
+    learn.export('lin.pkl')
+    with warnings.catch_warnings():
+        warnings.simplefilter('ignore')
+        kept = load_learner(tmp_path/'lin.pkl').recommend(u, k=5, exclude_seen=False)
+    assert kept['item'].tolist()==learn.recommend(u, k=5, exclude_seen=False)['item'].tolist()
+
+@pytest.mark.parametrize('kind', ['ease','graph'])
+def test_strangers_have_the_average_history(dls, kind):
+    "To a linear model a stranger is the mean of everybody"
+    m = linear_learner(dls, kind, **(dict(rank=8) if kind=='graph' else {})).model
+    s = m.scores(torch.arange(61))
+    torch.testing.assert_close(s[0], s[1:].mean(0), rtol=1e-4, atol=1e-5)
 
 def test_ease_does_not_explain_an_item_by_itself(dls): assert (linear_learner(dls).model.B.diagonal()==0).all()
 
@@ -229,7 +245,32 @@ def test_graph_filter_by_definition(dls):
     P = R.T@R
     V = np.linalg.svd(R)[2][:5].T
     s = X@P+.3*X/ni**.2@V@V.T*ni**.2
-    np.testing.assert_allclose(m.scores(torch.arange(len(X))).numpy(), s-.7*s@P, atol=1e-3)
+    np.testing.assert_allclose(m.scores(torch.arange(1,len(X))).numpy(), (s-.7*s@P)[1:], atol=1e-3)
+
+def test_bad_settings(dls):
+    for kw in (dict(alpha0=-1),dict(reg=-1),dict(alpha0=0,reg=0)):
+        with pytest.raises(ValueError, match='not below zero'): IALSLoss(**kw)
+    with pytest.raises(ValueError, match='not below zero'): linear_learner(dls, ridge=-5)
+    with pytest.raises(ValueError, match='at least 1, not 0'): linear_learner(dls, 'graph', rank=0)
+
+def test_counts_of_new_people_are_checked_as_in_training(clicks):
+    learn = implicit_learner(CollabDataLoaders.from_interactions(clicks.assign(n=3), count_name='n', valid_pct=0, device='cpu'), 4, loss=IALSLoss(count_weight=.5))
+    with learn.no_bar(),learn.no_logging(): learn.solve_implicit(2)
+    me = clicks[clicks.user==7].assign(user='t', n=3)
+    twice,six = [learn.recommend(ratings=o, k=5).score for o in (pd.concat([me,me]),me.assign(n=6))]
+    np.testing.assert_allclose(twice, six, rtol=1e-5)
+    with pytest.raises(ValueError, match='not below zero'): learn.recommend(ratings=me.assign(n=-1))
+
+@pytest.mark.parametrize('loss', ['bpr','cosine','ials'])
+def test_plots_of_clicks(dls, loss):
+    learn = implicit_learner(dls, 4, loss=loss)
+    assert learn.lr==(.005 if loss=='ials' else .05)
+    learn.plot_scores()
+    learn.plot_user_errors()
+
+def test_a_loss_brings_its_callbacks(dls):
+    cbs = [type(o).__name__ for o in collab_learner(dls, 4, loss_func=CosineLoss()).cbs]
+    assert cbs.count('UnitRows')==1==[type(o).__name__ for o in implicit_learner(dls, 4, loss='cosine').cbs].count('UnitRows')
 
 def test_linear_limits(dls):
     with pytest.raises(ValueError, match='one of ease, graph'): linear_learner(dls, 'slim')

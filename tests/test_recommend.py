@@ -195,7 +195,7 @@ def test_evaluate_counts(df, tmp_path):
     l = learner(loaders(df, valid_pct=0), tmp_path)
     test = pd.DataFrame(dict(user=[0,0,0,1,'zoe'], item=['i1','i1','nope','i2','i1'], rating=[5.,5,5,1,5]))
     res = l.evaluate(test, k=30, exclude_seen=False)
-    assert res.attrs==dict(k=30, users=2, users_without=len(l.vocab['user'])-3, strangers_ratings=1, unknown_items_ratings=1)
+    assert res.attrs==dict(k=30, users=2, users_without=len(l.vocab['user'])-3, strangers_ratings=1, unknown_items_ratings=1, seen_ratings=0)
     per = l.evaluate(test, k=30, exclude_seen=False, per_user=True)
     assert per.recall.to_dict()=={0:.5, 1:1.}
     assert l.evaluate(test, k=30, least=4, exclude_seen=False).attrs['users']==1
@@ -212,3 +212,22 @@ def test_without_ratings_nothing_is_seen(solved, tmp_path):
         l = load_learner(solved.path/'e.pkl')
     with pytest.warns(UserWarning, match='nothing counts as seen'): r = l.recommend(3, k=5)
     assert r['item'].tolist()==solved.recommend(3, k=5, exclude_seen=False)['item'].tolist()
+
+# ---- Who was folded in has seen things ----
+
+def test_folded_in_ratings_are_seen(df, tmp_path):
+    l = learner(loaders(df), tmp_path)
+    with l.no_bar(),l.no_logging(): l.solve(3)
+    mine = df[df.user==df.user.iloc[0]].assign(user='t')
+    l.fold_in(mine)
+    assert not set(l.recommend('t', k=500)['item'])&set(mine['item'])
+
+def test_held_out_pairs_that_were_seen_are_noted(df, tmp_path):
+    l = learner(loaders(df, valid_pct=0), tmp_path)
+    with pytest.warns(UserWarning, match='are in the training set too'): res = l.evaluate(df[:20], baselines=False)
+    assert res.attrs['seen_ratings']==len(df[:20].drop_duplicates(['user','item']))
+
+def test_nothing_held_out_to_plot(df, tmp_path):
+    l = learner(loaders(df, valid_pct=0), tmp_path)
+    for f in (l.plot_scores,l.plot_user_errors):
+        with pytest.raises(ValueError, match='nothing held out to plot'): f()
