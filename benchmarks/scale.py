@@ -99,7 +99,7 @@ def plot(found):
             if name=='factors': ax.set_xticks([o[name] for o in rs], labels=[o[name] for o in rs])
         if name=='ratings': [ax.set_ylabel(o) for ax,o in zip(col, ('ns a rating and epoch','bytes a rating'))]
         if name=='ratings': [ax.legend(fontsize=8) for ax in col]
-    fig.savefig(here/'scale.png', dpi=70)
+    fig.savefig(here.parent/'nbs/images/scale.png', dpi=70)
 
 about = """# Scale
 
@@ -110,7 +110,7 @@ unless the table says otherwise. `loop` is the part of the time that the compile
 fastai. Memory is the peak beyond what a learner of ten ratings takes, and `must` what ratings
 (12 bytes each) and tables need; the rest is batches, the allocator's reserve, and labels (some 36 bytes for each user and item, which is what shows at a million users).
 
-![Time and memory for each rating](scale.png)
+![Time and memory for each rating](../nbs/images/scale.png)
 """
 
 def report(found):
