@@ -284,26 +284,35 @@ def explain(self:CollabLearner,
     res.attrs.update(score=float(score), rest=float(score-parts.sum()))
     return res
 
-# %% ../nbs/07_recommend.ipynb #27b1da68
+# %% ../nbs/07_recommend.ipynb #32449607
 @patch
-def _held_out(self:CollabLearner, test, least, exclude_seen=True):
+def _as_new(self:CollabLearner, ratings, test):
+    "A model of the people in `ratings`, what they have seen, and a vocabulary that begins with them"
+    if test is None: raise ValueError("`ratings` say who is new; what they are to be measured by is `test`")
+    (user,item),(labels,ds) = self.vocab,self._new_ratings(ratings, 'warn')
+    vocab = {user:[NA]+labels, item:self.vocab[item]}
+    return self.folded(ds),UserItems(ds.ids, sizes_of(vocab)),vocab
+
+# %% ../nbs/07_recommend.ipynb #53c98523
+@patch
+def _held_out(self:CollabLearner, test, least, vocab, seen):
     "Held-out pairs, the number of relevant items of each user, and what was left out"
     if test is None: ds = self.dls.valid_ds
     else:
         if not isinstance(test, pd.DataFrame): raise ValueError(f"`test` is a frame of ratings, not a {type(test).__name__}")
-        ds = self._ratings.encode(test.drop_duplicates(list(self.vocab), keep='last'), 'mean')
+        ds = Ratings(vocab, torch.zeros(0,2).int(), rating_name=self._ratings.rating_name).encode(test.drop_duplicates(list(vocab), keep='last'), 'mean')
     ids = ds.ids.cpu().long()
     if least is not None:
         if ds.targ is None: raise ValueError(f"`least={least}` needs ratings to compare with, in a column {ds.rating_name!r}")
         ids = ids[ds.targ.cpu()>=least]
-    sizes = sizes_of(self.vocab)
+    sizes = sizes_of(vocab)
     rel,known = UserItems(ids, sizes),ids[:,0]>0
-    again = int(self._seen().has(*rel.pairs.T).sum()) if exclude_seen and len(rel) else 0
+    again = int(seen.has(*rel.pairs.T).sum()) if seen is not None and len(rel) else 0
     if again: warn(f"{again} of {len(rel)} held-out pairs are in the training set too, and what a user has seen is not shown: leave them out, or pass `exclude_seen=False`")
     lost = torch.bincount(ids[known&(ids[:,1]==0),0], minlength=sizes[0])
     return rel,rel.count+lost,dict(strangers_ratings=int((~known).sum()), unknown_items_ratings=int(lost.sum()), seen_ratings=again)
 
-# %% ../nbs/07_recommend.ipynb #53e8bc44
+# %% ../nbs/07_recommend.ipynb #f4223fa4
 @patch
 def evaluate(self:CollabLearner,
     test:pd.DataFrame=None, # Held-out ratings or pairs; the validation set by default
@@ -315,21 +324,21 @@ def evaluate(self:CollabLearner,
     auc=False, # Also the area under the curve
     per_user=False, # Return a row for each user instead
     bs=None, # Users at a time
+    ratings:pd.DataFrame=None, # All ratings of people who are new, as for `recommend`: they are folded in, and `test` is what else they chose
 )->pd.DataFrame: # A row for each model; `attrs`: the number of users who are averaged, and what was left out
     "How well held-out items are ranked, over the whole catalogue"
     _check_k(k)
-    rel,n_rel,info = self._held_out(test, least, exclude_seen)
-    seen = self._seen()
-    model = get_model(self.model).eval()
-    kw = dict(k=k, items=self._choices(candidates), n_rel=n_rel, auc_too=auc, bs=bs)
+    model,seen,vocab = (get_model(self.model).eval(),self._seen(),self.vocab) if ratings is None else self._as_new(ratings, test)
     seen = seen if exclude_seen else None
+    rel,n_rel,info = self._held_out(test, least, vocab, seen)
+    kw = dict(k=k, items=self._choices(candidates), n_rel=n_rel, auc_too=auc, bs=bs)
     res = measure(model, rel, seen, device=self._device, **kw)
-    if per_user: return res.per_user.set_axis(pd.Index(_take(list(self.vocab.values())[0], tensor(res.per_user.index)), name=list(self.vocab)[0]))
-    base = {} if baselines is False or not isinstance(self.dls.train_ds, Ratings) else measure_baselines(self.dls.train_ds, rel, seen,
-        None if baselines is True else L(baselines), **kw)
+    if per_user: return res.per_user.set_axis(pd.Index(_take(list(vocab.values())[0], tensor(res.per_user.index)), name=list(vocab)[0]))
+    names = (None if ratings is None else ['random','popular','bias']) if baselines is True else L(baselines)
+    base = {} if baselines is False or not isinstance(self.dls.train_ds, Ratings) else measure_baselines(self.dls.train_ds, rel, seen, names, **kw)
     out = pd.DataFrame(dict(model=res.mean, **{o:v.mean for o,v in base.items()})).T
     users = len(res.per_user)
-    out.attrs.update(k=k, users=users, users_without=sizes_of(self.vocab)[0]-1-users, **info)
+    out.attrs.update(k=k, users=users, users_without=sizes_of(vocab)[0]-1-users, **info)
     return out
 
 # %% ../nbs/07_recommend.ipynb #b4af705c

@@ -281,3 +281,19 @@ def test_factors_of_a_linear_model(dls):
     taught = implicit_learner(dls, loss='ials', pretrained=linear_factors(ease, 200))
     torch.testing.assert_close(taught.model.u_weight.weight@taught.model.i_weight.weight.T, ease.model.scores(torch.arange(61)), atol=1e-3, rtol=1e-2)
     with pytest.raises(ValueError, match='made by `linear_learner`'): linear_factors(taught)
+
+# ---- People never met ----
+
+@pytest.mark.parametrize('kind', ['ease','graph'])
+def test_people_never_met_are_measured_as_if_known(dls, kind):
+    "To a linear model, the same histories under other names are the same people"
+    learn = linear_learner(dls, kind, **(dict(rank=8) if kind=='graph' else {}))
+    train,valid = [o.decode(o.ids).query('item!="#na#"') for o in (dls.train_ds,dls.valid_ds)]
+    def new(df): return df.assign(user='new '+df.user.astype(str))
+    a,b = learn.evaluate(valid),learn.evaluate(new(valid), ratings=new(train))
+    cols = ['recall','ndcg','map','mrr','hit']
+    np.testing.assert_allclose(a.loc[['model','popular'],cols].astype(float), b.loc[['model','popular'],cols].astype(float), rtol=1e-4)
+    assert a.attrs==b.attrs
+    mine,theirs = learn.evaluate(valid, per_user=True),learn.evaluate(new(valid), ratings=new(train), per_user=True)
+    np.testing.assert_allclose(mine.ndcg, theirs.ndcg.loc[['new '+str(o) for o in mine.index]], rtol=1e-4)
+    with pytest.raises(ValueError, match='is `test`'): learn.evaluate(ratings=new(train))
