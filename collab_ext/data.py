@@ -334,11 +334,14 @@ def cut_anew(
     if rest is not None and len(rest): yield rest
 
 # %% ../nbs/01_data.ipynb #f14fafbf
+def _check_bs(bs):
+    if not isinstance(bs, (int,np.integer)) or bs<1: raise ValueError(f"`bs` is how many ratings are in a batch, at least 1, not {bs!r}")
+
 class CollabDL(TfmdDL):
     "Batches of ratings, cut from tensors"
     _n_inp,_types = 1,(Tensor,Tensor) # fastai would look at a batch, which an empty set does not have
     def __init__(self, dataset, bs=64, shuffle=False, num_workers=0, **kwargs):
-        if not isinstance(bs, (int,np.integer)) or bs<1: raise ValueError(f"`bs` is how many ratings are in a batch, at least 1, not {bs!r}")
+        _check_bs(bs)
         super().__init__(dataset, bs=bs, shuffle=shuffle, num_workers=0, **kwargs)
 
     def idx_parts(self):
@@ -443,6 +446,7 @@ class CollabDataLoaders(fastai.collab.CollabDataLoaders):
         names = [ifnone(o, ratings.columns[i] if i<len(ratings.columns) else None) for i,o in enumerate((user_name,item_name,rating_name))]
         _check_policy(unknown)
         _check_known(kwargs)
+        _check_bs(bs)
         ratings = check_ratings(ratings, *names, y_range=y_range, duplicates=duplicates)
         rows = cls._splits(ratings, names, ifnone(splitter, partial(_random_split, valid_pct, seed)))
         train,valid = [_columns(ratings, names, o) for o in rows]

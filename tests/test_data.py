@@ -270,3 +270,29 @@ def test_simulated_can_be_learned():
     learn = fit(learner(loaders(df), '.', y_range=(1,5)), 8, .05)
     mse = learn.recorder.values[-1][1]
     assert mse<.8*df.rating.var() and math.isfinite(mse)
+
+# What is asked of `from_df`
+def test_drop_last_is_for_training():
+    dls = loaders(simulate_ratings(30, 20, 200).ratings, bs=150, drop_last=True, valid_pct=.2, seed=1, unknown='mean')
+    assert len(dls.train)==1 and sum(len(o[0]) for o in dls.valid)==40
+
+@pytest.mark.parametrize('kw', [dict(shufle=False), dict(weights='w')])
+def test_arguments_that_nobody_looks_at(kw):
+    with pytest.raises(TypeError, match=f"no argument '{list(kw)[0]}'"): loaders(frame('ab','xy'), **kw)
+
+@pytest.mark.parametrize('bs', [0,-1,None,'64'])
+def test_bad_batch_sizes(bs):
+    with pytest.raises(ValueError, match='`bs` is how many ratings'): loaders(frame('ab','xy'), bs=bs, val_bs=4)
+
+def test_weights_of_text_are_named():
+    with pytest.raises(ValueError, match="Column 'w' is of type"): loaders(frame('ab','xy').assign(w='a'), weight_name='w')
+
+def test_splitters_find_the_users_that_from_df_was_told_of():
+    df = simulate_ratings(30, 20, 200).ratings[['item','user','rating','time']]
+    dls = CollabDataLoaders.from_df(df, user_name='user', item_name='item', rating_name='rating', splitter=LastSplitter('time'), unknown='mean')
+    assert len(dls.valid_ds)==(df.user.value_counts()>1).sum()
+
+def test_results_are_shown(tmp_path, capsys):
+    learn = learner(loaders(simulate_ratings(30, 20, 200).ratings), tmp_path)
+    with learn.no_bar(): learn.show_results()
+    assert capsys.readouterr().out
