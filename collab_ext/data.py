@@ -8,13 +8,12 @@ Docs: https://collab-ext.github.io/collab_ext/data.html.md"""
 
 # %% auto #0
 __all__ = ['Simulated', 'simulate_ratings', 'two_domains', 'check_y_range', 'check_ratings', 'TimeSplitter', 'UserSplitter',
-           'LastSplitter', 'Ratings', 'as_counts', 'shuffled', 'cut_anew', 'CollabDL', 'extend_vocab',
-           'CollabDataLoaders', 'with_vocab']
+           'LastSplitter', 'Ratings', 'as_counts', 'shuffled', 'cut_anew', 'CollabDL', 'CollabDataLoaders',
+           'with_vocab']
 
 # %% ../nbs/01_data.ipynb #280d80b3
 from fastai.basics import *
 from fastai.tabular.core import display_df
-from fastai.data.transforms import CategoryMap
 import fastai.collab
 from .vocab import *
 
@@ -210,13 +209,16 @@ def _encode(col, labels):
 class Ratings:
     "User ids, item ids and ratings as tensors, with the vocabulary that names the ids"
     def __init__(self,
-        vocab:dict, # Column name → labels, users first, `#na#` in row 0
+        vocab, # `Vocab`, or a dict of column name → labels, users first, `#na#` in row 0
         ids:Tensor, # Row numbers of users and items (n × 2, int32)
         targ:Tensor=None, # Ratings (n, float32), or None where they are to be predicted
         rating_name='rating', # Name of the ratings' column
         counts:dict=None, # Column name → number of training ratings of each label
         weight:Tensor=None, # How much each rating counts in training (n, float32); 1 by default
-    ): store_attr()
+        folded:Tensor=None, # Row numbers of ratings that were folded in later (m × 2): they count as seen, and are not trained on
+    ):
+        store_attr(but='vocab')
+        self.vocab = as_vocab(vocab)
 
     n_inp = 1
 
@@ -227,7 +229,12 @@ class Ratings:
     @property
     def y_names(self): return L(self.rating_name)
     @property
-    def classes(self): return {k:_category_map(v) for k,v in self.vocab.items()}
+    def classes(self): return self.vocab.classes
+    @property
+    def seen_ids(self):
+        "Row numbers of all users and items that are known to belong together, trained on or folded in (on the CPU)"
+        ids = self.ids.cpu()
+        return ids if self.folded is None else torch.cat([ids, self.folded])
 
     def batch(self, idxs):
         "The ratings number `idxs`: ids (b × 2, int64), and ratings (b) and weights (b) if there are any"
@@ -251,13 +258,6 @@ def _take(x, idxs):
     if not (isinstance(idxs, Tensor) and idxs.ndim==1 and idxs.dtype in (torch.int32,torch.int64)): return x[idxs]
     if x.ndim==2 and x.dtype==torch.int32 and x.is_contiguous(): return x.view(torch.int64)[:,0].index_select(0, idxs)[:,None].view(torch.int32)
     return x.index_select(0, idxs)
-
-# %% ../nbs/01_data.ipynb #be2843ab
-def _category_map(labels):
-    "fastai's form of a vocabulary, with `labels` in their order"
-    res = CategoryMap([], sort=False)
-    res.items,res.o2i = L(labels, use_list=True),defaultdict(int, zip(labels, range(len(labels))))
-    return res
 
 # %% ../nbs/01_data.ipynb #18e10d24
 @patch
@@ -375,15 +375,6 @@ class CollabDL(TfmdDL):
         return display_df(df) if show else df
 
 # %% ../nbs/01_data.ipynb #16a2d7c5
-def extend_vocab(col, old=None):
-    "`#na#`, then the labels of `col`, sorted if they can be; the labels of `old` keep their rows and the new ones follow"
-    labels = as_labels(pd.unique(col))
-    try: labels = sorted(labels)
-    except TypeError: pass # labels of several types have no order; keep that of the column
-    if old is None: return [NA]+labels
-    old = as_labels(old)
-    return old + [o for o,i in zip(labels, match_rows(old, labels).tolist()) if i<0]
-
 def _counts(ids, n): return torch.bincount(ids.long(), minlength=n)
 
 def _check_valid(ds, cols, unknown):
@@ -451,8 +442,8 @@ class CollabDataLoaders(fastai.collab.CollabDataLoaders):
         rows = cls._splits(ratings, names, ifnone(splitter, partial(_random_split, valid_pct, seed)))
         train,valid = [_columns(ratings, names, o) for o in rows]
         *cols,rating_name = names
-        old = {} if vocab is None else dict(zip(cols, as_vocab(vocab).values()))
-        vocab = {c:extend_vocab(train[c], old.get(c)) for c in cols}
+        if vocab is None: vocab = Vocab.from_frame(train, *cols)
+        else: vocab = Vocab(dict(zip(cols, as_vocab(vocab).labels))).extend(train)
         train_ds = Ratings(vocab, torch.zeros(0,2).int(), rating_name=rating_name).encode(train)
         train_ds.counts = {c:_counts(train_ds.ids[:,j], len(v)) for j,(c,v) in enumerate(vocab.items())}
         if weight_name is not None: train_ds.weight = _weights(ratings, weight_name, rows[0])
@@ -486,7 +477,7 @@ def from_parquet(cls:CollabDataLoaders, parquet, **kwargs):
 # %% ../nbs/01_data.ipynb #13d6f65a
 @patch(as_prop=True)
 def vocab(self:CollabDataLoaders):
-    "Column name → labels, users first"
+    "Labels of users and items, users first"
     return self.train_ds.vocab
 
 @patch
@@ -501,9 +492,11 @@ def test_dl(self:CollabDataLoaders,
 # %% ../nbs/01_data.ipynb #753c0285
 def with_vocab(
     dls, # `DataLoaders` of `Ratings`
-    vocab:dict, # Column name → labels; those of `dls` come first, in their order
+    vocab, # `Vocab`, or a dict of column name → labels; those of `dls` come first, in their order
     counts:dict, # Column name → number of training ratings of each label
+    folded:Tensor=None, # Row numbers of ratings that were folded in (m × 2)
 ): # Others of the same kind; `dls` stays what it is
     "The ratings of `dls` under an enlarged vocabulary"
-    def enlarged(ds): return type(ds)(vocab, ds.ids, ds.targ, ds.rating_name, counts, ds.weight)
+    vocab = as_vocab(vocab)
+    def enlarged(ds): return type(ds)(vocab, ds.ids, ds.targ, ds.rating_name, counts, ds.weight, folded)
     return type(dls)(*[o.new(enlarged(o.dataset)) for o in dls.loaders], path=dls.path, device=dls.device)

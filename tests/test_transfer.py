@@ -42,7 +42,7 @@ def row_alone(y_range, x, base, r, prior, m0):
 
 @pytest.mark.parametrize('y_range', [None,(0.5,5.5)])
 def test_fold_in_is_training_that_row_alone(worlds, tmp_path, y_range):
-    from collab_ext.solve import row_features
+    from collab_ext.bayes import row_features
     learn = collab_learner(loaders(worlds[0], valid_pct=0), 4, path=tmp_path, y_range=y_range)
     with learn.no_bar(),learn.no_logging(): learn.solve(8)
     items = learn.vocab['item'][1:8]
