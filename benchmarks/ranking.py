@@ -6,6 +6,8 @@ from importlib.metadata import version
 import numpy as np,pandas as pd,torch
 from pathlib import Path
 from collab_ext import *
+from collab_ext.tables import side
+from collab_ext.rank import *
 from collab_ext.metrics import *
 from collab_ext.recommend import *
 from collab_ext.implicit import *
@@ -55,7 +57,7 @@ class Vectors:
     def __init__(self, u, v, b=0.): self.u,self.v,self.b = *[torch.as_tensor(np.ascontiguousarray(o)) for o in (u,v)],torch.as_tensor(b)
     def scores(self, users): return self.u[users]@self.v.T+self.b
 
-def matrix(dls): return UserItems(dls.train_ds.ids, sizes_of(dls.vocab)).csr()
+def matrix(dls): return UserItems(dls.train_ds.ids, dls.vocab.sizes).csr()
 
 def als(dls, factors=64, alpha=10., reg=.1, iterations=15):
     from implicit.als import AlternatingLeastSquares
@@ -88,7 +90,7 @@ def quiet(learn, f, *args, **kwargs):
     return learn
 
 def ours_ials(dls, n_factors=64, epochs=10, **kwargs):
-    return quiet(implicit_learner(dls, n_factors, loss=IALSLoss(**kwargs)), 'solve_implicit', epochs).model
+    return quiet(implicit_learner(dls, n_factors, loss=IALSLoss(**kwargs)), 'solve', epochs).model
 
 # ---- Tuning --------------------------------------------------------------------------------------------------------
 
@@ -111,7 +113,7 @@ spaces = dict(gowalla={**mine_graph, **fixed, **peers, **mine, **small}, default
 
 def score(dls, model, k, n=None):
     "Metrics of `model` on the validation part of `dls`; of `n` users, if there are more"
-    sizes = sizes_of(dls.vocab)
+    sizes = dls.vocab.sizes
     seen,rel = UserItems(dls.train_ds.ids, sizes),UserItems(dls.valid_ds.ids, sizes)
     lost = torch.bincount(dls.valid_ds.ids[dls.valid_ds.ids[:,1]==0,0].long(), minlength=sizes[0])*(torch.arange(sizes[0])>0)
     n_rel = rel.count+lost
@@ -161,8 +163,7 @@ def compare(dls, methods, best, k):
         model = f(dls, **best[name]['params'])
         rows[name] = dict(score(dls, model, k), seconds=time.time()-t)
         print(f"  {name}: ndcg {rows[name]['ndcg']:.4f} recall {rows[name]['recall']:.4f}", flush=True)
-    sizes = sizes_of(dls.vocab)
-    for name in ('random','popular','cooccurrence'): rows[name] = score(dls, baselines[name](dls.train_ds, sizes), k)
+    for name in ('random','popular','itemknn'): rows[name] = score(dls, baselines[name](dls.train_ds), k)
     return pd.DataFrame(rows).T.sort_values('ndcg', ascending=False)
 
 # ---- Sections ------------------------------------------------------------------------------------------------------
@@ -211,7 +212,7 @@ def unseen(data, trials, only):
     best,dls,rows = json.loads(stored('ml1m').read_text()),CollabDataLoaders.from_df(known, valid_pct=0),{}
     ials = best['here: iALS']['params']
     learners = {'here: linear':lambda: linear_learner(dls, **best['here: linear']['params']),
-        'here: iALS':lambda: quiet(implicit_learner(dls, ials['n_factors'], loss=IALSLoss(ials['alpha0'], ials['reg'])), 'solve_implicit', 10),
+        'here: iALS':lambda: quiet(implicit_learner(dls, ials['n_factors'], loss=IALSLoss(ials['alpha0'], ials['reg'])), 'solve', 10),
         'EASE':lambda: linear_learner(dls, ridge_pop=0., user_pow=0., item_pow=0., **best['EASE']['params'])}
     hits = set(zip(test.user, test['item']))
     n = test.user.value_counts()

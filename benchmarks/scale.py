@@ -13,10 +13,12 @@ small = dict(ratings=[10_000,100_000], users=[1_000,10_000], factors=[16,32])
 def loaders(ids, y, n_users, n_items):
     "Without a frame, whose size is its owner's business"
     import torch
-    from collab_ext import CollabDL,CollabDataLoaders,Ratings
+    from collab_ext import CollabDataLoaders
+    from collab_ext.data import CollabDL,Ratings
     vocab = dict(user=['#na#',*range(1,n_users)], item=['#na#',*range(1,n_items)])
-    train,valid = Ratings(vocab, ids, y),Ratings(vocab, ids[:1000], y[:1000])
-    train.counts = {k:torch.bincount(ids[:,j], minlength=len(v)) for j,(k,v) in enumerate(vocab.items())}
+    counts = {k:torch.bincount(ids[:,j], minlength=len(v)) for j,(k,v) in enumerate(vocab.items())}
+    train = Ratings(vocab, ids, y, counts=counts)
+    valid = Ratings(vocab, ids[:1000], y[:1000])
     return CollabDataLoaders(CollabDL(train, bs=64, shuffle=True), CollabDL(valid, bs=1000), device='cpu')
 
 def read(folder):

@@ -9,6 +9,8 @@ from multiprocessing import get_context
 import fastai.collab as stock
 from fastai.basics import *
 from collab_ext import *
+from collab_ext.transfer import ways
+from collab_ext.vocab import NA
 
 here = Path(__file__).resolve().parent
 ids = ['userId','movieId']
@@ -156,7 +158,7 @@ def adapt(data, folder, src, tgt, train, test):
     t = time.perf_counter()
     quiet(learn, 'fine_tune', 3)
     secs += time.perf_counter()-t
-    kept = first(o.rpartition('kept: ')[2].rpartition(',')[0] for o in learn.report.remarks if 'kept: ' in o)
+    kept = ways[learn.transfer.choice.way]
     return dict(zero=zero, tuned=error(learn, test, ranges[tgt]), secs=secs, kept=kept)
 
 # ---- Jobs ----------------------------------------------------------------------------------------------------------

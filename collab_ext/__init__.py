@@ -2,44 +2,59 @@
 
 Modules:
 
-- `collab_ext.adapt`: What a `CollabLearner` does with a source, with new users and new items: closed forms, `fine_tune`, `grow`, `fold_in`
+- `collab_ext.adapt`: Train what a source lacked, take in new users and new items, and go on training
 - `collab_ext.args`: Refuse an argument that nothing would look at, and say which one was meant
-- `collab_ext.bayes`: Users' and items' rows in closed form: from scratch, from a prior, or for somebody who arrived a minute ago
+- `collab_ext.bayes`: Users' and items' rows in closed form: from scratch, from a source's prior, or for new users and items
 - `collab_ext.bundle`: Serve recommendations from one folder of safe files, with no torch and nothing to train
 - `collab_ext.data`: Turn a frame of ratings into checked, split, fast `DataLoaders`
 - `collab_ext.demo`: The main job from a command line: pretrain on one population, adapt to another, compare with training from scratch
-- `collab_ext.export`: From a learner to a folder that serves
+- `collab_ext.export`: Write what a trained learner knows as a folder that serves recommendations
 - `collab_ext.files`: Save weights and vocabulary as one, and open them without trusting them
 - `collab_ext.fused`: `cbs=Fused()`: forward, gradient and update of each rating in one compiled loop, inside a fastai `Learner`
 - `collab_ext.fused_numba`: The rule of `fused` as one compiled loop over ratings, by numba
 - `collab_ext.fused_triton`: The rule of `fused` for a whole batch at once, by Triton kernels
-- `collab_ext.implicit`: Learn from what people did, without a word about how they liked it: losses with negatives, iALS, votes
-- `collab_ext.learner`: A fastai `Learner` that knows what its rows mean: it saves its vocabulary with its weights, and loads into other ones
-- `collab_ext.linear`: Which items stand in for which, in closed form: EASE, a graph filter, and factors made of them
-- `collab_ext.metrics`: Is what a person would have chosen near the top of what they are shown? Measured over the whole catalogue, beside four baselines
-- `collab_ext.recommend`: What to show this person, why, and whether it is any good: `recommend`, `similar_items`, `explain`, `evaluate`
+- `collab_ext.ials`: Weighted least squares over all pairs of users and items, for clicks
+- `collab_ext.implicit`: Learn from what users did, without ratings: losses with negatives, iALS, linear models, votes
+- `collab_ext.learner`: A fastai `Learner` that knows what its rows mean, from scratch or from a pretrained source
+- `collab_ext.linear`: Scores as weighted sums over what a user has, in closed form: EASE and a graph filter
+- `collab_ext.metrics`: Are the items that a user would have chosen near the top? Measured over the whole catalogue, beside four baselines
+- `collab_ext.model`: A dot product with biases that starts at the mean rating, and the link between its argument and a rating
+- `collab_ext.plots`: Look at a learner: recall at every length of the list, a map of the items, scores and errors
+- `collab_ext.rank`: The best items for each user, out of the whole catalogue, without what the user has already
+- `collab_ext.recommend`: What to show a user, why, and whether it is any good: `recommend`, `similar_items`, `explain`, `evaluate`
+- `collab_ext.saving`: Save a learner with its vocabulary, and load it into learners with other ones
+- `collab_ext.simulate`: Draw ratings and clicks whose truth is known, and cut ratings into a source and a target
+- `collab_ext.solver`: What a learner asks of a closed form, and the callback that trains with one
+- `collab_ext.sources`: Take the weights to transfer from wherever they are: a saved pair, a learner, vectors of another model, the hub
+- `collab_ext.splits`: Hold out the latest ratings, a share of each user's, whole users, or every rating once
 - `collab_ext.tables`: Find the user and item tables of any model, under one set of names
 - `collab_ext.transfer`: Move what one model has learned into the vocabulary of another, and see what was moved
 - `collab_ext.vocab`: Match the labels of one model to the labels of another"""
 
 __version__ = "0.0.1"
-from .vocab import *
-from .args import *
-from .data import *
-from .tables import *
-from .files import *
-from .bayes import *
-from .transfer import *
-from .learner import *
-from .adapt import *
-from .fused import *
-from .metrics import *
-from .recommend import *
-from .implicit import *
-from .linear import *
-from .bundle import *
-from .export import *
+from .vocab import Vocab, match_rows, coverage
+from .data import CollabDataLoaders, Ratings, check_ratings
+from .splits import TimeSplitter, UserSplitter, LeaveLastSplitter, KFoldSplitters
+from .simulate import simulate_ratings, simulate_clicks, cross_domain_split
+from .tables import layouts, tables
+from .model import DotBias, Link
+from .files import Pair, save_pair, read_pair, read_vocab, read_weights
+from .sources import read_source, pull_from_hub, push_to_hub
+from .transfer import match_embeds, load_pretrained_keys
+from .linear import EASE, GraphFilter
+from .learner import CollabLearner, collab_learner, collab_splitter, UnknownDropout, WeightedMSE
+from .adapt import FreezeRows, L2SP
+from .fused import Fused, SparseRows
+from .metrics import RankMetrics, measure, reliability
+from .implicit import BPRLoss, CCLLoss, IALSLoss, SoftmaxLoss, VoteLoss, implicit_learner, linear_factors, linear_learner
+from .bundle import Bundle
+from . import export, plots, recommend, saving # methods of the learner
+from fastai.collab import EmbeddingDotBias, EmbeddingNN
 
-from importlib import import_module
-_parts = 'vocab args data tables files bayes transfer learner adapt fused metrics recommend implicit linear bundle export'.split()
-__all__ = [o for m in _parts for o in import_module(f'.{m}', __name__).__all__]
+# What `from collab_ext import *` gives: what users type. Everything else is imported from its module.
+__all__ = ['BPRLoss', 'Bundle', 'CCLLoss', 'CollabDataLoaders', 'CollabLearner', 'DotBias', 'EASE', 'EmbeddingDotBias', 'EmbeddingNN',
+    'FreezeRows', 'Fused', 'GraphFilter', 'IALSLoss', 'KFoldSplitters', 'L2SP', 'LeaveLastSplitter', 'RankMetrics', 'SoftmaxLoss',
+    'SparseRows', 'TimeSplitter', 'UnknownDropout', 'UserSplitter', 'Vocab', 'VoteLoss', 'check_ratings', 'collab_learner',
+    'collab_splitter', 'coverage', 'cross_domain_split', 'implicit_learner', 'layouts', 'linear_factors', 'linear_learner',
+    'load_pretrained_keys', 'match_embeds', 'match_rows', 'measure', 'pull_from_hub', 'push_to_hub', 'read_pair', 'read_source',
+    'read_vocab', 'reliability', 'save_pair', 'simulate_clicks', 'simulate_ratings', 'tables']

@@ -1,6 +1,6 @@
 """Serve recommendations from one folder of safe files, with no torch and nothing to train
 
-A web server needs no optimizer, no callbacks and no ratings: it needs vectors, labels, and who has seen what. A bundle is one folder with these, in files that run no code when they are opened (safetensors, JSON, Parquet). This module reads and writes it with numpy, pandas and fastcore alone: it imports nothing else of the library, so the file `bundle.py` can be copied to the server. `learn.export_bundle` makes one (see [Exporting](11a_export.ipynb)).
+A web server needs no optimizer, no callbacks and no ratings: it needs vectors, labels, and which items each user has seen. A bundle is one folder with these, in files that run no code when they are opened (safetensors, JSON, Parquet). This module reads and writes it with numpy, pandas and fastcore alone: it imports nothing else of the library, so the file `bundle.py` can be copied to the server. `learn.export_bundle` makes one (see [Exporting](11a_export.ipynb)).
 
 Docs: https://collab-ext.github.io/collab_ext/bundle.html.md"""
 
@@ -15,38 +15,98 @@ import numpy as np,pandas as pd
 from pathlib import Path
 from fastcore.basics import patch
 
-# %% ../nbs/11_bundle.ipynb #95ada120
+# %% ../nbs/11_bundle.ipynb #2d7a44d8
 bundle_version = 1
 
-def _checksum(f): return hashlib.sha256(Path(f).read_bytes()).hexdigest()
+def _check_lacking(what, found, needed):
+    "Raise an error if one of `needed` is not in `found`"
+    lacking = [o for o in needed if o not in found]
+    if lacking: raise ValueError(f"`{what}` lacks {lacking[0]!r}: a bundle needs {', '.join(needed)}")
 
+def _check_sizes(folder, tables, users, items):
+    "Raise an error unless each vector has one label"
+    for name,weight,labels in (('user','u_weight',users), ('item','i_weight',items)):
+        n = len(tables[weight])
+        if n!=len(labels): raise ValueError(f"{folder} has {n} {name} vectors and {len(labels)} labels: each vector needs one label")
+
+# %% ../nbs/11_bundle.ipynb #95ada120
 def _check_folder(folder):
-    if folder.exists() and not (folder.is_dir() and ((folder/'bundle.json').exists() or not any(folder.iterdir()))):
-        raise FileExistsError(f"{folder} is there already and is no bundle: name another folder, or remove it")
+    "Raise an error if `folder` is there and is neither a bundle nor empty"
+    if not folder.exists() or (folder/'bundle.json').exists(): return
+    is_empty = folder.is_dir() and not any(folder.iterdir())
+    if not is_empty: raise FileExistsError(f"{folder} is there already and is no bundle: name another folder, or remove it")
 
+# %% ../nbs/11_bundle.ipynb #4be7c4a4
+def _checksum(file): return hashlib.sha256(Path(file).read_bytes()).hexdigest()
+
+def _write_files(folder, tables, users, items, info):
+    "Write the files of a bundle into `folder`, which is empty"
+    from safetensors.numpy import save_file
+    arrays = {k:np.ascontiguousarray(v) for k,v in tables.items()}
+    save_file(arrays, folder/'tables.safetensors')
+    users.to_parquet(folder/'users.parquet', index=False)
+    items.to_parquet(folder/'items.parquet', index=False)
+    sums = {o.name:_checksum(o) for o in sorted(folder.iterdir())}
+    info = dict(info, version=bundle_version, sha256=sums)
+    (folder/'bundle.json').write_text(json.dumps(info, indent=1))
+
+def _replace_folder(new, folder):
+    "Put the folder `new` in the place of `folder`, which may be there"
+    if folder.exists(): shutil.rmtree(folder)
+    new.rename(folder)
+
+# %% ../nbs/11_bundle.ipynb #6f1c9f2e
 def write_bundle(
-    folder, # Where to
-    tables:dict, # Name → array: `u_weight` (users × factors), `i_weight` (items × factors), `u_bias`, `i_bias`, the rows of anybody as `u_any`
+    folder, # Where to; an older bundle there is replaced
+    tables:dict, # Name → array: `u_weight` and `i_weight` (rows × factors), `u_bias`, `i_bias`, `u_any`; perhaps `seen` and `seen_start`
     users:pd.DataFrame, # One column: the users' labels
     items:pd.DataFrame, # First column: the items' labels; others: what is to be said of them
-    info:dict, # Plain data to go into `bundle.json`
+    info:dict, # Plain data for `bundle.json`; `mean` and `y_range` (lowest and highest rating, or None) turn scores into ratings
 )->Path: # The folder
     "Write a bundle, all of it or nothing"
-    from safetensors.numpy import save_file
     folder = Path(folder)
     _check_folder(folder)
+    _check_lacking('tables', tables, ('u_weight','i_weight','u_bias','i_bias','u_any'))
+    _check_lacking('info', info, ('mean','y_range'))
+    _check_sizes(folder, tables, users, items)
     folder.parent.mkdir(parents=True, exist_ok=True)
     tmp = Path(tempfile.mkdtemp(prefix=f'.{folder.name}-', dir=folder.parent))
     try:
-        save_file({k:np.ascontiguousarray(v) for k,v in tables.items()}, tmp/'tables.safetensors')
-        for k,v in dict(users=users, items=items).items(): v.to_parquet(tmp/f'{k}.parquet', index=False)
-        sums = {f.name:_checksum(f) for f in sorted(tmp.iterdir())}
-        (tmp/'bundle.json').write_text(json.dumps(dict(info, version=bundle_version, sha256=sums), indent=1))
-        tmp.chmod(0o755)
-        if folder.exists(): shutil.rmtree(folder)
-        tmp.rename(folder)
+        _write_files(tmp, tables, users, items, info)
+        tmp.chmod(0o755) # `mkdtemp` lets only its owner in
+        _replace_folder(tmp, folder)
     finally: shutil.rmtree(tmp, ignore_errors=True)
     return folder
+
+# %% ../nbs/11_bundle.ipynb #2d9c1b0e
+def _read_info(folder):
+    "What `bundle.json` says"
+    file = folder/'bundle.json'
+    if not file.exists(): raise FileNotFoundError(f"There is no bundle in {folder}: it has no `bundle.json`")
+    try: info = json.loads(file.read_text())
+    except ValueError as e: raise ValueError(f"{file} is damaged: {e}") from e
+    if not isinstance(info, dict) or 'version' not in info: raise ValueError(f"{file} is damaged: it names no version")
+    if info['version']>bundle_version:
+        raise ValueError(f"{folder} is a bundle of version {info['version']}, and this reads {bundle_version}: update the library")
+    return info
+
+def _check_sums(folder, sums):
+    "Raise an error unless the files in `folder` have the checksums `sums`"
+    bad = [k for k,v in sums.items() if not (folder/k).exists() or _checksum(folder/k)!=v]
+    if bad: raise ValueError(f"{', '.join(bad)} in {folder} is missing or not what the bundle was written with: export it again")
+
+# %% ../nbs/11_bundle.ipynb #0f9f8d36
+def _row_index(labels):
+    "An index from the labels in the first column of a frame to their rows"
+    index = pd.Index(labels.iloc[:,0])
+    if index.is_unique: return index
+    label = index[index.duplicated()][0]
+    raise ValueError(f"The label {label!r} of {index.name!r} is in the bundle more than once: keep one row of each")
+
+def _row(index, label):
+    "The row of `label`, -1 where there is none"
+    try: return index.get_loc(label)
+    except KeyError: return -1
 
 # %% ../nbs/11_bundle.ipynb #b27cbc3c
 class Bundle:
@@ -57,84 +117,141 @@ class Bundle:
     ):
         from safetensors.numpy import load_file
         self.folder = folder = Path(folder)
-        if not (folder/'bundle.json').exists(): raise FileNotFoundError(f"There is no bundle in {folder}: it has no `bundle.json`")
-        try: self.info = json.loads((folder/'bundle.json').read_text())
-        except ValueError as e: raise ValueError(f"{folder/'bundle.json'} is damaged: {e}") from e
-        if self.info['version']>bundle_version: raise ValueError(f"{folder} is a bundle of version {self.info['version']}, and this reads {bundle_version}: update the library")
-        if check: self._check()
-        self.users,self.items = [pd.read_parquet(folder/f'{o}.parquet') for o in ('users','items')]
-        self.tables,self.index = load_file(folder/'tables.safetensors'),None
-        self.u2i,self.i2i = [pd.Index(o.iloc[:,0]) for o in (self.users,self.items)]
-        self.V = np.concatenate([self.tables['i_weight'], self.tables['i_bias'][:,None]], 1)
-        if len(self.V)!=len(self.items): raise ValueError(f"{folder} has {len(self.V)} item vectors and {len(self.items)} labels: it is damaged")
-
-    def _check(self):
-        bad = [k for k,v in self.info['sha256'].items() if not (self.folder/k).exists() or _checksum(self.folder/k)!=v]
-        if bad: raise ValueError(f"{', '.join(bad)} in {self.folder} is missing or not what the bundle was written with: export it again")
+        self.info = _read_info(folder)
+        if check: _check_sums(folder, self.info['sha256'])
+        self.users = pd.read_parquet(folder/'users.parquet')
+        self.items = pd.read_parquet(folder/'items.parquet')
+        self.tables = load_file(folder/'tables.safetensors')
+        _check_sizes(folder, self.tables, self.users, self.items)
+        self.u2i = _row_index(self.users)
+        self.i2i = _row_index(self.items)
+        self.V = np.column_stack([self.tables['i_weight'], self.tables['i_bias']]) # items × (factors + 1)
+        self.norms = np.linalg.norm(self.tables['i_weight'], axis=1)
+        self.index = None
 
     def __repr__(self): return f"Bundle of {len(self.users)} users and {len(self.items)} items, {self.V.shape[1]-1} factors"
 
-    def vector(self, user):
-        "Vector and bias of a user, and the items they have seen; a stranger is anybody, and has seen nothing"
-        if isinstance(user, (list,set,dict,np.ndarray,pd.Series)): raise ValueError(f"`recommend` of a bundle takes one user, not a {type(user).__name__}")
-        u = self.u2i.get_indexer([user])[0]
-        if u<0: return self.tables['u_any'][:-1],self.tables['u_any'][-1],np.zeros(0, np.int64)
-        seen = self.tables['seen'][slice(*self.tables['seen_start'][u:u+2])] if 'seen' in self.tables else np.zeros(0, np.int64)
-        return self.tables['u_weight'][u],self.tables['u_bias'][u],seen
+# %% ../nbs/11_bundle.ipynb #4f6f2d11
+@patch
+def _seen_by(self:Bundle, u):
+    "Rows of the items that the user of row `u` has seen; none for the unknown user (-1)"
+    if u<0 or 'seen' not in self.tables: return np.zeros(0, np.int64)
+    start,end = self.tables['seen_start'][u:u+2]
+    return self.tables['seen'][start:end]
 
-    def _frame(self, rows, **cols):
-        df = self.items.iloc[rows].reset_index(drop=True)
-        df.insert(0, 'rank', range(1, len(df)+1))
-        for j,(k,v) in enumerate(cols.items()): df.insert(2+j, k, v)
-        return df
+@patch
+def vector(self:Bundle,
+    user, # A label
+)->tuple: # The user's vector (factors), their bias, and the rows of the items they have seen
+    "What is known of a user; an unknown user has the row of `#na#`, and has seen nothing"
+    is_many = hasattr(user, '__len__') and not isinstance(user, (str,bytes))
+    if is_many: raise ValueError(f"`recommend` of a bundle takes one user, not a {type(user).__name__}: ask for each in turn")
+    u = _row(self.u2i, user)
+    t,seen = self.tables,self._seen_by(u)
+    if u<0: return t['u_any'][:-1],t['u_any'][-1],seen
+    return t['u_weight'][u],t['u_bias'][u],seen
 
-    def finish(self, s, bias):
-        "Predictions from scores"
-        s,y = s+bias+self.info['mean'],self.info['y_range']
-        return s if y is None else y[0]+(y[1]-y[0])/(1+np.exp(-s))
+# %% ../nbs/11_bundle.ipynb #a4f3c95b
+@patch
+def finish(self:Bundle,
+    scores, # Products of vectors, with the items' biases
+    bias, # The user's bias
+): # Predicted ratings
+    "Predictions from scores"
+    s = scores+bias+self.info['mean']
+    if self.info['y_range'] is None: return s
+    lo,hi = self.info['y_range']
+    return lo+(hi-lo)*(1+np.tanh(s/2))/2 # the sigmoid of `s`, in a form that can't overflow
 
 # %% ../nbs/11_bundle.ipynb #0eec55bc
-def _best(s, k):
-    "The k highest of `s`, in order; -inf doesn't count"
-    k = min(k, len(s))
-    top = np.argpartition(-s, k-1)[:k]
-    top = top[np.argsort(-s[top], kind='stable')]
-    return top[s[top]>-np.inf]
+def _best(scores, k):
+    "Positions of the `k` highest `scores`, in order; -inf doesn't count"
+    k = min(k, len(scores))
+    top = np.argpartition(-scores, k-1)[:k]
+    top = top[np.argsort(-scores[top], kind='stable')]
+    return top[scores[top]>-np.inf]
+
+def _exact_rows(V, query, k, hidden):
+    "The `k` rows of `V` with the highest products with `query`, the rows `hidden` left out"
+    scores = V@query
+    scores[hidden] = -np.inf
+    return _best(scores, k)
+
+# %% ../nbs/11_bundle.ipynb #d0be5b1f
+def _as_list(name, o):
+    "A list of labels, from one label, many, or None"
+    if isinstance(o, pd.DataFrame): raise ValueError(f"`{name}` takes labels, not a DataFrame: pass the column that holds them")
+    if o is None: return []
+    is_one = isinstance(o, (str,bytes)) or not hasattr(o, '__iter__')
+    return [o] if is_one else list(o)
+
+def _check_count(name, value, what):
+    "Raise a `ValueError` unless `value` is a whole number above 0"
+    whole = isinstance(value, (int,np.integer)) and not isinstance(value, bool)
+    if not whole or value<1: raise ValueError(f"`{name}` is {what}, at least 1, not {value!r}")
+
+@patch
+def _query(self:Bundle, user, exclude_seen=True, exclude=None):
+    "What to multiply the rows of `V` by, the user's bias, and the rows that are not to be shown"
+    vec,bias,seen = self.vector(user)
+    query = np.append(vec, 1).astype(np.float32) # the 1 meets the items' biases
+    hidden = self.i2i.get_indexer(_as_list('exclude', exclude))
+    hidden = hidden[hidden>=0]
+    if exclude_seen: hidden = np.union1d(seen, hidden)
+    return query,bias,hidden.astype(np.int64)
+
+# %% ../nbs/11_bundle.ipynb #fbd3d0b6
+@patch
+def _frame(self:Bundle, rows, name, values):
+    "The items of `rows`, in order, with `values` as the column `name`"
+    res = self.items.iloc[rows].reset_index(drop=True)
+    taken = [o for o in ('rank',name) if o in res]
+    if taken: res = res.drop(columns=taken) # a column of such a name gives way, as in `learn.recommend`
+    res.insert(0, 'rank', range(1, len(res)+1))
+    res.insert(2, name, values)
+    return res
 
 @patch
 def recommend(self:Bundle,
-    user, # A user
-    k=10, # How many items
+    user, # A user; an unknown one is shown what the unknown user's row (`#na#`) predicts
+    k=10, # How many items; fewer, if there are fewer
     exclude_seen=True, # Leave out what was seen when the bundle was made
-    block=(), # Item, or items, not to be shown, such as those seen since; those that the bundle does not know are not shown anyway
-)->pd.DataFrame: # Rank, item, score, and what is known of the items
-    "What to show"
-    if not isinstance(k, (int,np.integer)) or k<1: raise ValueError(f"`k` is how many items to show, at least 1, not {k!r}")
-    vec,bias,seen = self.vector(user)
-    if isinstance(block, (str,bytes,int,float,np.generic)): block = [block]
-    hidden = np.union1d(seen if exclude_seen else seen[:0], self.i2i.get_indexer(list(block))).astype(np.int64)
-    q,hidden = np.append(vec, 1).astype(np.float32),hidden[hidden>=0]
-    if self.index is None:
-        s = self.V@q
-        s[hidden] = -np.inf
-        rows = _best(s, k)
-    else: rows = self._search(q, k, hidden)
-    return self._frame(rows, score=self.finish(self.V[rows]@q, bias))
+    exclude=None, # Item, or items, not to be shown, such as those seen since; unknown ones are ignored
+)->pd.DataFrame: # Rank, item, score (what the model predicts), and what is known of the items
+    "What to show a user"
+    _check_count('k', k, 'how many items to show')
+    query,bias,hidden = self._query(user, exclude_seen, exclude)
+    rows = _top_rows(self.V, query, k, hidden, self.index)
+    scores = self.V[rows]@query
+    return self._frame(rows, 'score', self.finish(scores, bias))
 
+def _top_rows(V, query, k, hidden, index=None):
+    "As `_exact_rows`; with an `index`, among the rows that it finds"
+    return _exact_rows(V, query, k, hidden) if index is None else _index_rows(index, V, query, k, hidden)
+
+# %% ../nbs/11_bundle.ipynb #e3b6a7ce
 @patch
 def similar_items(self:Bundle,
     item, # An item
     k=10, # How many
 )->pd.DataFrame: # Rank, item, cosine, and what is known of the items
     "Items whose vectors point the same way"
-    if not isinstance(k, (int,np.integer)) or k<1: raise ValueError(f"`k` is how many items to show, at least 1, not {k!r}")
-    i = self.i2i.get_indexer([item])[0]
+    _check_count('k', k, 'how many items to show')
+    i = _row(self.i2i, item)
     if i<0: raise KeyError(f"There is no item {item!r} in this bundle")
-    W = self.V[:,:-1]
-    s = W@W[i]/np.maximum(np.linalg.norm(W, axis=1)*np.linalg.norm(W[i]), 1e-12)
-    s[i] = -np.inf
-    rows = _best(s, k)
-    return self._frame(rows, similarity=s[rows])
+    vecs = self.V[:,:-1]
+    lengths = np.maximum(self.norms*self.norms[i], 1e-12) # a vector of zeros is like no other
+    cosines = vecs@vecs[i]/lengths
+    cosines[i] = -np.inf
+    rows = _best(cosines, k)
+    return self._frame(rows, 'similarity', cosines[rows])
+
+# %% ../nbs/11_bundle.ipynb #c1ad05f4
+def _equally_long(V):
+    "`V` with one more column, which makes all rows as long as the longest"
+    square = (V**2).sum(1)
+    missing = np.sqrt(square.max()-square)
+    return np.column_stack([V, missing]).astype(np.float32)
 
 # %% ../nbs/11_bundle.ipynb #5622c208
 @patch
@@ -145,28 +262,37 @@ def build_index(self:Bundle,
 )->'Bundle': # This bundle
     "Search approximately from now on"
     from usearch.index import Index
-    norm = np.linalg.norm(self.V, axis=1)
-    full = np.concatenate([self.V, np.sqrt(np.maximum((norm.max()**2)-norm**2, 0))[:,None]], 1).astype(np.float32)
-    self.index = Index(ndim=full.shape[1], metric='cos', dtype='f32', connectivity=connectivity, expansion_add=expansion_add, expansion_search=expansion)
-    self.index.add(np.arange(len(full)), full)
+    vecs = _equally_long(self.V)
+    index = Index(ndim=vecs.shape[1], metric='cos', dtype='f32', connectivity=connectivity,
+        expansion_add=expansion_add, expansion_search=expansion)
+    index.add(np.arange(len(vecs)), vecs)
+    self.index = index
     return self
 
-@patch
-def _search(self:Bundle, q, k, hidden):
-    found = self.index.search(np.append(q, 0).astype(np.float32), min(k+len(hidden), len(self.V))).keys.astype(np.int64)
+def _index_rows(index, V, query, k, hidden):
+    "The `k` best of the rows that `index` finds, by their exact products"
+    n = min(k+len(hidden), len(V)) # what is hidden may be found too
+    found = index.search(np.append(query, 0).astype(np.float32), n).keys.astype(np.int64)
     rows = found[~np.isin(found, hidden)]
-    return rows[np.argsort(-(self.V[rows]@q), kind='stable')][:k]
+    order = np.argsort(-(V[rows]@query), kind='stable')
+    return rows[order][:k]
 
+# %% ../nbs/11_bundle.ipynb #5b3f0a6e
 @patch
 def index_recall(self:Bundle,
     k=10, # Length of the lists
     n_users=200, # How many users to try
     seed=0, # Which
 )->float: # Share of the exact list that the index finds, on average
-    "What the index misses"
+    "How much of the exact lists the index finds"
+    _check_count('k', k, 'the length of the lists')
+    _check_count('n_users', n_users, 'how many users to try')
+    if self.index is None: raise ValueError("This bundle has no index to measure: call `build_index` first")
     users = self.users.iloc[:,0].sample(min(n_users, len(self.users)), random_state=seed)
-    near = [self.recommend(u, k).iloc[:,1] for u in users]
-    index,self.index = self.index,None
-    exact = [self.recommend(u, k).iloc[:,1] for u in users]
-    self.index = index
-    return float(np.mean([len(set(a)&set(b))/max(len(b),1) for a,b in zip(near, exact)]))
+    shares = []
+    for user in users:
+        query,_,hidden = self._query(user)
+        exact = _top_rows(self.V, query, k, hidden)
+        found = _top_rows(self.V, query, k, hidden, self.index)
+        shares.append(np.isin(exact, found).sum()/max(len(exact), 1))
+    return float(np.mean(shares))

@@ -1,4 +1,4 @@
-"""From a learner to a folder that serves
+"""Write what a trained learner knows as a folder that serves recommendations
 
 `learn.export` pickles a whole learner, code and all. `export_bundle` writes what a server needs and nothing more; see [bundles](https://collab-ext.github.io/collab_ext/bundle.html) for what reads it.
 
@@ -12,19 +12,50 @@ __all__ = []
 # %% ../nbs/11a_export.ipynb #9e57b6a4
 from fastai.collab import *
 from fastai.tabular.all import *
+from .vocab import *
 from .data import *
 from .tables import *
 from .learner import *
-from .metrics import *
+from .rank import *
 from .recommend import *
 from .bundle import *
 
 # %% ../nbs/11a_export.ipynb #679726d9
 def _label_frame(name, labels):
-    kinds = {type(o).__name__ for o in labels}
-    if len(kinds)>1: raise ValueError(f"The labels of {name!r} are of several types ({', '.join(sorted(kinds))}), which a Parquet file can't hold: make them one")
-    return pd.DataFrame({name:labels})
+    "A frame of one column, the labels without `#na#`"
+    labels = labels[1:]
+    kinds = sorted({type(o).__name__ for o in labels})
+    if len(kinds)<2: return pd.DataFrame({name:labels})
+    raise ValueError(f"The labels of {name!r} are of several types ({', '.join(kinds)}), which a Parquet file can't hold: make them one")
 
+# %% ../nbs/11a_export.ipynb #96c7e8ad
+def _dot_model(learn):
+    "The model of `learn`, which is a dot product"
+    model = get_model(learn.model)
+    if isinstance(model, EmbeddingDotBias): return model
+    raise ValueError(f"A bundle holds vectors whose products are scores, and {type(model).__name__} has none: "
+        "train a dot product, perhaps from `linear_factors`")
+
+def _model_tables(model):
+    "Vectors and biases of users and items as arrays, and apart from them the row of the unknown user"
+    tabs = {k:to_np(v.detach().float()) for k,v in tables(model).items()}
+    for k,v in tabs.items():
+        if not np.isfinite(v).all(): raise ValueError(f"The table {k} holds values that are not finite: the model is damaged; "
+            "load an earlier one, or train with a lower learning rate")
+    u_bias = tabs['u_bias'].reshape(-1)
+    i_bias = tabs['i_bias'].reshape(-1)
+    unknown_user = np.append(tabs['u_weight'][0], u_bias[0])
+    return dict(u_weight=tabs['u_weight'][1:], i_weight=tabs['i_weight'][1:], u_bias=u_bias[1:], i_bias=i_bias[1:], u_any=unknown_user)
+
+# %% ../nbs/11a_export.ipynb #c85ab2f3
+def _seen_tables(
+    seen, # `UserItems`: row numbers, from 1
+)->dict: # `seen` and `seen_start`, with rows as in the bundle, from 0
+    "Which items each user has seen, as arrays"
+    start = F.pad(seen.count[1:].cumsum(0), (1,0))
+    return dict(seen=to_np(seen.items-1), seen_start=to_np(start))
+
+# %% ../nbs/11a_export.ipynb #5e9b0d27
 @patch
 def export_bundle(self:CollabLearner,
     folder:str|Path, # Where to; an older bundle there is replaced
@@ -32,18 +63,13 @@ def export_bundle(self:CollabLearner,
     with_seen=True, # Store which items each user has seen
 )->Path: # The folder
     "Write vectors, labels and seen items, to be served without this library's training half"
-    model,(user,item) = get_model(self.model),self.vocab
-    if not isinstance(model, EmbeddingDotBias): raise ValueError(f"A bundle holds vectors whose products are scores, and {type(model).__name__} has none: "
-        "train a dot product, perhaps from `linear_factors`")
-    tabs = {k:v.detach().cpu().float().reshape(len(v), -1).numpy() for k,v in tables(model).items()}
-    bad = [k for k,v in tabs.items() if not np.isfinite(v).all()]
-    if bad: raise ValueError(f"The table {bad[0]} holds values that are not finite: the model is damaged; load an earlier one, or train with a lower learning rate")
-    out = {k:v[1:] if k.endswith('weight') else v[1:,0] for k,v in tabs.items()}
-    out['u_any'] = np.append(tabs['u_weight'][0], tabs['u_bias'][0])
-    if with_seen:
-        seen = self._seen()
-        out.update(seen=seen.items.numpy()-1, seen_start=F.pad(seen.count[1:].cumsum(0), (1,0)).numpy())
-    mean,y = getattr(model, 'mean', 0.),model.y_range
-    info = dict(user=user, item=item, mean=float(mean), y_range=None if y is None else [float(o) for o in y])
-    shown = with_items(_label_frame(item, self.vocab[item][1:]), items, item)
-    return write_bundle(folder, out, _label_frame(user, self.vocab[user][1:]), shown, info)
+    model = _dot_model(self)
+    vocab = self.vocab
+    user,item = vocab.names
+    users = _label_frame(user, vocab.labels[0])
+    shown = with_items(_label_frame(item, vocab.labels[1]), items, item)
+    arrays = _model_tables(model)
+    if with_seen: arrays.update(_seen_tables(seen_items(self)))
+    y_range = None if model.y_range is None else [float(o) for o in model.y_range]
+    info = dict(user=user, item=item, mean=float(getattr(model, 'mean', 0.)), y_range=y_range)
+    return write_bundle(folder, arrays, users, shown, info)

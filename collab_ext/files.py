@@ -1,6 +1,6 @@
 """Save weights and vocabulary as one, and open them without trusting them
 
-A model is two files, `movies.pth` and `movies_vocab.pkl`, and they are worth nothing apart. So saving them is one act, whatever happens in its middle, each names the other, and opening them runs nothing.
+A model is two files: `movies.pth` holds its weights, `movies_vocab.pkl` the labels of their rows, and neither means anything without the other. This module saves both in one act, so that a process killed at any moment leaves the old pair or the new one. Each file names the other, so that files of two saves do not pass for a pair. Reading a pair runs nothing that is in it, so a pair may come from an unknown sender.
 
 Docs: https://collab-ext.github.io/collab_ext/files.html.md"""
 
@@ -8,10 +8,10 @@ Docs: https://collab-ext.github.io/collab_ext/files.html.md"""
 
 # %% auto #0
 __all__ = ['Pair', 'read_plain', 'vocab_entry', 'read_vocab', 'read_weights', 'weights_fingerprint', 'pair_paths', 'save_pair',
-           'read_pair', 'find_pair']
+           'read_prior', 'read_pair', 'find_pair']
 
 # %% ../nbs/03_files.ipynb #89428d51
-import hashlib,io,os,pickle,secrets,struct
+import hashlib,io,os,pickle,secrets,struct,zipfile
 from collections import OrderedDict,defaultdict
 from glob import escape as glob_escape
 from filelock import FileLock
@@ -26,14 +26,16 @@ class _Inert:
     def __setstate__(self, state): self.items = state['items']
 
 def _latin1(s, encoding):
+    "Bytes, as pickles of protocol 2 and below spell them"
     if encoding!='latin1': raise pickle.UnpicklingError(f"the text encoding {encoding!r}")
     return s.encode(encoding)
 
 # %% ../nbs/03_files.ipynb #897188ea
-_allowed = {('fastcore.foundation','L'):_Inert, ('fastai.data.transforms','CategoryMap'):_Inert,
-    ('collections','OrderedDict'):OrderedDict, ('collections','defaultdict'):defaultdict, ('builtins','int'):int, ('numpy','dtype'):np.dtype}
 _scalar = np.float64(0).__reduce__()[0] # numpy moves it from version to version
-_allowed.update({(f'numpy.{m}.multiarray','scalar'):_scalar for m in ('core','_core')})
+_of_fastai = {('fastcore.foundation','L'):_Inert, ('fastai.data.transforms','CategoryMap'):_Inert}
+_of_python = {('collections','OrderedDict'):OrderedDict, ('collections','defaultdict'):defaultdict, ('builtins','int'):int}
+_of_numpy = {(f'numpy.{m}.multiarray','scalar'):_scalar for m in ('core','_core')} | {('numpy','dtype'):np.dtype}
+_allowed = _of_fastai | _of_python | _of_numpy
 
 class _PlainUnpickler(pickle._Unpickler): # the one in Python: its memo is a dict, not an array as long as the file says
     def find_class(self, module, name):
@@ -41,10 +43,7 @@ class _PlainUnpickler(pickle._Unpickler): # the one in Python: its memo is a dic
         if (module,name) in _allowed: return _allowed[module,name]
         raise pickle.UnpicklingError(f"it asks for `{module}.{name}`, and files that hold more than plain data are not opened")
 
-# %% ../nbs/03_files.ipynb #f782c50c
-_bad_pickle = (pickle.UnpicklingError, EOFError, AttributeError, ImportError, LookupError, TypeError, ValueError, OverflowError,
-    MemoryError, RuntimeError, AssertionError, struct.error)
-
+# %% ../nbs/03_files.ipynb #61f54fce
 def _bare(o, depth=12):
     "`o` with every look-alike replaced by the list it holds, and no container but dict, list and tuple"
     if not depth: raise ValueError("its lists are nested too deeply")
@@ -54,46 +53,64 @@ def _bare(o, depth=12):
     if isinstance(o, (list,tuple)): return type(o)(_bare(v, depth-1) for v in o)
     return plain_label(o)
 
+# %% ../nbs/03_files.ipynb #f782c50c
+_bad_pickle = (pickle.UnpicklingError, EOFError, AttributeError, ImportError, LookupError, TypeError, ValueError, OverflowError,
+    MemoryError, RuntimeError, AssertionError, struct.error)
+
 def read_plain(
     file:str|Path, # A pickle of plain data
 ): # dicts, lists, tuples, numbers and text
     "Read plain data from a pickle without running anything that is in it"
-    try: return _bare(_PlainUnpickler(io.BytesIO(Path(file).read_bytes())).load())
+    data = io.BytesIO(Path(file).read_bytes())
+    try: return _bare(_PlainUnpickler(data).load())
     except _bad_pickle as e: raise ValueError(f"Cannot read {file}: {e or type(e).__name__}") from e
 
 # %% ../nbs/03_files.ipynb #fbfd7535
 _format = 'collab_ext vocabulary'
 
+def _checksum(e):
+    "A short name for all that the entry `e` says"
+    said = {k:v for k,v in e.items() if k!='check'}
+    return fingerprint([repr(said)])
+
 def vocab_entry(
-    vocab:dict, # Column name → labels, users first
-    weights:str=None, # Fingerprint of the weights that belong to them
+    vocab:dict, # `Vocab`, or what `as_vocab` takes for one
+    weights:str=None, # Fingerprint of the weights that belong to these labels
     info:dict=None, # Anything else that is plain data, such as the number of ratings of each label
     previous:dict=None, # The entry that this one replaces
 )->dict: # What a vocabulary file holds
     "What goes into a vocabulary file"
     vocab = dict(as_vocab(vocab))
-    res = dict(format=_format, version=1, vocab=vocab, fingerprint=fingerprint(*vocab.values()), weights=weights, info=_bare(info or {}),
-        previous=previous)
+    mark = fingerprint(*vocab.values())
+    res = dict(format=_format, version=1, vocab=vocab, fingerprint=mark, weights=weights, info=_bare(info or {}), previous=previous)
     return dict(res, check=_checksum(res))
 
-def _checksum(e): return fingerprint([repr({k:v for k,v in e.items() if k!='check'})])
-
 # %% ../nbs/03_files.ipynb #6d2d1fb6
+def _is_labels(o): return isinstance(o, list) and set(map(type,o)) <= label_types
+
+def _weights_alone(e):
+    "Does the entry `e` stand for weights without a vocabulary?"
+    return isinstance(e, dict) and set(e)=={'weights','vocab'} and e['vocab'] is None
+
 def _flaw(e):
     "What is wrong with the vocabulary entry `e`, or None"
     if not isinstance(e, dict): return "an entry is not a dict"
-    if not isinstance(e.get('vocab'), dict) or len(e['vocab'])!=2: return "it has no vocabulary of users and items"
-    if not all(isinstance(o,list) and set(map(type,o)) <= label_types for o in e['vocab'].values()): return "its labels are not lists"
+    vocab = e.get('vocab')
+    if not isinstance(vocab, dict) or len(vocab)!=2: return "it has no vocabulary of users and items"
+    if not all(map(_is_labels, vocab.values())): return "its labels are not lists"
     if not isinstance(e.get('info'), dict): return "its `info` is not a dict"
-    if not {'weights','previous'} <= set(e) or type(e['weights']) not in (str,type(None)): return "it does not say to which weights it belongs"
-    if e.get('fingerprint')!=fingerprint(*e['vocab'].values()): return "its labels do not fit their own fingerprint"
+    names_weights = {'weights','previous'} <= set(e) and type(e['weights']) in (str,type(None))
+    if not names_weights: return "it does not say to which weights it belongs"
+    if e.get('fingerprint')!=fingerprint(*vocab.values()): return "its labels do not fit their own fingerprint"
     if e.get('check')!=_checksum(e): return "it does not fit its own checksum"
-    p = e['previous']
-    if p is not None and not (isinstance(p, dict) and set(p)=={'weights','vocab'} and p['vocab'] is None): return _flaw(p) # else weights alone
+    if e['previous'] is None or _weights_alone(e['previous']): return None
+    return _flaw(e['previous'])
 
+# %% ../nbs/03_files.ipynb #5d278771
 def _check_entry(e, file):
     if flaw:=_flaw(e): raise ValueError(f"{file} is not a vocabulary file, or a damaged one: {flaw}")
-    if e.get('version')!=1: raise ValueError(f"{file} is of version {e.get('version')}, newer than this library reads: install a newer collab_ext")
+    version = e.get('version')
+    if version!=1: raise ValueError(f"{file} is of version {version}, newer than this library reads: install a newer collab_ext")
     return e
 
 def read_vocab(
@@ -102,41 +119,51 @@ def read_vocab(
     "Read a vocabulary file; nothing in it is run"
     res = read_plain(file)
     if isinstance(res, dict) and res.get('format')==_format: return _check_entry(res, file)
-    if isinstance(res, list) and len(res)>2 and set(map(type,res))=={str}: res = [res,[]] # a language model's tokens
+    is_tokens = isinstance(res, list) and len(res)>2 and set(map(type,res))=={str}
+    if is_tokens: res = [res,[]]
     try: return vocab_entry(res)
     except (ValueError,TypeError) as e: raise ValueError(f"{file} does not hold a vocabulary: {e}") from e
 
-# %% ../nbs/03_files.ipynb #c2693e67
-_damaged = (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, LookupError, AttributeError, TypeError, OverflowError, AssertionError, struct.error)
-_safe = [L, np.dtype, *[getattr(np.dtypes,o) for o in np.dtypes.__all__], (np.float64(0).__reduce__()[0], 'numpy.core.multiarray.scalar'),
-    (np.float64(0).__reduce__()[0], 'numpy._core.multiarray.scalar')]
+# %% ../nbs/03_files.ipynb #0ec0b188
+_damaged = (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, LookupError, AttributeError, TypeError, OverflowError,
+    AssertionError, struct.error)
+_dtypes = [getattr(np.dtypes,o) for o in np.dtypes.__all__]
+_safe = [L, np.dtype, *_dtypes, (_scalar, 'numpy.core.multiarray.scalar'), (_scalar, 'numpy._core.multiarray.scalar')]
 
+def _reason(e):
+    "The first line of what the error `e` says"
+    return first(str(e).splitlines()) or type(e).__name__
+
+def _dense(v):
+    "Is `v` a tensor of real numbers, each stored?"
+    stored = isinstance(v, Tensor) and v.layout==torch.strided and v.device.type!='meta'
+    return stored and not v.is_complex() and not v.is_quantized
+
+def _check_weights(state, file):
+    if not isinstance(state, dict): raise ValueError(f"{file} holds a {type(state).__name__}, not the weights of a model")
+    bad = [k for k,v in state.items() if not (isinstance(k, str) and _dense(v))]
+    if bad: raise ValueError(f"{file} does not hold the weights of a model: {bad[0]!r} is no tensor")
+
+# %% ../nbs/03_files.ipynb #c2693e67
 def read_weights(
     file:str|Path, # A `.pth` file
     device='cpu', # Where to put the tensors
-    **kwargs # For `torch.load`
+    mmap=False, # Leave the tensors in the file until they are looked at, where its format allows it
 )->tuple: # The model's state dict, and the optimizer's or None
     "Read a state dict; nothing in the file is run"
     file = Path(file)
     if not file.is_file(): raise FileNotFoundError(f"There is no file {file}")
+    mmap = mmap and zipfile.is_zipfile(file) # torch wrote another format before 1.6
     try:
-        with torch.serialization.safe_globals(_safe): state = torch.load(file, map_location=device, weights_only=True, **kwargs)
-    except _damaged as e:
-        raise ValueError(f"Cannot read {file}: it is damaged, or holds more than weights ({str(e).splitlines()[0] if str(e) else type(e).__name__})") from e
-    if not isinstance(state, dict): raise ValueError(f"{file} holds a {type(state).__name__}, not the weights of a model")
-    state,opt = (state['model'],state['opt']) if set(state)=={'model','opt'} else (state,None)
-    bad = [k for k,v in state.items() if not (isinstance(k, str) and _dense(v))] if isinstance(state, dict) else [state]
-    if bad: raise ValueError(f"{file} does not hold the weights of a model: {bad[0]!r} is no tensor")
+        with torch.serialization.safe_globals(_safe): state = torch.load(file, map_location=device, weights_only=True, mmap=mmap)
+    except _damaged as e: raise ValueError(f"Cannot read {file}: it is damaged, or holds more than weights ({_reason(e)})") from e
+    opt = None
+    if isinstance(state, dict) and set(state)=={'model','opt'}: state,opt = state['model'],state['opt']
+    _check_weights(state, file)
     if opt is not None and not isinstance(opt, dict): raise ValueError(f'{file}: its optimizer state is a {type(opt).__name__}')
     return state,opt
 
-def _dense(v):
-    plain = isinstance(v, Tensor) and v.layout==torch.strided and v.device.type!='meta'
-    return plain and not v.is_complex() and not v.is_quantized
-
 # %% ../nbs/03_files.ipynb #f0577a9c
-Pair = namedtuple('Pair', 'wgts opt vocab info file')
-
 def weights_fingerprint(
     state:dict, # State dict
 )->str: # 32 hexadecimal digits
@@ -145,9 +172,12 @@ def weights_fingerprint(
     for k in sorted(state):
         v = state[k].detach().cpu().contiguous()
         h.update(f'{k} {v.dtype} {tuple(v.shape)}\n'.encode())
-        h.update(memoryview(v.reshape(-1).view(torch.uint8).numpy()) if v.numel() else b'')
+        if not v.numel(): continue # of no bytes there is no view
+        raw = v.reshape(-1).view(torch.uint8).numpy()
+        h.update(memoryview(raw))
     return h.hexdigest()
 
+# %% ../nbs/03_files.ipynb #c739aaa2
 def pair_paths(
     stem:str|Path, # Path of a pair without its endings, such as `models/movies`
 )->tuple: # `models/movies.pth`, `models/movies_vocab.pkl`
@@ -163,98 +193,126 @@ def _stamped(state, stamp):
     res._metadata = OrderedDict(getattr(state,'_metadata',{}), collab_ext=stamp)
     return res
 
-def _stamp(state):
-    m = getattr(state,'_metadata',{})
-    res = m.get('collab_ext') or {} if isinstance(m, dict) else None
-    if not isinstance(res, dict) or res and set(res)!={'vocab','weights'}: raise ValueError("The metadata of these weights are damaged")
+def _stamp(state, pth):
+    "The stamp of the weights `state`; empty if another program saved them"
+    meta = getattr(state, '_metadata', {})
+    res = (meta.get('collab_ext') or {}) if isinstance(meta, dict) else None
+    whole = isinstance(res, dict) and set(res) in (set(), {'vocab','weights'})
+    if not whole: raise ValueError(f"{pth} is damaged: so is the metadata of its weights")
     return res
 
+# %% ../nbs/03_files.ipynb #1df6ab74
+def _entry_of(entry, state, pth, pkl):
+    "Of the entries in a vocabulary file, the one that belongs to the weights `state`"
+    stamp = _stamp(state, pth)
+    mark = weights_fingerprint(state)
+    if stamp and stamp['weights']!=mark: raise ValueError(f"{pth} is damaged: its weights do not fit the fingerprint they were saved with")
+    for e in filter(None, (entry, entry['previous'])):
+        of_these = e['weights'] in (mark,None)
+        if of_these and stamp.get('vocab') in (e.get('fingerprint'),None): return e
+    raise ValueError(f"{pth} and {pkl} do not belong together: each was saved with another partner; use the two files of one `save`")
+
+# %% ../nbs/03_files.ipynb #f270e90c
+def _previous(pth, pkl):
+    "The entry of the pair that is there now, without labels if there are weights alone; None if there is nothing that can be read"
+    if not pth.is_file(): return None
+    try:
+        state,_ = read_weights(pth, mmap=True)
+        e = _entry_of(read_vocab(pkl), state, pth, pkl) if pkl.is_file() else None
+    except ValueError: return None
+    mark = weights_fingerprint(state)
+    if e is None or e['vocab'] is None: return dict(weights=mark, vocab=None)
+    return vocab_entry(e['vocab'], mark, e['info'])
+
 def _write(file, write):
+    "Write `file` with the function `write`, and wait until it is on the disk"
     with open(file,'wb') as f:
         write(f)
         f.flush()
         os.fsync(f.fileno())
 
-# %% ../nbs/03_files.ipynb #f270e90c
-def _current_entry(pth, pkl):
-    "The vocabulary entry that belongs to the weights which are there now, or None"
-    if not (pth.is_file() and pkl.is_file()): return None
-    try: return _entry_of(read_vocab(pkl), read_weights(pth, mmap=True)[0], pth, pkl)
-    except ValueError: return None
-
-def _plain_mark(pth):
-    try: return weights_fingerprint(read_weights(pth, mmap=True)[0])
-    except ValueError: return None
-
-def _previous(pth, pkl):
-    "The entry of the pair that is there now; without labels if there are weights alone"
-    if not pth.is_file(): return None
-    mark = _plain_mark(pth)
-    if mark and not pkl.is_file(): return dict(weights=mark, vocab=None)
-    e = _current_entry(pth, pkl)
-    if e and not e['vocab']: return e
-    return e and vocab_entry(e['vocab'], mark, e['info'])
-
 # %% ../nbs/03_files.ipynb #9e714d9c
 def save_pair(
     stem:str|Path, # Path of the pair without its endings; its folder is made if need be
     state:dict, # The model's state dict
-    vocab:dict, # Column name → labels, users first
+    vocab:dict, # `Vocab`, or what `as_vocab` takes for one
     opt:dict=None, # The optimizer's state dict
     info:dict=None, # More to keep beside the labels: plain data, such as the number of ratings of each
 )->Path: # The weights' file
     "Write weights and vocabulary: both, or neither"
     pth,pkl = pair_paths(stem)
-    entry = vocab_entry(vocab, weights_fingerprint(state), info)
-    state = _stamped(state, dict(vocab=entry['fingerprint'], weights=entry['weights']))
+    mark = weights_fingerprint(state)
+    entry = vocab_entry(vocab, mark, info) # what can't be written is refused here
+    state = _stamped(state, dict(vocab=entry['fingerprint'], weights=mark))
+    content = state if opt is None else dict(model=state, opt=opt)
     pth.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(pth.with_name(f'.{pth.stem}.lock')):
         for o in pth.parent.glob(f'.{glob_escape(pth.stem)}.{"[0-9a-f]"*8}.tmp'): o.unlink() # of a process that was killed
-        tmps = [o.with_name(f'.{pth.stem}.{secrets.token_hex(4)}.tmp') for o in (pth,pkl)]
+        new_pth,new_pkl = [pth.with_name(f'.{pth.stem}.{secrets.token_hex(4)}.tmp') for _ in range(2)]
         try:
-            _write(tmps[0], partial(torch.save, state if opt is None else dict(model=state, opt=opt)))
-            entry = vocab_entry(vocab, entry['weights'], info, _previous(pth, pkl))
-            _write(tmps[1], partial(pickle.dump, entry))
-            os.replace(tmps[1], pkl)
-            os.replace(tmps[0], pth)
+            _write(new_pth, partial(torch.save, content))
+            entry = vocab_entry(vocab, mark, info, _previous(pth, pkl))
+            _write(new_pkl, partial(pickle.dump, entry))
+            os.replace(new_pkl, pkl)
+            os.replace(new_pth, pth)
         finally:
-            for o in tmps: o.unlink(missing_ok=True)
+            for o in (new_pth,new_pkl): o.unlink(missing_ok=True)
     return pth
 
+# %% ../nbs/03_files.ipynb #83720194
+_side_names = dict(P='row_cov', B='coefs', G='feature_moment', M='second_moment') # old name → new name
+
+def _renamed(d, names): return {names.get(k,k):v for k,v in d.items()}
+
+def read_prior(
+    info:dict, # What is kept beside the labels of a pair
+)->dict: # `mean`, `noise` and `sides`; None if there is no prior
+    "What a closed form learned about users and items in general, under the names of today"
+    prior = info.get('prior')
+    if prior is None: return None
+    sides = prior.get('sides') if isinstance(prior, dict) else None
+    whole = isinstance(sides, (list,tuple)) and all(isinstance(o, dict) for o in sides)
+    if not whole: raise ValueError(
+        f"`info['prior']` is a dict with `mean`, `noise` and two `sides`, not {prior!r:.80}: keep other data under another name")
+    res = _renamed(prior, dict(s2='noise'))
+    return dict(res, sides=[_renamed(o, _side_names) for o in sides])
+
 # %% ../nbs/03_files.ipynb #c5f9625c
-def _entry_of(entry, state, pth, pkl):
-    "Of the entries in a vocabulary file, the one that belongs to the weights `state`"
-    stamp,mark = _stamp(state),weights_fingerprint(state)
-    if stamp and stamp['weights']!=mark: raise ValueError(f"{pth} is damaged: its weights do not fit the fingerprint they were saved with")
-    for e in filter(None, (entry, entry['previous'])):
-        if e['weights'] in (mark,None) and stamp.get('vocab') in (e.get('fingerprint'),None): return e
-    raise ValueError(f"{pth} and {pkl} do not belong together: each was saved with another partner; use the two files of one `save`")
+Pair = namedtuple('Pair', 'wgts opt vocab info file')
 
 def _version(file):
     "What changes whenever a file is replaced; an inode's number alone may come back"
-    if file.is_file(): return (o:=file.stat()).st_ino,o.st_mtime_ns,o.st_size
+    if not file.is_file(): return None
+    stat = file.stat()
+    return stat.st_ino,stat.st_mtime_ns,stat.st_size
 
+def _read_both(pth, pkl, device, tries=50):
+    "Weights, the optimizer's state, and the entry that belongs to them or None"
+    for _ in range(tries): # again whenever another process saves meanwhile
+        seen = _version(pth)
+        state,opt = read_weights(pth, device)
+        if not pkl.is_file(): return state,opt,None
+        try: return state,opt,_entry_of(read_vocab(pkl), state, pth, pkl)
+        except ValueError:
+            if _version(pth)==seen: raise
+    raise ValueError(f"{pth} was replaced {tries} times while it was read: wait until no other process saves to it")
+
+# %% ../nbs/03_files.ipynb #eb456882
 def read_pair(
     wgts:str|Path, # Path of a pair without its endings, or of the weights' file
     vocab:str|Path=None, # Path of the vocabulary file; the one that lies beside the weights by default
     device='cpu', # Where to put the tensors
-)->Pair: # (wgts, opt, vocab, info, file); `vocab` is None where there is none
+)->Pair: # (wgts, opt, vocab, info, file); `vocab` is a `Vocab`, or None where there is none
     "Read weights and the vocabulary that was saved with them; nothing in the files is run"
-    pth,pkl = pair_paths(wgts)
-    if vocab is not None: pth,pkl = Path(wgts),Path(vocab)
-    for _ in range(50): # as often as somebody else saves meanwhile
-        seen = _version(pth)
-        state,opt = read_weights(pth, device)
-        if not pkl.is_file(): break
-        try: e = _entry_of(read_vocab(pkl), state, pth, pkl)
-        except ValueError:
-            if _version(pth)==seen: raise
-            continue
-        if e['vocab'] is None: return Pair(state, opt, None, {}, pth)
-        check_rows(tables(state), e['vocab'])
-        return Pair(state, opt, e['vocab'], e['info'], pth)
-    if vocab is not None or _stamp(state): raise FileNotFoundError(f"{pth} was saved with a vocabulary, but there is no file {pkl}: put it back")
-    return Pair(state, opt, None, {}, pth)
+    pth,pkl = pair_paths(wgts) if vocab is None else map(Path, (wgts,vocab))
+    state,opt,entry = _read_both(pth, pkl, device)
+    has_partner = vocab is not None or _stamp(state, pth)
+    if entry is None and has_partner: raise FileNotFoundError(f"{pth} was saved with a vocabulary, but there is no file {pkl}: put it back")
+    if entry is None or entry['vocab'] is None: return Pair(state, opt, None, {}, pth)
+    labels,info = as_vocab(entry['vocab']),entry['info']
+    check_rows(tables(state), labels)
+    if 'prior' in info: info = dict(info, prior=read_prior(info))
+    return Pair(state, opt, labels, info, pth)
 
 # %% ../nbs/03_files.ipynb #225d7fad
 def find_pair(

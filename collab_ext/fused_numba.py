@@ -23,23 +23,36 @@ def compiled(f):
     except RuntimeError: return numba.njit(**kw)(f) # numba found no folder to write to
 
 # %% ../nbs/07a_numba.ipynb #05469419
+_ahead = 6 # ratings between asking for rows and using them
+_line = 16 # numbers (float32) in a cache line
+_to_write,_to_keep,_data = 1,3,1 # arguments of `llvm.prefetch`
+
 @intrinsic
 def prefetch(typingctx, table, row, col):
     "Ask for the cache line of `table[row,col]`"
     def codegen(context, builder, sig, args):
+        i32 = ir.IntType(32)
+        i64 = ir.IntType(64)
         arr = context.make_array(sig.args[0])(context, builder, args[0])
-        step = [builder.mul(builder.extract_value(arr.strides, i), o) for i,o in enumerate(args[1:])]
-        p = builder.add(builder.ptrtoint(arr.data, ir.IntType(64)), builder.add(*step))
-        p,i32 = builder.inttoptr(p, ir.IntType(8).as_pointer()),ir.IntType(32)
-        fn = builder.module.declare_intrinsic('llvm.prefetch', [p.type], ir.FunctionType(ir.VoidType(), [p.type, i32, i32, i32]))
-        builder.call(fn, [p, *[ir.Constant(i32, o) for o in (1,3,1)]]) # to be written, to be kept, data
+        strides = [builder.extract_value(arr.strides, i) for i in range(2)]
+        row_bytes,col_bytes = [builder.mul(stride, o) for stride,o in zip(strides, args[1:])]
+        start = builder.ptrtoint(arr.data, i64)
+        offset = builder.add(row_bytes, col_bytes)
+        address = builder.add(start, offset)
+        p = builder.inttoptr(address, ir.IntType(8).as_pointer())
+        kind = ir.FunctionType(ir.VoidType(), [p.type, i32, i32, i32])
+        fn = builder.module.declare_intrinsic('llvm.prefetch', [p.type], kind)
+        how = [ir.Constant(i32, o) for o in (_to_write,_to_keep,_data)]
+        builder.call(fn, [p, *how])
         return context.get_dummy_value()
     return types.void(table, types.intp, types.intp), codegen
 
+# %% ../nbs/07a_numba.ipynb #c6b218a3
 @compiled
 def _ask_for(x, j, U, I, bu, bi):
-    u,i = x[j,0],x[j,1]
-    for f in range(0, U.shape[1], 16):
+    u = x[j,0]
+    i = x[j,1]
+    for f in range(0, U.shape[1], _line):
         prefetch(U, u, f)
         prefetch(I, i, f)
     prefetch(bu, u, 0)
@@ -54,12 +67,20 @@ def _link(z, lo, hi):
     s = one/(one+np.exp(-z))
     return lo+(hi-lo)*s, (hi-lo)*s*(one-s)
 
+# %% ../nbs/07a_numba.ipynb #ed687008
 @compiled
 def _of_row(t, row, lr, wd, own):
     "Rate and decay of a row of table `t`"
     if own is None: return lr[t],wd[t]
-    rate,pull,_ = own
-    return lr[t]*rate[t][row], wd[t]+pull[t][row]
+    rates,pulls,_ = own
+    return lr[t]*rates[t][row], wd[t]+pulls[t][row]
+
+# %% ../nbs/07a_numba.ipynb #3b803144
+@compiled
+def _factors(rate, decay, w, c):
+    "What is taken of a rating's request, and what is kept of the row; `c` is one plus the share of the error"
+    step = rate/(c+w*rate*decay)
+    return step, np.float32(1)-w*step*decay
 
 @compiled
 def _towards(X, row, keep, anchor):
@@ -68,52 +89,77 @@ def _towards(X, row, keep, anchor):
 
 # %% ../nbs/07a_numba.ipynb #d38c6841
 @compiled
-def _step(x, y, w, tabs, lr, wd, own, mean, lo, hi, pred, ahead):
+def _loop(x, y, w, tabs, lr, wd, own, mean, lo, hi, pred):
     U,I,bu,bi = tabs
-    k,n,one = U.shape[1],len(y),np.float32(1)
+    k = U.shape[1]
+    n = len(y)
+    one = np.float32(1)
     for j in range(n):
-        if j+ahead<n: _ask_for(x, j+ahead, U, I, bu, bi)
-        u,i = np.uint64(x[j,0]),np.uint64(x[j,1]) # what is below 0 becomes too large
+        if j+_ahead<n: _ask_for(x, j+_ahead, U, I, bu, bi)
+        u = np.uint64(x[j,0]) # an id below 0 becomes too large
+        i = np.uint64(x[j,1])
         if u>=len(U) or i>=len(I): return j
-        P,Q = U[u],I[i]
-        dot,uu,ii = np.float32(0),np.float32(0),np.float32(0)
+        P = U[u]
+        Q = I[i]
+        dot = np.float32(0)
+        uu = np.float32(0)
+        ii = np.float32(0)
         for f in range(k):
-            p,q = P[f],Q[f]
-            dot,uu,ii = dot+p*q,uu+p*p,ii+q*q
-        pred[j],slope = _link(mean+dot+bu[u,0]+bi[i,0], lo, hi)
+            p = P[f]
+            q = Q[f]
+            dot += p*q
+            uu += p*p
+            ii += q*q
+        z = mean+dot+bu[u,0]+bi[i,0]
+        pred[j],slope = _link(z, lo, hi)
         wj = w[j] if len(w) else one
         g = wj*slope*(y[j]-pred[j])
-        (ru,du),(ri,di),(rb,db),(rc,dc) = _of_row(0, u, lr, wd, own),_of_row(1, i, lr, wd, own),_of_row(2, u, lr, wd, own),_of_row(3, i, lr, wd, own)
-        c = one + wj*slope*slope*(ru*ii+ri*uu+rb+rc)
-        ru,ri,rb,rc = ru/(c+wj*ru*du),ri/(c+wj*ri*di),rb/(c+wj*rb*db),rc/(c+wj*rc*dc)
-        du,di,db,dc = one-wj*ru*du,one-wj*ri*di,one-wj*rb*db,one-wj*rc*dc
-        gu,gi = ru*g,ri*g
+        rate_u,decay_u = _of_row(0, u, lr, wd, own)
+        rate_i,decay_i = _of_row(1, i, lr, wd, own)
+        rate_bu,decay_bu = _of_row(2, u, lr, wd, own)
+        rate_bi,decay_bi = _of_row(3, i, lr, wd, own)
+        c = one + wj*slope*slope*(rate_u*ii+rate_i*uu+rate_bu+rate_bi)
+        step_u,keep_u = _factors(rate_u, decay_u, wj, c)
+        step_i,keep_i = _factors(rate_i, decay_i, wj, c)
+        step_bu,keep_bu = _factors(rate_bu, decay_bu, wj, c)
+        step_bi,keep_bi = _factors(rate_bi, decay_bi, wj, c)
+        gu = step_u*g
+        gi = step_i*g
         for f in range(k):
-            p,q = P[f],Q[f]
-            P[f] = du*p+gu*q
-            Q[f] = di*q+gi*p
-        bu[u,0] = db*bu[u,0]+rb*g
-        bi[i,0] = dc*bi[i,0]+rc*g
+            p = P[f]
+            q = Q[f]
+            P[f] = keep_u*p + gu*q
+            Q[f] = keep_i*q + gi*p
+        bu[u,0] = keep_bu*bu[u,0] + step_bu*g
+        bi[i,0] = keep_bi*bi[i,0] + step_bi*g
         if own is not None:
-            _towards(U, u, du, own[2][0])
-            _towards(I, i, di, own[2][1])
-            _towards(bu, u, db, own[2][2])
-            _towards(bi, i, dc, own[2][3])
+            _towards(U, u, keep_u, own[2][0])
+            _towards(I, i, keep_i, own[2][1])
+            _towards(bu, u, keep_bu, own[2][2])
+            _towards(bi, i, keep_bi, own[2][3])
     return n
 
 # %% ../nbs/07a_numba.ipynb #676693e0
 def _np(o): return o.detach().numpy()
 
-def _own(tabs):
-    "What rows have of their own: shares of the rate, pulls and anchors of all four tables; None if there is nothing"
-    if not any(t.own for t in tabs): return None
-    return tuple(tuple(_np(o).astype(np.float32, order='C') for o in col) for col in zip(*[t.per_row() for t in tabs]))
+def _f32(o): return np.ascontiguousarray(_np(o), dtype=np.float32)
 
+def _own(tabs):
+    "What rows have of their own: rates, pulls and anchors, each of all four tables; None if there is nothing"
+    if all(t.settings is None for t in tabs): return None
+    settings = [t.per_row() for t in tabs]
+    return tuple(tuple(_f32(o) for o in col) for col in zip(*settings))
+
+# %% ../nbs/07a_numba.ipynb #75ed0b87
 def step(x, y, w, tabs, mean=0., y_range=None):
     "Train on the ratings `x`,`y`, one after another; their predictions before each one's update"
-    pred,f32 = np.empty(len(y), np.float32),np.float32
+    f32 = np.float32
     lo,hi = y_range or (0,0)
-    hypers = [np.array([getattr(t, o) for t in tabs], f32) for o in ('lr','wd')]
-    done = _step(_np(x), _np(y), _np(y[:0] if w is None else w), tuple(_np(t.w) for t in tabs), *hypers, _own(tabs), f32(mean), f32(lo), f32(hi), pred, 6)
-    if done<len(y): raise IndexError(f"The ids {x[done].tolist()} are beyond the tables' {[len(o.w) for o in tabs[:2]]} rows")
+    lr = np.array([t.lr for t in tabs], f32)
+    wd = np.array([t.wd for t in tabs], f32)
+    weights = y[:0] if w is None else w
+    arrays = tuple(_np(t.w) for t in tabs)
+    pred = np.empty(len(y), f32)
+    done = _loop(_np(x), _np(y), _np(weights), arrays, lr, wd, _own(tabs), f32(mean), f32(lo), f32(hi), pred)
+    if done<len(y): raise IndexError(f"The ids {x[done].tolist()} are beyond the tables' {[len(t.w) for t in tabs[:2]]} rows")
     return torch.from_numpy(pred)

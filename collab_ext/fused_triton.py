@@ -11,76 +11,129 @@ Docs: https://collab-ext.github.io/collab_ext/triton.html.md"""
 # %% auto #0
 __all__ = ['step']
 
+# %% ../nbs/07b_triton.ipynb #614850b6
+import torch
+
 # %% ../nbs/07b_triton.ipynb #79c2a14a
-import torch, triton
-import triton.language as tl
+import triton,triton.language as tl
+
+# %% ../nbs/07b_triton.ipynb #b33ac0a4
+def _by_row(ids):
+    "The rows that are in `ids`; where in `order` the ratings of each begin, and the end; the ratings, sorted by row"
+    order = ids.argsort(stable=True)
+    rows,count = ids[order].unique_consecutive(return_counts=True)
+    starts = torch.cat([count.new_zeros(1), count.cumsum(0)])
+    return rows,starts,order
 
 # %% ../nbs/07b_triton.ipynb #e7552e9a
 @triton.jit
 def _errors(x, y, w, U, I, bu, bi, rate_u, rate_i, rate_bu, rate_bi, lr_u, lr_i, lr_bu, lr_bi, mean, lo, hi, pred, g, c, n, k,
     B: tl.constexpr, K: tl.constexpr, WEIGHTS: tl.constexpr, OWN: tl.constexpr, SIGMOID: tl.constexpr):
-    j,f = tl.program_id(0)*B+tl.arange(0,B),tl.arange(0,K)
+    j = tl.program_id(0)*B+tl.arange(0,B)
+    f = tl.arange(0,K)
     m = j<n
-    u,i = tl.load(x+2*j, mask=m, other=0),tl.load(x+2*j+1, mask=m, other=0)
     mk = m[:,None]&(f<k)[None,:]
-    P,Q = tl.load(U+u[:,None]*k+f[None,:], mask=mk, other=0.),tl.load(I+i[:,None]*k+f[None,:], mask=mk, other=0.)
-    p = mean+tl.sum(P*Q, 1)+tl.load(bu+u, mask=m, other=0.)+tl.load(bi+i, mask=m, other=0.)
+    u = tl.load(x+2*j, mask=m, other=0)
+    i = tl.load(x+2*j+1, mask=m, other=0)
+    P = tl.load(U+u[:,None]*k+f[None,:], mask=mk, other=0.)
+    Q = tl.load(I+i[:,None]*k+f[None,:], mask=mk, other=0.)
+    user_bias = tl.load(bu+u, mask=m, other=0.)
+    item_bias = tl.load(bi+i, mask=m, other=0.)
+    p = mean+tl.sum(P*Q, 1)+user_bias+item_bias
     slope = tl.full((B,), 1., tl.float32)
     if SIGMOID:
         s = tl.sigmoid(p)
-        p,slope = lo+(hi-lo)*s,(hi-lo)*s*(1-s)
+        p = lo+(hi-lo)*s
+        slope = (hi-lo)*s*(1-s)
     wj = tl.load(w+j, mask=m, other=0.) if WEIGHTS else tl.full((B,), 1., tl.float32)
-    ru,ri,rb,rc = lr_u+0*slope,lr_i+0*slope,lr_bu+0*slope,lr_bi+0*slope
+    ru = lr_u+0*slope # a vector, also where all rows have the same rate
+    ri = lr_i+0*slope
+    rb = lr_bu+0*slope
+    rc = lr_bi+0*slope
     if OWN:
-        ru,rb = ru*tl.load(rate_u+u, mask=m, other=0.),rb*tl.load(rate_bu+u, mask=m, other=0.)
-        ri,rc = ri*tl.load(rate_i+i, mask=m, other=0.),rc*tl.load(rate_bi+i, mask=m, other=0.)
+        ru = ru*tl.load(rate_u+u, mask=m, other=0.)
+        ri = ri*tl.load(rate_i+i, mask=m, other=0.)
+        rb = rb*tl.load(rate_bu+u, mask=m, other=0.)
+        rc = rc*tl.load(rate_bi+i, mask=m, other=0.)
+    error = tl.load(y+j, mask=m, other=0.)-p
+    squares = ru*tl.sum(Q*Q, 1)+ri*tl.sum(P*P, 1)+rb+rc
     tl.store(pred+j, p, mask=m)
-    tl.store(g+j, wj*slope*(tl.load(y+j, mask=m, other=0.)-p), mask=m)
-    tl.store(c+j, wj*slope*slope*(ru*tl.sum(Q*Q, 1)+ri*tl.sum(P*P, 1)+rb+rc), mask=m)
+    tl.store(g+j, wj*slope*error, mask=m)
+    tl.store(c+j, wj*slope*slope*squares, mask=m)
 
 # %% ../nbs/07b_triton.ipynb #6ab499a7
 @triton.jit
 def _rows(rows, starts, order, other, w, g, c, X, V, b, out_v, out_b, rate_v, pull_v, anchor_v, rate_b, pull_b, anchor_b,
     lr_v, wd_v, lr_b, wd_b, k, B: tl.constexpr, K: tl.constexpr, WEIGHTS: tl.constexpr, OWN: tl.constexpr):
-    r,f = tl.program_id(0),tl.arange(0,K)
-    row,end = tl.load(rows+r),tl.load(starts+r+1)
-    gx,gs,cs,ns = tl.zeros((K,), tl.float32),0.,0.,0.
+    r = tl.program_id(0)
+    f = tl.arange(0,K)
+    mf = f<k
+    row = tl.load(rows+r)
+    end = tl.load(starts+r+1)
+    gx = tl.zeros((K,), tl.float32) # sums over the row's ratings: of g times the other side's vector,
+    gs = 0. # of g,
+    cs = 0. # of c,
+    ns = 0. # and of the weights
     for j in range(tl.load(starts+r), end, B):
         m = j+tl.arange(0,B)<end
         o = tl.load(order+j+tl.arange(0,B), mask=m, other=0)
         gj = tl.load(g+o, mask=m, other=0.)
-        x = tl.load(X+tl.load(other+o, mask=m, other=0)[:,None]*k+f[None,:], mask=m[:,None]&(f<k)[None,:], other=0.)
-        gx,gs,cs = gx+tl.sum(gj[:,None]*x, 0),gs+tl.sum(gj, 0),cs+tl.sum(tl.load(c+o, mask=m, other=0.), 0)
+        theirs = tl.load(other+o, mask=m, other=0)
+        cells = theirs[:,None]*k+f[None,:]
+        x = tl.load(X+cells, mask=m[:,None]&mf[None,:], other=0.)
+        gx += tl.sum(gj[:,None]*x, 0)
+        gs += tl.sum(gj, 0)
+        cs += tl.sum(tl.load(c+o, mask=m, other=0.), 0)
         ns += tl.sum(tl.load(w+o, mask=m, other=0.), 0) if WEIGHTS else tl.sum(m.to(tl.float32), 0)
-    v,bias = tl.load(V+row*k+f, mask=f<k, other=0.),tl.load(b+row)
-    a,ab = tl.zeros((K,), tl.float32),0.
+    v = tl.load(V+row*k+f, mask=mf, other=0.)
+    bias = tl.load(b+row)
+    a = tl.zeros((K,), tl.float32)
+    ab = 0.
     if OWN:
-        lr_v,wd_v,a = lr_v*tl.load(rate_v+row),wd_v+tl.load(pull_v+row),tl.load(anchor_v+row*k+f, mask=f<k, other=0.)
-        lr_b,wd_b,ab = lr_b*tl.load(rate_b+row),wd_b+tl.load(pull_b+row),tl.load(anchor_b+row)
-    tl.store(out_v+r*k+f, v+lr_v*(gx-ns*wd_v*(v-a))/(1+cs+ns*lr_v*wd_v), mask=f<k)
-    tl.store(out_b+r, bias+lr_b*(gs-ns*wd_b*(bias-ab))/(1+cs+ns*lr_b*wd_b))
+        lr_v = lr_v*tl.load(rate_v+row)
+        wd_v = wd_v+tl.load(pull_v+row)
+        a = tl.load(anchor_v+row*k+f, mask=mf, other=0.)
+        lr_b = lr_b*tl.load(rate_b+row)
+        wd_b = wd_b+tl.load(pull_b+row)
+        ab = tl.load(anchor_b+row)
+    step_v = lr_v*(gx-ns*wd_v*(v-a))
+    step_b = lr_b*(gs-ns*wd_b*(bias-ab))
+    new_v = v+step_v/(1+cs+ns*lr_v*wd_v)
+    new_b = bias+step_b/(1+cs+ns*lr_b*wd_b)
+    tl.store(out_v+r*k+f, new_v, mask=mf)
+    tl.store(out_b+r, new_b)
 
 # %% ../nbs/07b_triton.ipynb #de63624e
-def _side(s, idx, w, g, c, tabs, own, consts):
-    "New vectors and biases of the rows of side `s` that are in the batch, and their numbers"
-    order = idx[s].argsort(stable=True)
-    rows,count = idx[s][order].unique_consecutive(return_counts=True)
-    starts = torch.cat([count.new_zeros(1), count.cumsum(0)])
-    v,b = tabs[s],tabs[2+s]
+def _side(s, ids, w, g, c, tabs, settings, consts):
+    "The rows of side `s` that are in the batch, and their new vectors and biases"
+    rows,starts,order = _by_row(ids[s])
+    v = tabs[s]
+    b = tabs[2+s]
     out = [t.w.new_empty(len(rows), t.w.shape[1]) for t in (v,b)]
-    _rows[(len(rows),)](rows, starts, order, idx[1-s], w, g, c, tabs[1-s].w, v.w, b.w, *out, *own[s], *own[2+s], v.lr, v.wd, b.lr, b.wd, v.w.shape[1], **consts)
+    theirs = tabs[1-s].w
+    own = [*settings[s], *settings[2+s]]
+    k = v.w.shape[1]
+    _rows[(len(rows),)](rows, starts, order, ids[1-s], w, g, c, theirs, v.w, b.w, *out, *own, v.lr, v.wd, b.lr, b.wd, k, B=16, **consts)
     return rows,out
 
 def step(x, y, w, tabs, mean=0., y_range=None):
     "Train on the ratings `x`,`y`, all at once; their predictions before the update"
-    n,k,own = len(y),tabs[0].w.shape[1],any(t.own for t in tabs)
-    rows = [t.per_row() if own else (t.w,)*3 for t in tabs]
-    (lo,hi),(pred,g,c) = y_range or (0,0),y.new_empty(3,n)
+    n = len(y)
+    k = tabs[0].w.shape[1]
+    own = any(t.settings is not None for t in tabs)
+    settings = [t.per_row() if own else (t.w,)*3 for t in tabs]
     consts = dict(K=triton.next_power_of_2(k), WEIGHTS=w is not None, OWN=own)
     w = y if w is None else w
-    _errors[(triton.cdiv(n,32),)](x, y, w, *[t.w for t in tabs], *[o[0] for o in rows], *[float(t.lr) for t in tabs], float(mean), float(lo), float(hi),
-        pred, g, c, n, k, B=32, SIGMOID=hi>lo, **consts)
-    new = [_side(s, x.T.contiguous(), w, g, c, tabs, rows, dict(consts, B=16)) for s in (0,1)]
-    for s,(idx,out) in enumerate(new):
-        for t,o in zip((tabs[s],tabs[2+s]), out): t.w[idx] = o
+    lo,hi = y_range or (0,0)
+    pred,g,c = y.new_empty(3,n)
+    weights = [t.w for t in tabs]
+    rates = [o[0] for o in settings]
+    lrs = [float(t.lr) for t in tabs]
+    link = float(mean),float(lo),float(hi)
+    _errors[(triton.cdiv(n,32),)](x, y, w, *weights, *rates, *lrs, *link, pred, g, c, n, k, B=32, SIGMOID=hi>lo, **consts)
+    ids = x.T.contiguous()
+    sides = [_side(s, ids, w, g, c, tabs, settings, consts) for s in (0,1)]
+    for s,(rows,(vecs,biases)) in enumerate(sides):
+        tabs[s].w[rows] = vecs
+        tabs[2+s].w[rows] = biases
     return pred

@@ -1,6 +1,6 @@
 """Match the labels of one model to the labels of another
 
-A collaborative-filtering model is a pair of tables: row 17 of the item table means whatever the vocabulary says row 17 means. Two models trained on two sets of ratings number their rows differently, so every transfer begins here, with labels alone and no model in sight: which row of the old vocabulary holds each label of the new one?
+A collaborative-filtering model is a pair of tables, one of users and one of items, and a vocabulary says which user or item each row belongs to. Two models trained on two sets of ratings number their rows differently, so every transfer begins with a question about labels alone: which row of the old vocabulary holds each label of the new one? This module answers it, and holds the labels of a model in a `Vocab`.
 
 Docs: https://collab-ext.github.io/collab_ext/vocab.html.md"""
 
@@ -33,7 +33,8 @@ def plain_label(
 
 def _read(vocab):
     "Plain labels, and the set of their types"
-    if isinstance(vocab, (str,bytes,Mapping)): raise ValueError(f"A vocabulary is a list of labels, not a {type(vocab).__name__}: {vocab!r:.80}")
+    if isinstance(vocab, (str,bytes,Mapping)):
+        raise ValueError(f"A vocabulary is a list of labels, not a {type(vocab).__name__}: {vocab!r:.80}")
     res = vocab.tolist() if hasattr(vocab,'tolist') else list(vocab)
     if (types:=_types(res)) <= label_types: return res,types
     res = [plain_label(o) for o in res]
@@ -53,6 +54,7 @@ def _ambiguous(types): return float in types or {bool,int}<=types
 
 def _typed(labels): return [(type(o), o if o==o else 'nan') for o in labels]
 
+# %% ../nbs/00_vocab.ipynb #afd6d1ca
 def _rows_by_key(labels, keys):
     res = dict(zip(keys, range(len(keys))))
     if len(res)==len(keys): return res
@@ -82,7 +84,8 @@ def map_labels(
     miss = object()
     res = [NA if o==NA else get(o) for o in labels]
     res = [o if o is miss else plain_label(o) for o in res]
-    if callable(id_map) or not len(id_map) or not len(labels) or any(o is not miss and o!=NA for o in res): return res
+    if callable(id_map) or not len(id_map) or not len(labels): return res
+    if any(o is not miss and o!=NA for o in res): return res
     raise ValueError(f"`id_map` knows none of the {len(labels)} new labels (such as {labels[-1]!r}; its keys are such as "
         f"{first(id_map.keys())!r}): its keys are the new labels, its values the old ones")
 
@@ -91,7 +94,8 @@ def _by_range(old, new):
     "Row in the integers `old` of each of `new`, -1 where there is none; None where arrays can't tell"
     try: a,b = [np.fromiter(o, np.int64, len(o)) for o in (old,new)]
     except OverflowError: return None
-    lo,hi = int(a.min()),int(a.max())
+    lo = int(a.min())
+    hi = int(a.max())
     if hi-lo>4*len(a): return _by_index(a, b) # too sparse for an array over the range
     rows = np.full(hi-lo+2, -1) # the last entry is for labels outside the range
     rows[a-lo] = np.arange(len(a))
@@ -148,7 +152,8 @@ def type_mismatches(
     idx:Tensor, # What `match_rows` found
 )->list: # Pairs (new label, old label) that look alike, of different type
     "Labels that would have matched if only their types were the same"
-    old,new = as_labels(old_vocab),as_labels(new_vocab)
+    old = as_labels(old_vocab)
+    new = as_labels(new_vocab)
     if set(map(type,old))=={str}==set(map(type,new)): return []
     spelled = {_text(o):o for o in old if o!=NA}
     missed = [o for o,i in zip(new,idx.tolist()) if i<0]
@@ -211,7 +216,7 @@ class Vocab(Mapping):
             vocab = dict(zip((ifnone(user,'user'), ifnone(item,'item')), vocab))
         self.names = _pick_columns(vocab, user, item)
         self.labels = tuple(as_labels(vocab[o]) for o in self.names)
-        self._indexes,self._classes = [None,None],None
+        self._indexes,self._columns,self._classes = [None,None],[None,None],None
 
     def __getitem__(self, name):
         if name not in self.names: raise KeyError(f"There is no column {name!r}; the vocabulary has {list(self.names)}")
@@ -219,7 +224,7 @@ class Vocab(Mapping):
     def __iter__(self): return iter(self.names)
     def __len__(self): return 2
     def __repr__(self): return f"Vocab({', '.join(f'{len(v)} {k}' for k,v in self.items())})"
-    def __getstate__(self): return dict(self.__dict__, _indexes=[None,None], _classes=None)
+    def __getstate__(self): return dict(self.__dict__, _indexes=[None,None], _columns=[None,None], _classes=None)
 
     @property
     def sizes(self):
@@ -244,6 +249,16 @@ def rows(self:Vocab,
     found = [index.get(o,-1) for o in (_typed(labels) if typed else labels)]
     same_type = [i if i>=0 and type(own[i]) is type(o) else -1 for i,o in zip(found,labels)]
     return torch.tensor(same_type, dtype=torch.int64)
+
+# %% ../nbs/00_vocab.ipynb #2f4bea81
+@patch
+def take(self:Vocab,
+    rows:Tensor, # Row numbers, without that of `#na#`
+    s:int, # 0 for users, 1 for items
+): # pandas array
+    "Labels of rows, as a column of their own type"
+    if self._columns[s] is None: self._columns[s] = pd.Series(self.labels[s][1:]) # `#na#` would make it a column of objects
+    return self._columns[s].take(to_np(rows)-1).array
 
 # %% ../nbs/00_vocab.ipynb #1608e7d1
 def as_vocab(

@@ -1,13 +1,36 @@
 "Small data with known answers, and children that die"
 import itertools,os,resource,traceback,zlib
 from fastai.basics import *
+from collab_ext.vocab import *
+from collab_ext.args import *
+from collab_ext.data import *
+from collab_ext.splits import *
+from collab_ext.simulate import *
+from collab_ext.tables import *
+from collab_ext.model import *
+from collab_ext.files import *
+from collab_ext.sources import *
+from collab_ext.transfer import *
+from collab_ext.solver import *
+from collab_ext.bayes import *
+from collab_ext.ials import *
+from collab_ext.linear import *
+from collab_ext.learner import *
+from collab_ext.saving import *
+from collab_ext.adapt import *
+from collab_ext.fused import *
+from collab_ext.rank import *
+from collab_ext.metrics import *
+from collab_ext.recommend import *
+from collab_ext.implicit import *
+from collab_ext.bundle import *
 from collab_ext import *
 
 def frame(users, items): # every user rates every item
     rows = [(u, i, 1+n%5, n) for n,(u,i) in enumerate(itertools.product(users, items))]
     return pd.DataFrame(rows, columns=['user','item','rating','time'])
 
-def domains(n_users=40, n_items=30, n_ratings=500): return two_domains(simulate_ratings(n_users, n_items, n_ratings).ratings)
+def domains(n_users=40, n_items=30, n_ratings=500): return cross_domain_split(simulate_ratings(n_users, n_items, n_ratings).ratings)
 
 def loaders(df, **kwargs): return CollabDataLoaders.from_df(df, **merge(dict(bs=64, seed=1, unknown='mean', device='cpu'), kwargs))
 
@@ -65,3 +88,5 @@ def in_child(f, memory=None):
     return res
 
 def vm_size(): return int(Path('/proc/self/statm').read_text().split()[0])*resource.getpagesize()
+
+__all__ = [o for o in dir() if not o.startswith(('_','test'))] # fastai brings functions named `test_…`, which pytest would run

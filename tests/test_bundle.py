@@ -1,9 +1,10 @@
 "Bundles: the same answers, and no trust in files"
-import subprocess,sys
+from helpers import * # all of the package, and what the tests share
+import hashlib,json,subprocess,sys
+from concurrent.futures import ThreadPoolExecutor
 import numpy as np,pandas as pd,pytest,torch
 from pathlib import Path
 import collab_ext
-from collab_ext import *
 from helpers import frame,learner,loaders
 
 pytest.importorskip('safetensors')
@@ -23,9 +24,70 @@ def test_as_the_learner(tmp_path, y_range, exclude):
         want,got = l.recommend(u, 8, exclude_seen=exclude),b.recommend(u, 8, exclude_seen=exclude)
         np.testing.assert_allclose(got.score, want.score, atol=1e-4)
         assert got['item'].tolist()==want['item'].tolist()
-    stranger = l.recommend('zoe', 4, unknown='mean')
-    np.testing.assert_allclose(b.recommend('zoe', 4).score, stranger.score, atol=1e-4)
+    unknown_user = l.recommend('zoe', 4, unknown='mean')
+    np.testing.assert_allclose(b.recommend('zoe', 4).score, unknown_user.score, atol=1e-4)
     assert b.similar_items('i0', 3)['item'].tolist()==l.similar_items('i0', 3)['item'].tolist()
+
+def test_columns_that_are_called_like_answers_give_way(learn, tmp_path):
+    labels = learn.vocab['item'][1:]
+    items = pd.DataFrame(dict(item=labels, rank='r', score='s', title='t'))
+    b = Bundle(learn.export_bundle(tmp_path/'b', items))
+    u = learn.vocab['user'][1]
+    want,got = learn.recommend(u, 3, items=items),b.recommend(u, 3)
+    assert list(got)==['rank','item','score','title']==list(want)[1:]
+    np.testing.assert_allclose(got.score, want.score, atol=1e-4)
+    assert list(b.similar_items(labels[0], 2))==['rank','item','similarity','score','title']
+
+# ---- Files of version 0.0.1 ----
+
+def old_bundle(folder):
+    "What `export_bundle` of version 0.0.1 wrote for six ratings, file by file"
+    from safetensors.numpy import save_file
+    folder.mkdir()
+    floats = dict(u_weight=[[1,0],[0,1],[.5,.5]], i_weight=[[2,0],[0,2],[1.5,0],[.5,1.5]],
+        u_bias=[.5,0,-.5], i_bias=[.125,.25,0,-.25], u_any=[0,0,.25])
+    tabs = {k:np.array(v, dtype=np.float32) for k,v in floats.items()}
+    tabs.update(seen=np.array([0,1,2,1,3,3]), seen_start=np.array([0,3,5,6]))
+    save_file(tabs, folder/'tables.safetensors')
+    users = pd.DataFrame(dict(user=['ann','bob','cat']))
+    items = pd.DataFrame(dict(film=['Alien','Amelie','Heat','Titanic'], year=[1979,2001,1995,1997]))
+    users.to_parquet(folder/'users.parquet', index=False)
+    items.to_parquet(folder/'items.parquet', index=False)
+    sums = {o.name:hashlib.sha256(o.read_bytes()).hexdigest() for o in sorted(folder.iterdir())}
+    info = dict(user='user', item='film', mean=0.8873031139373779, y_range=[1.,5.], version=1, sha256=sums)
+    (folder/'bundle.json').write_text(json.dumps(info, indent=1))
+    return folder
+
+old_answers = [ # user, exclude_seen, films, scores
+    ('ann', True, ['Titanic'], [4.348670482635498]),
+    ('bob', True, ['Alien','Heat'], [3.933882713317871,3.8333332538604736]),
+    ('zoe', True, ['Amelie','Alien','Heat'], [4.200645446777344,4.11768913269043,4.028736114501953]),
+    ('ann', False, ['Alien','Heat','Amelie'], [4.884142875671387,4.78886079788208,4.348670482635498])]
+
+@pytest.mark.parametrize('user,exclude_seen,films,scores', old_answers)
+def test_bundles_of_version_0_0_1_give_their_answers(tmp_path, user, exclude_seen, films, scores):
+    b = Bundle(old_bundle(tmp_path/'old'))
+    got = b.recommend(user, k=3, exclude_seen=exclude_seen)
+    assert list(got)==['rank','film','score','year'] and got.film.tolist()==films
+    np.testing.assert_allclose(got.score, scores, rtol=1e-6)
+    near = b.similar_items('Alien', k=2)
+    assert near.film.tolist()==['Heat','Titanic'] and near.year.tolist()==[1995,1997]
+
+def test_the_format_is_that_of_version_0_0_1(tmp_path):
+    old = old_bundle(tmp_path/'old')
+    b = Bundle(old)
+    info = {k:v for k,v in b.info.items() if k not in ('version','sha256')}
+    new = write_bundle(tmp_path/'new', b.tables, b.users, b.items, info)
+    assert json.loads((old/'bundle.json').read_text())==json.loads((new/'bundle.json').read_text())
+    for o in old.iterdir():
+        if o.suffix!='.json': assert o.read_bytes()==(new/o.name).read_bytes()
+
+def test_an_export_has_the_tables_and_keys_of_version_0_0_1(learn, tmp_path):
+    old,new = Bundle(old_bundle(tmp_path/'old')),Bundle(learn.export_bundle(tmp_path/'b'))
+    assert list(new.info)==list(old.info)
+    assert {k:(v.dtype,v.ndim) for k,v in new.tables.items()}=={k:(v.dtype,v.ndim) for k,v in old.tables.items()}
+
+# ---- The files of a folder ----
 
 def test_served_without_torch(learn, tmp_path):
     learn.export_bundle(tmp_path/'b')
@@ -54,7 +116,8 @@ def test_damage_is_seen(learn, tmp_path, file):
 def test_all_or_nothing(learn, tmp_path):
     learn.export_bundle(tmp_path/'b')
     was = (tmp_path/'b/bundle.json').read_text()
-    with pytest.raises(TypeError): write_bundle(tmp_path/'b', {}, pd.DataFrame(), pd.DataFrame(), dict(x=object()))
+    b = Bundle(tmp_path/'b')
+    with pytest.raises(TypeError): write_bundle(tmp_path/'b', b.tables, b.users, b.items, dict(b.info, x=object()))
     assert (tmp_path/'b/bundle.json').read_text()==was
     assert [o.name for o in tmp_path.iterdir() if o.name.startswith('.b')]==[]
     other = tmp_path/'other'
@@ -69,9 +132,10 @@ def test_errors(learn, tmp_path):
     mixed = learner(frame([1,'a'], 'cd'), tmp_path)
     with pytest.raises(ValueError, match='of several types'): mixed.export_bundle(tmp_path/'b')
     b = Bundle(learn.export_bundle(tmp_path/'b'))
-    with pytest.raises(ValueError, match='at least 1'): b.recommend(1, k=0)
+    for k in (0,True,2.,'3'):
+        with pytest.raises(ValueError, match='at least 1'): b.recommend(1, k=k)
     everything = b.items.iloc[:,0]
-    assert not len(b.recommend(learn.vocab['user'][1], block=everything))
+    assert not len(b.recommend(learn.vocab['user'][1], exclude=everything))
     assert len(b.recommend(learn.vocab['user'][1], k=999, exclude_seen=False))==len(everything)
 
 def test_the_index_finds_nearly_all(tmp_path):
@@ -90,6 +154,37 @@ def test_the_index_finds_nearly_all(tmp_path):
     assert len(both)>=9
     np.testing.assert_allclose(both.score_x, both.score_y, atol=1e-5)
 
+class ReadOnly(Bundle):
+    "A bundle that refuses to be written once it is open"
+    def __setattr__(self, k, v):
+        if self.__dict__.get('is_open'): raise AttributeError(f"an answer wrote {k!r}")
+        super().__setattr__(k, v)
+
+def test_answers_write_nothing(learn, tmp_path):
+    pytest.importorskip('usearch')
+    b = ReadOnly(learn.export_bundle(tmp_path/'b')).build_index()
+    b.is_open = True
+    b.recommend(b.users.iloc[0,0])
+    b.similar_items(b.items.iloc[0,0])
+    assert b.index_recall()>.9
+
+def test_threads_share_a_bundle(learn, tmp_path):
+    pytest.importorskip('usearch')
+    users = learn.vocab['user'][1:]
+    exact = Bundle(learn.export_bundle(tmp_path/'b'))
+    want = {u:exact.recommend(u, 3) for u in users}
+    b = Bundle(tmp_path/'b').build_index()
+    with ThreadPoolExecutor(4) as pool:
+        recall = pool.submit(b.index_recall, 3)
+        got = list(pool.map(lambda u: b.recommend(u, 3), users*5))
+    assert recall.result()==1
+    for u,df in zip(users*5, got): assert df['item'].tolist()==want[u]['item'].tolist()
+
+def test_recall_needs_an_index(learn, tmp_path):
+    b = Bundle(learn.export_bundle(tmp_path/'b'))
+    with pytest.raises(ValueError, match='call `build_index` first'): b.index_recall()
+    with pytest.raises(ValueError, match='`n_users` is how many users to try, at least 1, not 0'): b.index_recall(n_users=0)
+
 # ---- What is asked for badly ----
 
 def test_nothing_damaged_is_exported(learn, tmp_path):
@@ -104,6 +199,31 @@ def test_a_broken_description_names_the_file(learn, tmp_path):
 def test_bad_questions(learn, tmp_path):
     b = Bundle(learn.export_bundle(tmp_path/'b'))
     first = b.recommend(b.users.iloc[0,0], 1).iloc[0,1]
-    assert first not in b.recommend(b.users.iloc[0,0], 3, block=first).iloc[:,1].tolist()
+    assert first not in b.recommend(b.users.iloc[0,0], 3, exclude=first).iloc[:,1].tolist()
     with pytest.raises(ValueError, match='takes one user, not a list'): b.recommend([1,2])
     with pytest.raises(ValueError, match='at least 1, not 0'): b.similar_items(b.items.iloc[0,0], k=0)
+    with pytest.raises(ValueError, match='takes one user, not a tuple'): b.recommend((1,2))
+    with pytest.raises(ValueError, match='not a DataFrame: pass the column'): b.recommend(1, exclude=b.recommend(1))
+    everything = b.recommend(1, k=99, exclude=None)
+    assert len(b.recommend(1, k=99, exclude=['not in the bundle']))==len(everything)
+    assert len(b.recommend(1, k=99, exclude=(o for o in everything['item'][:2])))==len(everything)-2
+
+def test_what_does_not_belong_together_is_not_written(learn, tmp_path):
+    b = Bundle(learn.export_bundle(tmp_path/'b'))
+    def write(tables=b.tables, users=b.users, info=b.info): return write_bundle(tmp_path/'c', tables, users, b.items, info)
+    with pytest.raises(ValueError, match='20 user vectors and 19 labels'): write(users=b.users[1:])
+    with pytest.raises(ValueError, match="`tables` lacks 'u_any'"): write({k:v for k,v in b.tables.items() if k!='u_any'})
+    with pytest.raises(ValueError, match="`info` lacks 'mean'"): write(info={})
+    assert not (tmp_path/'c').exists()
+    twice = b.users.replace(b.users.iloc[1,0], b.users.iloc[0,0])
+    with pytest.raises(ValueError, match='in the bundle more than once'): Bundle(write(users=twice))
+
+@pytest.mark.parametrize('text', ['[]', '{}', '1'])
+def test_a_description_without_a_version_is_damaged(learn, tmp_path, text):
+    (learn.export_bundle(tmp_path/'b')/'bundle.json').write_text(text)
+    with pytest.raises(ValueError, match='bundle.json is damaged'): Bundle(tmp_path/'b')
+
+def test_a_later_version_asks_for_an_update(learn, tmp_path):
+    file = learn.export_bundle(tmp_path/'b')/'bundle.json'
+    file.write_text(json.dumps(dict(json.loads(file.read_text()), version=2)))
+    with pytest.raises(ValueError, match='update the library'): Bundle(tmp_path/'b')

@@ -1,10 +1,11 @@
+from helpers import * # all of the package, and what the tests share
 import math
 
 import numpy as np,pandas as pd,pytest,torch
 from collections import Counter
+from functools import partial
 from fastai.data.transforms import ColSplitter,IndexSplitter
 from hypothesis import given,strategies as st
-from collab_ext import *
 from helpers import fit,frame,learner,loaders
 
 ids = st.one_of(st.integers(0,9), st.sampled_from('abcde'))
@@ -45,7 +46,7 @@ def test_user_splitter_whole(df, pct, seed):
 
 @given(rated(), st.integers(1,3))
 def test_last_splitter(df, n):
-    train,valid = partition(df, LastSplitter('when', n=n))
+    train,valid = partition(df, LeaveLastSplitter('when', n=n))
     for u,g in df.groupby('who'):
         t,v = [o[o.who==u] for o in (train,valid)]
         assert len(v)==(n if len(g)>n else 0)
@@ -53,7 +54,7 @@ def test_last_splitter(df, n):
 
 @given(rated(), st.integers(1,3))
 def test_last_splitter_by_rows(df, n):
-    _,valid = partition(df, LastSplitter(n=n))
+    _,valid = partition(df, LeaveLastSplitter(n=n))
     want = [o for u,g in df.groupby('who', sort=False) if len(g)>n for o in g.index[-n:]]
     assert sorted(valid.index)==sorted(want)
 
@@ -66,19 +67,21 @@ def test_splitters_repeat():
 def test_dates_split():
     df = frame('ab','xy').assign(time=pd.to_datetime(['2020-03-01','2020-01-01','2020-04-01','2020-02-01']))
     assert TimeSplitter('time', .25)(df)==([0,1,3],[2])
-    assert LastSplitter('time')(df)==([1,3],[0,2])
+    assert LeaveLastSplitter('time')(df)==([1,3],[0,2])
 
-@pytest.mark.parametrize('splitter', [TimeSplitter('x'), LastSplitter('x'), UserSplitter('x'), LastSplitter(user_name='x')])
+@pytest.mark.parametrize('splitter', [TimeSplitter('x'), LeaveLastSplitter('x'), UserSplitter('x'), LeaveLastSplitter(user_name='x')])
 def test_no_such_column(splitter):
     with pytest.raises(KeyError, match="'x'.*'user', 'item', 'rating', 'time'"): splitter(frame('ab','xy'))
 
 def test_empty_times():
     df = frame('ab','xy').assign(time=[1,2,np.nan,4])
-    for s in (TimeSplitter('time'), LastSplitter('time')):
+    for s in (TimeSplitter('time'), LeaveLastSplitter('time')):
         with pytest.raises(ValueError, match="'time' is empty in row 2"): s(df)
 
-@pytest.mark.parametrize('splitter,valid', [(IndexSplitter([1,3]),[1,3]), (ColSplitter('held'),[0,3]), (TimeSplitter('time',.25),[3]), (LastSplitter(),[1,3]),
-    (lambda df: (range(2),range(2,4)),[2,3]), (lambda df: (np.array([0,1,2]),np.array([3])),[3]), (lambda df: ([0,1,2,3],[]),[])])
+held_out = [(IndexSplitter([1,3]),[1,3]), (ColSplitter('held'),[0,3]), (TimeSplitter('time',.25),[3]), (LeaveLastSplitter(),[1,3]),
+    (lambda df: (range(2),range(2,4)),[2,3]), (lambda df: (np.array([0,1,2]),np.array([3])),[3]), (lambda df: ([0,1,2,3],[]),[])]
+
+@pytest.mark.parametrize('splitter,valid', held_out)
 def test_given_splits(splitter, valid):
     df = frame('ab','xy').assign(held=[True,False,False,True])
     dls = loaders(df, splitter=splitter)
@@ -86,6 +89,31 @@ def test_given_splits(splitter, valid):
 
 def test_nothing_to_train_on():
     with pytest.raises(ValueError, match='none of the 4 ratings to train on'): loaders(frame('ab','xy'), splitter=IndexSplitter(range(4)))
+
+@given(st.integers(2,6), st.integers(6,40), st.booleans())
+def test_folds_partition(n, rows, whole):
+    df = pd.DataFrame(dict(u=np.arange(rows)%7, i=np.arange(rows), r=1.))
+    if whole and df.u.nunique()<n: return
+    parts = [f(df) for f in KFoldSplitters(n, by='u' if whole else None)]
+    assert sorted(sum((list(b) for _,b in parts), []))==list(range(rows))
+    for a,b in parts:
+        assert not set(a)&set(b) and len(a)+len(b)==rows
+        if whole: assert not set(df.u[a])&set(df.u[b])
+
+def test_folds_that_cannot_be():
+    df = frame('ab', 'cd')
+    with pytest.raises(ValueError, match='at least 2'): KFoldSplitters(1)
+    with pytest.raises(ValueError, match="2 can't be divided into 3"): KFoldSplitters(3, by='user')[0](df)
+    with pytest.raises(KeyError, match="no column 'who'"): KFoldSplitters(2, by='who')[0](df)
+
+@pytest.mark.parametrize('splitter', [TimeSplitter, UserSplitter, lambda *a,**kw: CollabDataLoaders.from_df(frame('ab','xy'), **kw)])
+@pytest.mark.parametrize('pct', [-.1,20,'.2',None])
+def test_shares_are_between_0_and_1(splitter, pct):
+    with pytest.raises(ValueError, match='`valid_pct` is the share of .* between 0 and 1, not'): splitter('time', valid_pct=pct)
+
+@pytest.mark.parametrize('n', [0,1.5,True])
+def test_bad_numbers_of_last_ratings(n):
+    with pytest.raises(ValueError, match='`n` is how many ratings'): LeaveLastSplitter(n=n)
 
 # Loaders
 @given(rated(), st.integers(1,40), st.booleans(), st.booleans())
@@ -106,7 +134,7 @@ def test_parts_of_an_epoch(n, pool, block, bs):
     "Every number once, in batches of one size, from pools whose members come from all over"
     parts = list(shuffled(n, torch.Generator().manual_seed(n), pool, block))
     assert all(len(o)<=max(pool,n if n<=pool else 0) for o in parts)
-    cut = list(cut_anew(parts, bs))
+    cut = list(rebatch(parts, bs))
     assert [len(o) for o in cut[:-1]]==[bs]*(len(cut)-1) and all(0<len(o)<=bs for o in cut)
     assert sorted(torch.cat([torch.zeros(0).int(), *cut]).tolist())==list(range(n))
 
@@ -140,6 +168,58 @@ def test_encode_decode(df):
     got = ds.decode(ds.ids, stars=ds.targ)
     assert [list(map(repr,got[c])) for c in ('who','what')]==[list(map(repr,as_labels(df[c]))) for c in ('who','what')]
     assert got.stars.tolist()==df.stars.tolist()
+
+@given(rated(ids), st.lists(st.one_of(st.integers(0,3), st.sampled_from([1.,2.5,True,False,'a','b','z'])), min_size=1))
+def test_few_labels_are_found_where_many_are(df, labels):
+    labels = list({(type(o),o):o for o in labels}.values())
+    vocab = Vocab.from_frame(df, 'who', 'what')
+    padded = Vocab(dict(who=vocab['who']+[f'pad{i}' for i in range(500)], what=vocab['what']))
+    assert find_rows(padded, labels, 0).tolist()==match_rows(padded['who'], labels).tolist()
+
+def test_predictions_come_in_the_order_of_the_ratings(tmp_path):
+    learn = learner(loaders(frame('abcdef','uvwxyz'), bs=4), tmp_path)
+    with learn.no_bar():
+        for dl in (learn.dls.train, learn.dls.train.new(drop_last=True), learn.dls.valid):
+            assert torch.equal(learn.get_preds(dl=dl)[1], dl.dataset.targ)
+
+def test_a_loader_that_moves_leaves_others_where_they_are():
+    dls = loaders(frame('abc','xyz').assign(w=1.), weight_name='w')
+    ds = dls.train_ds
+    other = dls.train.new(device='meta')
+    assert {o.device.type for o in (other.dataset.ids,other.dataset.targ,other.dataset.weight)}=={'meta'}
+    assert dls.train_ds is ds and ds.ids.device.type=='cpu' and other.dataset.counts is ds.counts
+    assert dls.to('cpu').train_ds is ds
+    dls.to('meta')
+    assert {o.ids.device.type for o in (dls.train_ds,dls.valid_ds)}=={'meta'} and ds.targ.device.type=='cpu'
+
+def test_datasets_of_frames_and_of_other_ratings():
+    df = frame('ab','xy').assign(w=[0,1,2,.5])
+    ds = Ratings.from_frame(df, Vocab.from_frame(frame('abc','wxyz'), 'user', 'item'), 'rating', 'w')
+    assert ds.weight.tolist()==[0,1,2,.5] and ds.targ.tolist()==df.rating.tolist()
+    assert {k:v.tolist() for k,v in ds.counts.items()}==dict(user=[0,2,2,0], item=[0,0,2,2,0])
+    other = ds.encode(frame('b','wz'))
+    assert other.weight is None and other.counts is ds.counts and other.ids.tolist()==[[2,1],[2,4]]
+    with pytest.raises(KeyError): Ratings.from_frame(df, ds.vocab, 'rating', 'v')
+    with pytest.raises(ValueError): Ratings.from_frame(df.assign(w=df.w-1), ds.vocab, 'rating', 'w')
+    with pytest.raises(ValueError, match='are no `counts`'): Ratings(ds.vocab).encode(frame('e','x'), 'popular')
+
+def test_folded_ratings_are_remembered():
+    dls = loaders(frame('ab','xy'), splitter=lambda d: (range(len(d)),[]))
+    def add(dls, user):
+        df = frame([user],'x')
+        return with_folded(dls, Ratings.from_frame(df, dls.vocab.extend(df), 'rating'))
+    more = add(add(dls,'c'), 'd')
+    assert more.vocab['user']==[NA,*'abcd'] and more.train_ds.seen_ids[-2:].tolist()==[[3,1],[4,1]]
+    assert {k:v.tolist() for k,v in more.train_ds.counts.items()}==dict(user=[0,2,2,1,1], item=[0,2,2])
+    assert len(more.train_ds)==4 and dls.train_ds.folded is None and len(dls.vocab['user'])==3
+    df = frame('cab','x')
+    renumbered = Ratings.from_frame(df, Vocab([[NA,*'cab'],[NA,*'xy']], 'user', 'item'), 'rating')
+    with pytest.raises(ValueError, match="'user' does not begin with the 3 labels"): with_folded(dls, renumbered)
+
+@pytest.mark.parametrize('names', [('who','what','ids'), (0,1,2)])
+def test_columns_of_any_name_are_shown(names):
+    df = frame('ab','xy').iloc[:,:3].set_axis(names, axis=1)
+    assert loaders(df, splitter=lambda d: (range(4),[]), shuffle=False).train.show_batch(show=False).equals(df.astype({names[2]:'float32'}))
 
 @given(rated())
 def test_vocab_of_frame(df):
@@ -181,11 +261,15 @@ def bad(col, row, v):
     df.loc[row,col] = v
     return df if col!='rating' else df.astype(dict(rating='float64' if isinstance(v, float) else object))
 
-@pytest.mark.parametrize('df,words', [(bad('user',20,None), ["'user'",'row 20']), (bad('item',40,np.nan), ["'item'",'row 40']), (bad('user',10,pd.NA), ["'user'",'row 10']),
-    (bad('rating',30,np.nan), ["'rating'",'row 30','nan']), (bad('rating',30,np.inf), ["'rating'",'row 30','inf']), (bad('rating',30,-np.inf), ["'rating'",'row 30','-inf']),
-    (bad('rating',30,'good'), ["'rating'",'row 30','good']), (bad('rating',20,9.), ['9','row 20','y_range','(1, 9)']), (bad('rating',20,-1.), ['-1','row 20','(-1, 5)']),
-    (bad('item',20,NA), ["'item'",'row 20','#na#']), (bad('user',20,(1,2)), ['tuple']), (frame('ab','xy')[:0], ['no ratings']),
-    (frame('ab','xy')[['user','item']], ['three columns',"'user', 'item'"]), (pd.DataFrame(), ['three columns'])])
+bad_frames = [(bad('user',20,None), ["'user'",'row 20']), (bad('item',40,np.nan), ["'item'",'row 40']),
+    (bad('user',10,pd.NA), ["'user'",'row 10']), (bad('rating',30,np.nan), ["'rating'",'row 30','nan']),
+    (bad('rating',30,np.inf), ["'rating'",'row 30','inf']), (bad('rating',30,-np.inf), ["'rating'",'row 30','-inf']),
+    (bad('rating',30,'good'), ["'rating'",'row 30','good']), (bad('rating',20,9.), ['9','row 20','y_range','(1, 9)']),
+    (bad('rating',20,-1.), ['-1','row 20','(-1, 5)']), (bad('item',20,NA), ["'item'",'row 20','#na#']), (bad('user',20,(1,2)), ['tuple']),
+    (frame('ab','xy')[:0], ['no ratings']), (frame('ab','xy')[['user','item']], ['three columns',"'user', 'item'"]),
+    (pd.DataFrame(), ['three columns'])]
+
+@pytest.mark.parametrize('df,words', bad_frames)
 @pytest.mark.parametrize('f', [check_ratings, CollabDataLoaders.from_df])
 def test_checks_name_row_and_column(df, words, f):
     with pytest.raises(ValueError) as e: f(df, y_range=(1,5))
@@ -232,9 +316,10 @@ def test_duplicate_is_named():
 def test_unknown_option(kw):
     with pytest.raises(ValueError, match=f"{list(kw)[0]}.*'no'"): CollabDataLoaders.from_df(frame('ab','xy'), **kw)
 
-def test_validation_of_strangers_only():
+def test_validation_of_unknown_users_only():
     df,split = frame('abcd','xy'),UserSplitter(whole=True, valid_pct=.5, seed=1)
-    with pytest.warns(UserWarning, match='2 unknown user'),pytest.raises(ValueError, match='None of the users'): loaders(df, splitter=split, unknown='warn')
+    with pytest.warns(UserWarning, match='2 unknown user'),pytest.raises(ValueError, match='None of the users'):
+        loaders(df, splitter=split, unknown='warn')
     assert (loaders(df, splitter=split, unknown='mean').valid_ds.ids[:,0]==0).all()
 
 # Files
@@ -246,7 +331,8 @@ def test_read_files(tmp_path, kind):
     for f in (file, str(file)):
         dls = getattr(CollabDataLoaders, f'from_{kind}')(f, user_name='user', bs=2, seed=1, unknown='mean', device='cpu')
         want = loaders(df, bs=2)
-        assert dls.vocab==want.vocab and torch.equal(dls.train_ds.ids, want.train_ds.ids) and torch.equal(dls.valid_ds.targ, want.valid_ds.targ)
+        assert dls.vocab==want.vocab
+        assert torch.equal(dls.train_ds.ids, want.train_ds.ids) and torch.equal(dls.valid_ds.targ, want.valid_ds.targ)
 
 # Simulated ratings
 @pytest.mark.parametrize('seed', range(3))
@@ -258,9 +344,9 @@ def test_simulated(seed):
     assert df.equals(simulate_ratings(30, 40, 500, seed=seed, noise=.01).ratings)
 
 @pytest.mark.parametrize('seed', range(3))
-def test_two_domains(seed):
+def test_cross_domain_split(seed):
     df = simulate_ratings(30, 40, 500).ratings
-    src,tgt = two_domains(df, seed=seed)
+    src,tgt = cross_domain_split(df, seed=seed)
     assert not set(src.user) & set(tgt.user)
     assert set(src.user)|set(tgt.user)==set(df.user)
     assert len(set(src['item'])-set(tgt['item']))>0<len(set(tgt['item'])-set(src['item'])) and set(src['item']) & set(tgt['item'])
@@ -276,20 +362,54 @@ def test_drop_last_is_for_training():
     dls = loaders(simulate_ratings(30, 20, 200).ratings, bs=150, drop_last=True, valid_pct=.2, seed=1, unknown='mean')
     assert len(dls.train)==1 and sum(len(o[0]) for o in dls.valid)==40
 
-@pytest.mark.parametrize('kw', [dict(shufle=False), dict(weights='w')])
-def test_arguments_that_nobody_looks_at(kw):
-    with pytest.raises(TypeError, match=f"no argument '{list(kw)[0]}'"): loaders(frame('ab','xy'), **kw)
+misspelt = [(dict(valid_pc=.1),'valid_pct'), (dict(shufle=False),'shuffle'), (dict(weigth_name='w'),'weight_name'),
+    (dict(username='user'),'user_name'), (dict(split=1),'splitter'), (dict(droplast=True),'drop_last'), (dict(worker=2),'num_workers')]
+
+@pytest.mark.parametrize('kw,meant', misspelt)
+@pytest.mark.parametrize('kind', ['from_df','from_csv','from_parquet'])
+def test_misspelt_arguments(kind, kw, meant):
+    "Before a file is opened"
+    data = frame('ab','xy') if kind=='from_df' else 'not_there'
+    with pytest.raises(TypeError, match=f"`{kind}` has no argument '{list(kw)[0]}': did you mean `{meant}`"):
+        getattr(CollabDataLoaders, kind)(data, **kw)
+
+@pytest.mark.parametrize('kw,meant', [(dict(unkown='mean'),'unknown'), (dict(shufle=True),'shuffle'), (dict(devise='cpu'),'device')])
+def test_misspelt_arguments_of_test_dl(kw, meant):
+    dls = loaders(frame('ab','xy'))
+    with pytest.raises(TypeError, match=f"`test_dl` has no argument '{list(kw)[0]}': did you mean `{meant}`"):
+        dls.test_dl(frame('ab','xy'), **kw)
+
+def test_misspelt_arguments_of_a_loader_and_a_dataset():
+    ds = loaders(frame('ab','xy')).train_ds
+    with pytest.raises(TypeError, match="`CollabDL` has no argument 'shufle': did you mean `shuffle`"): CollabDL(ds, shufle=True)
+    with pytest.raises(TypeError, match="`Ratings.replace` has no argument 'count': did you mean `counts`"): ds.replace(count={})
+
+@pytest.mark.parametrize('name', ['after_item','shuffle_fn','dataset','do_setup','weights'])
+def test_arguments_without_use_are_refused(name):
+    for f in (partial(loaders, frame('ab','xy')), partial(loaders(frame('ab','xy')).test_dl, frame('ab','xy'))):
+        with pytest.raises(TypeError, match=f"no argument '{name}'"): f(**{name:None})
+
+@pytest.mark.parametrize('kw', [dict(unknown='populr'), dict(duplicates='las')])
+def test_misspelt_choices(kw):
+    with pytest.raises(ValueError, match='did you mean'): loaders(frame('ab','xy'), **kw)
+
+def test_loader_arguments_arrive():
+    dls = loaders(frame('abcd','wxyz'), bs=3, val_bs=2, num_workers=4, pin_memory=True, drop_last=True, after_batch=lambda o: -o)
+    assert len(dls.train)==13//3 and [len(x) for x,_ in dls.valid]==[2,1] and all((y<0).all() for dl in dls for _,y in dl)
+    assert dls.test_dl(frame('ab','wx'), bs=3).bs==3 and loaders(frame('ab','xy'), batch_size=2).train.bs==2
 
 @pytest.mark.parametrize('bs', [0,-1,None,'64'])
 def test_bad_batch_sizes(bs):
     with pytest.raises(ValueError, match='`bs` is how many ratings'): loaders(frame('ab','xy'), bs=bs, val_bs=4)
 
 def test_weights_of_text_are_named():
-    with pytest.raises(ValueError, match="Column 'w' is of type"): loaders(frame('ab','xy').assign(w='a'), weight_name='w')
+    with pytest.raises(ValueError, match="Column 'w' holds 'a' in rows? .*: weights are numbers"):
+        loaders(frame('ab','xy').assign(w='a'), weight_name='w')
 
 def test_splitters_find_the_users_that_from_df_was_told_of():
     df = simulate_ratings(30, 20, 200).ratings[['item','user','rating','time']]
-    dls = CollabDataLoaders.from_df(df, user_name='user', item_name='item', rating_name='rating', splitter=LastSplitter('time'), unknown='mean')
+    names = dict(user_name='user', item_name='item', rating_name='rating')
+    dls = CollabDataLoaders.from_df(df, **names, splitter=LeaveLastSplitter('time'), unknown='mean')
     assert len(dls.valid_ds)==(df.user.value_counts()>1).sum()
 
 def test_results_are_shown(tmp_path, capsys):

@@ -1,23 +1,24 @@
 "The fused step: one rule on all paths, inside fastai's loop"
-import os,subprocess,sys,warnings
+from helpers import * # all of the package, and what the tests share
+import os,signal,subprocess,sys,warnings
 import pytest,torch
 from importlib.util import find_spec
 from pathlib import Path
 from torch import nn
 from torch import tensor
-from fastai.callback.core import Callback,CancelFitException
+from fastai.callback.core import Callback,CancelEpochException,CancelFitException
 from fastai.callback.fp16 import MixedPrecision
 from fastai.callback.hook import ActivationStats
 from fastai.callback.schedule import ParamScheduler,SchedLin
 from fastai.callback.tracker import EarlyStoppingCallback,SaveModelCallback
 from fastai.callback.training import GradientAccumulation,GradientClip
-from fastai.losses import L1LossFlat
+from fastai.losses import L1LossFlat,MSELossFlat
 from fastai.metrics import rmse
-from fastai.optimizer import Adam,RMSProp,SGD
+from fastai.optimizer import Adam,OptimWrapper,RMSProp,SGD
 from fastai.torch_core import Tensor,set_seed
 from fastcore.all import L,first,noop,partial
-from collab_ext import *
 from collab_ext.fused import *
+from collab_ext.fused import _is_mse,_row_tables
 from helpers import fit,frame,learner,loaders,rows,same,weights
 
 needs_numba = pytest.mark.skipif(not find_spec('numba'), reason='numba is not installed')
@@ -57,7 +58,9 @@ def test_numba_is_torch_rating_by_rating(y_range, own, weighted, frozen):
 
 @needs_numba
 @pytest.mark.parametrize('k', [1,3,16,17,64])
-def test_numba_of_any_width(k): assert_alike(outcome(step_of('numba'), 60, None, {}, False, k=k), outcome(torch_step, 1, None, {}, False, k=k))
+def test_numba_of_any_width(k):
+    got = outcome(step_of('numba'), 60, None, {}, False, k=k)
+    assert_alike(got, outcome(torch_step, 1, None, {}, False, k=k))
 
 @needs_numba
 @pytest.mark.parametrize('bad', [(-1,0),(7,0),(0,-2),(0,9)])
@@ -73,7 +76,7 @@ def test_small_steps_are_those_of_autograd(y_range):
     ps = list(tables(m).values())
     for p,t in zip(ps, tabs):
         p.data.copy_(t.w)
-        t.lr,t.wd = 1e-4,.1
+        t.set_hypers(1e-4, .1)
     n = [torch.zeros(len(p)).index_add_(0, x[:,s%2], w)[:,None] for s,p in enumerate(ps)]
     (.5*(w*(m(x)-y)**2).sum() + .05*sum((c*p**2).sum() for c,p in zip(n,ps))).backward()
     torch_step(x, y, w, tabs, m.mean, y_range)
@@ -83,7 +86,7 @@ def test_small_steps_are_those_of_autograd(y_range):
 @pytest.mark.parametrize('y_range', y_ranges)
 def test_no_rate_explodes(lr, y_range):
     x,y,w,tabs = case({}, False, n=2000)
-    for t in tabs: t.lr = lr
+    for t in tabs: t.set_hypers(lr, t.wd)
     first = torch_step(x, y, w, tabs, 0., y_range)
     for _ in range(30): last = torch_step(x, y, w, tabs, 0., y_range)
     assert all(torch.isfinite(t.w).all() for t in tabs)
@@ -106,8 +109,57 @@ def test_rows_outside_the_batch_stay(path):
         rest = torch.arange(len(b))!=[2,3][s%2]
         assert torch.equal(t.w[rest], b[rest])
 
+def test_settings_are_read_not_made():
+    tabs = case(dict(rate=held['rate']), False)[3]
+    assert tabs[0].settings.pull.eq(0).all() and tabs[0].settings.anchor.eq(0).all()
+    plain = RowTable(torch.randn(3,2))
+    before = dict(vars(plain))
+    assert plain.per_row().rate.eq(1).all() and plain.per_row() is not plain.per_row()
+    assert vars(plain)==before and plain.settings is None
+
+@needs_numba
+@pytest.mark.parametrize('which', range(4))
+def test_settings_of_one_table(which):
+    "The compiled loop looks for settings in all tables or in none"
+    res = []
+    for path,chunk in (('numba',60),('torch',1)):
+        x,y,w,tabs = case({}, True)
+        set_seed(7)
+        tabs[which] = RowTable(tabs[which].w, .1, .02, **{k:f(tabs[which].w) for k,f in held.items()})
+        pred = by_chunks(step_of(path), chunk, x, y, w, tabs, .3, (0,6))
+        res.append([pred, *[t.w for t in tabs]])
+    assert_alike(*res)
+
+def test_row_tables(source, tmp_path):
+    "What callbacks ask for adds up, and all tables have settings or none has"
+    learn = learner(loaders(source), tmp_path)
+    tabs = tables(learn.model)
+    assert all(t.settings is None for t in _row_tables(learn.model, learn.cbs))
+    masks = dict(i_weight=torch.arange(len(tabs['i_weight']))<3)
+    cbs = [FreezeRows(masks, scale=.5), FreezeRows(masks, scale=.5), L2SP(masks, pull=.7)]
+    learn.add_cbs(cbs)
+    for cb in cbs: cb('before_fit')
+    u,i,*_ = _row_tables(learn.model, learn.cbs)
+    assert u.settings.rate.eq(1).all() and i.settings.rate.tolist()==[.25]*3+[1.]*(len(tabs['i_weight'])-3)
+    assert i.settings.pull[:3].tolist()==pytest.approx([.7]*3) and i.settings.pull[3:].eq(0).all()
+    assert torch.equal(i.settings.anchor[:3], tabs['i_weight'].data[:3])
+
+# ---- Arguments -----------------------------------------------------------------------------------------------------
+
 def test_unknown_path():
     with pytest.raises(ValueError, match="not 'cuda'"): Fused(path='cuda')
+    with pytest.raises(ValueError, match="did you mean `torch`"): Fused(path='torhc')
+    with pytest.raises(ValueError, match="`path` is one of"): Fused(path=['numba'])
+
+@pytest.mark.parametrize('rate', [0,-1.,float('nan'),float('inf'),'20',None,True])
+def test_bad_rates(rate):
+    with pytest.raises(ValueError, match="`rate` is what the learner's rate is multiplied by"): Fused(rate=rate)
+
+@needs_numba
+def test_a_path_for_another_device(source, tmp_path):
+    learn = make(source, tmp_path, how='numba')
+    learn.model.to('meta')
+    with pytest.raises(ValueError, match='is for a CPU, and the model is on meta'): learn.fused.before_train()
 
 # ---- In the loop ---------------------------------------------------------------------------------------------------
 
@@ -186,7 +238,7 @@ def test_falling_back_trains_as_without(source, tmp_path, cbs, model):
         res.append(clones(learn))
     assert same(*res)
 
-@pytest.mark.parametrize('kw', [dict(bs=0),dict(bs='64'),dict(chunk=-1)])
+@pytest.mark.parametrize('kw', [dict(bs=0),dict(bs='64'),dict(bs=True),dict(chunk=-1),dict(chunk=None)])
 def test_bad_sizes(kw):
     with pytest.raises(ValueError, match=f"`{first(kw)}` is a number of ratings"): Fused(**kw)
 
@@ -203,18 +255,18 @@ def test_held_and_pulled(source, tmp_path):
     learn = make(source, tmp_path)
     rows = {t:torch.arange(len(p))<10 for t,p in tables(learn.model).items()}
     before = clones(learn)
-    cycle(learn, 2, cbs=HoldRows(rows))
+    cycle(learn, 2, cbs=FreezeRows(rows))
     after = clones(learn)
     for t in table_names:
         assert torch.equal(before[t][:10], after[t][:10])
         assert not torch.equal(before[t][10:], after[t][10:])
     def distance(pull):
         learn.model.load_state_dict(dict(learn.model.state_dict(), **{f'{t[0]}_{t[2:]}.weight':v for t,v in after.items()}))
-        cycle(learn, 5, cbs=PullToSource(rows, pull=pull))
+        cycle(learn, 5, cbs=L2SP(rows, pull=pull))
         return (clones(learn)['u_weight'][:10]-after['u_weight'][:10]).norm()
     assert distance(100.)<.2*distance(0.)
 
-def test_anybody_is_trained(source, tmp_path):
+def test_the_unknown_user_is_trained(source, tmp_path):
     learn = make(source, tmp_path, unknown_pct=.2)
     before = clones(learn)
     cycle(learn)
@@ -273,7 +325,8 @@ def said(learn, n=2, **kw):
         for _ in range(2): fit(learn, n, 1e-3, **kw)
     return [str(o.message) for o in w if 'ordinary' in str(o.message)]
 
-@pytest.mark.parametrize('cb', [GradientClip, GradientAccumulation, partial(MixedPrecision, amp_mode='bf16'), ActivationStats, partial(Callback, after_step=noop)])
+@pytest.mark.parametrize('cb',
+    [GradientClip, GradientAccumulation, partial(MixedPrecision, amp_mode='bf16'), ActivationStats, partial(Callback, after_step=noop)])
 def test_fallback_says_so_once(source, tmp_path, cb):
     if isinstance(cb, partial) and cb.func is MixedPrecision and not torch.cuda.is_available(): pytest.skip('there is no GPU')
     learn = make(source, tmp_path)
@@ -286,6 +339,24 @@ def test_fallback_says_so_once(source, tmp_path, cb):
 def test_other_losses_and_models(source, tmp_path):
     assert 'loss' in said(make(source, tmp_path, loss_func=L1LossFlat()))[0]
     assert 'EmbeddingNN' in said(make(source, tmp_path, use_nn=True))[0]
+
+def test_hooks_and_replaced_forwards(source, tmp_path):
+    "Whatever would look at predictions or gradients keeps the ordinary path"
+    def reason(change):
+        learn = learner(loaders(source), tmp_path)
+        assert fused_blocker(learn) is None
+        change(learn.model)
+        return fused_blocker(learn)
+    assert reason(lambda m: m.u_weight.register_forward_pre_hook(noop))=='the model has hooks'
+    assert reason(lambda m: m.register_full_backward_hook(noop))=='the model has hooks'
+    assert reason(lambda m: m.i_bias.weight.register_hook(noop))=='the model has hooks'
+    assert 'DotBias' in reason(lambda m: setattr(m, 'forward', noop))
+    assert reason(lambda m: m.half())=='the tables are not float32'
+
+def test_what_is_squared_error():
+    for o in (nn.MSELoss(), MSELossFlat(), nn.functional.mse_loss, WeightedMSE()): assert _is_mse(o)
+    other = nn.MSELoss(reduction='sum'),MSELossFlat(reduction='sum'),partial(nn.functional.mse_loss, reduction='sum'),L1LossFlat()
+    for o in other: assert not _is_mse(o)
 
 # ---- Afterwards ----------------------------------------------------------------------------------------------------
 
@@ -311,6 +382,27 @@ def test_the_optimizers_state_survives(source, tmp_path):
     again = learner(loaders(source), tmp_path).load('both')
     for k,v in state.items(): assert torch.equal(v, again.opt.state_dict()['state'][0][k])
     fit(again, 1, 1e-3)
+
+class CtrlC(Callback):
+    "The user loses patience at the third batch"
+    order = 96
+    def __init__(self, event='after_batch'): setattr(self, event, self.stop)
+    def stop(self):
+        if self.iter==2: signal.raise_signal(signal.SIGINT)
+
+@pytest.mark.parametrize('how', paths)
+def test_fused_after_ctrl_c(source, tmp_path, how):
+    learn = learner(loaders(source), tmp_path, metrics=rmse, cbs=Fused(path=how, bs=50))
+    with pytest.raises(KeyboardInterrupt): cycle(learn, 2, cbs=CtrlC())
+    assert learn.dls.train.bs==64 and not any(isinstance(o, CtrlC) for o in learn.cbs)
+    assert all(torch.isfinite(p).all() for p in learn.model.parameters())
+    assert all(p.requires_grad and p.grad is None for p in learn.model.parameters())
+    before = learn.validate()[1]
+    assert cycle(learn, 20).recorder.values[-1][2]<before
+
+def test_nothing_of_an_epoch_is_kept(source, tmp_path):
+    learn = cycle(make(source, tmp_path), 1)
+    assert learn.fused.tabs is None and learn.fused.params is None and learn.fused.step is None
 
 def test_closed_form_beside_it(source, tmp_path):
     learn = make(source, tmp_path)
@@ -361,12 +453,52 @@ def test_sparse_rows_saved_and_loaded(source, tmp_path):
     fit(again)
     assert not any(m.sparse for m in again.model.modules() if isinstance(m, nn.Embedding))
 
+def layers(learn): return [m for m in learn.model.modules() if isinstance(m, nn.Embedding)]
+
+@pytest.mark.parametrize('event', ['after_pred','after_loss','after_batch'])
+def test_sparse_rows_after_ctrl_c(source, tmp_path, event):
+    "Layers are what they were, whoever made them so"
+    learn = learner(loaders(source), tmp_path, use_nn=True, cbs=SparseRows())
+    layers(learn)[1].sparse = True
+    with pytest.raises(KeyboardInterrupt): fit(learn, cbs=CtrlC(event))
+    assert [m.sparse for m in layers(learn)]==[False,True]
+    assert 'all_batches' not in vars(learn)
+    fit(learn)
+    assert [m.sparse for m in layers(learn)]==[False,True]
+
+def test_sparse_rows_of_one_fit(source, tmp_path):
+    "An error before the first batch leaves nothing to the next `fit`"
+    learn = learner(loaders(source), tmp_path, use_nn=True)
+    class Early(Callback):
+        order = 96
+        def before_epoch(self): raise self.ex('early')
+    for ex in (RuntimeError,CancelEpochException):
+        early = Early()
+        early.ex = ex
+        try: fit(learn, cbs=[SparseRows(),early])
+        except RuntimeError: assert ex is RuntimeError
+        fit(learn)
+        assert 'all_batches' not in vars(learn) and not any(m.sparse for m in layers(learn))
+
+def test_sparse_rows_and_validation(source, tmp_path):
+    "Nothing is said or changed where nothing is trained"
+    learn = learner(loaders(source), tmp_path, use_nn=True, cbs=SparseRows())
+    with warnings.catch_warnings():
+        warnings.simplefilter('error')
+        learn.validate()
+        learn.get_preds()
+    assert 'all_batches' not in vars(learn) and not any(m.sparse for m in layers(learn))
+
+def test_sparse_rows_with_a_torch_optimizer(source, tmp_path):
+    learn = learner(loaders(source), tmp_path, use_nn=True, opt_func=partial(OptimWrapper, opt=torch.optim.SGD), cbs=SparseRows())
+    with pytest.warns(UserWarning, match="the optimizer is not one of fastai's"): fit(learn)
+
 # ---- Elsewhere -----------------------------------------------------------------------------------------------------
 
 @needs_numba
 def test_compiles_where_nothing_can_be_written(tmp_path):
     "A package folder and a home that are read-only"
-    cmd = "import numba.core.caching as c; c.CacheImpl._locator_classes = []; import collab_ext.fused_numba as f; print(f._step)"
+    cmd = "import numba.core.caching as c; c.CacheImpl._locator_classes = []; import collab_ext.fused_numba as f; print(f._loop)"
     res = subprocess.run([sys.executable, '-c', cmd], capture_output=True, text=True)
     assert 'CPUDispatcher' in res.stdout, res.stderr
 
@@ -393,7 +525,9 @@ def test_triton_is_torch():
 @needs_gpu
 @needs_triton
 @pytest.mark.parametrize('own', per_row)
-def test_triton_on_a_gpu(own): assert_alike(outcome(step_of('triton'), 20, (0,6), own, True, device='cuda'), outcome(torch_step, 20, (0,6), own, True))
+def test_triton_on_a_gpu(own):
+    got = outcome(step_of('triton'), 20, (0,6), own, True, device='cuda')
+    assert_alike(got, outcome(torch_step, 20, (0,6), own, True))
 
 @needs_gpu
 def test_learner_on_a_gpu(source, tmp_path):

@@ -1,25 +1,14 @@
-"Ranking metrics against other people's, and by definition"
-import numpy as np,pandas as pd,pytest,torch
+"Ranking metrics against other libraries', and by definition"
+from helpers import * # all of the package, and what the tests share
+import fastai.collab,numpy as np,pandas as pd,pytest,torch
 from fastai.torch_core import tensor
 from hypothesis import given,strategies as st
 from sklearn.metrics import ndcg_score,roc_auc_score
-from collab_ext import *
+from collab_ext import metrics
+from collab_ext.rank import *
 from collab_ext.metrics import *
-from helpers import frame,learner,loaders
-
-def case(seed, n_users=6, n_items=40, rel_pct=.2, seen_pct=.2):
-    "Scores without ties, what is relevant, and what was seen (users × items; the first of each is `#na#`)"
-    rng = np.random.default_rng(seed)
-    scores = rng.permutation(n_users*n_items).reshape(n_users,n_items).astype(np.float32)
-    rel,seen = rng.random(scores.shape)<rel_pct,rng.random(scores.shape)<seen_pct
-    for o in (rel,seen): o[0],o[:,0] = False,False
-    return scores,rel&~seen,seen
-
-class Fixed:
-    def __init__(self, s): self.s = torch.as_tensor(s)
-    def scores(self, users): return self.s[users].clone()
-
-def user_items(m): return UserItems(torch.from_numpy(np.argwhere(m)), m.shape)
+from helpers import fit,frame,learner,loaders
+from test_rank import Fixed,case,user_items
 
 def run(seed, k=10, **kw):
     scores,rel,seen = case(seed, **kw)
@@ -67,32 +56,12 @@ def test_auc_with_ties():
     got = auc(torch.from_numpy(s), torch.from_numpy(rel))
     for u in range(20): assert got[u].item()==pytest.approx(roc_auc_score(rel[u], s[u]), abs=1e-6)
 
-@given(st.integers(0,10_000), st.integers(1,30), st.integers(1,2000))
-def test_top_k(seed, k, n):
-    s = torch.randn(3, n, generator=torch.Generator().manual_seed(seed))
-    vals,cols = top_k(s, min(k,n), block=4)
-    assert torch.equal(vals, s.topk(min(k,n)).values)
-    assert torch.equal(s.gather(1, cols), vals)
-
-def test_top_k_with_masked_and_equal_scores():
-    s = torch.full((2,1000), -torch.inf)
-    s[0,7],s[1] = 1,0
-    vals,cols = top_k(s, 3, block=8)
-    assert cols[0,0]==7 and vals[0,1]==-torch.inf
-    assert len(cols[1].unique())==3
-
-@pytest.mark.parametrize('at', [0,998,999,1000,1002])
-def test_top_k_finds_the_best_wherever_it_is(at):
-    s = torch.zeros(1, 1003)
-    s[0,at] = 1
-    assert top_k(s, 2, block=8)[1][0,0]==at
-
 def test_novelty_and_coverage():
     _,rel,seen = case(0)
     s = np.zeros(seen.shape, dtype=np.float32)
     s[:,3],s[:,7] = 2,1
     res = measure(Fixed(s), user_items(rel), user_items(seen), k=1)
-    shown = res.items[:,0]
+    shown = res.shown[:,0]
     n,users = seen[:,shown].sum(0),(seen.sum(1)>0).sum()
     assert res.mean.novelty==pytest.approx(-np.log2(np.maximum(n,1)/users).mean(), abs=1e-5)
     assert res.mean.coverage==pytest.approx(len(set(shown.tolist()))/39)
@@ -111,73 +80,108 @@ def test_relevant_items_outside_the_catalogue_count():
     u = res[0].per_user.index[0]
     assert res[1].per_user.recall[u]==pytest.approx(res[0].per_user.recall[u]*n[u]/(n[u]+1))
 
-def test_nan_is_an_error():
-    scores,rel,seen = case(0)
-    scores[2,5] = np.nan
-    with pytest.raises(ValueError, match='gives NaN for 1 of'): measure(Fixed(scores), user_items(rel))
-
-def test_a_user_who_has_seen_everything():
-    scores,rel,seen = case(0)
-    seen[1] = True
-    shown,vals = rank_items(Fixed(scores), tensor([1]), torch.arange(1,40), 40, 5, user_items(seen))
-    assert (shown==-1).all() and (vals==-torch.inf).all()
-
-def test_k_beyond_the_catalogue():
-    scores,rel,_ = case(0)
-    assert rank_items(Fixed(scores), tensor(1,2), torch.arange(1,40), 40, 500)[0].shape==(2,39)
-
 @pytest.mark.parametrize('bs', [1,2,100])
 def test_batches_do_not_matter(bs):
     scores,rel,seen = case(3)
     a,b = [measure(Fixed(scores), user_items(rel), user_items(seen), bs=o, auc_too=True) for o in (bs,None)]
     pd.testing.assert_frame_equal(a.per_user, b.per_user)
 
-@pytest.mark.parametrize('use_nn', [False,True])
-def test_scorers_agree_with_the_model(use_nn, tmp_path):
-    l = learner(frame(range(4), 'abcde'), tmp_path, use_nn=use_nn)
-    l.model.eval()
-    items,users = torch.arange(1,6),torch.arange(5)
-    s = scorer(l.model, items)
-    with torch.no_grad(): want = l.model(torch.cartesian_prod(users, items)).view(5,5)
-    with torch.no_grad(): torch.testing.assert_close(s.finish(users, s(users)), want)
-
 def test_metrics_of_an_epoch(tmp_path):
     l = learner(loaders(simulate_ratings(40, 60, 800).ratings), tmp_path, metrics=RankMetrics(5, ('recall','ndcg','novelty')))
-    with l.no_bar(),l.no_logging(): l.fit(2)
+    fit(l, 2)
     assert l.recorder.metric_names[3:6]==['recall@5','ndcg@5','novelty@5']
-    sizes = sizes_of(l.vocab)
-    want = measure(l.model, UserItems(l.dls.valid_ds.ids, sizes), UserItems(l.dls.train_ds.ids, sizes), 5).mean
-    assert l.recorder.values[-1][2]==pytest.approx(want.recall)
-    with pytest.raises(ValueError, match="no metric 'recal'"): RankMetrics(5, 'recal')
+    seen,rel = [UserItems(o.ids, l.vocab.sizes) for o in (l.dls.train_ds,l.dls.valid_ds)]
+    want = measure(l.model, rel, seen, 5).mean
+    assert list(l.recorder.values[-1][2:])==pytest.approx([want.recall,want.ndcg,want.novelty])
+    with pytest.raises(ValueError, match="not 'recal': did you mean `recall`"): RankMetrics(5, 'recal')
+    with pytest.raises(ValueError, match='`k` is the length of the lists, at least 1'): RankMetrics(0)
+
+def test_metrics_of_an_epoch_are_measured_once(tmp_path, monkeypatch):
+    calls = []
+    monkeypatch.setattr(metrics, 'rank_items', lambda *args, **kwargs: calls.append(1) or rank_items(*args, **kwargs))
+    l = learner(loaders(simulate_ratings(40, 60, 800).ratings), tmp_path, metrics=RankMetrics(5, ('recall','ndcg','novelty')))
+    fit(l, 2)
+    assert len(calls)==2
+
+def test_metrics_of_other_held_out_ratings(tmp_path):
+    df = simulate_ratings(40, 60, 800).ratings
+    l = learner(loaders(df), tmp_path, metrics=RankMetrics(5, 'recall'))
+    fit(l)
+    other = l.dls.test_dl(df[:100], unknown='mean')
+    seen,rel = [UserItems(o.ids, l.vocab.sizes) for o in (l.dls.train_ds,other.dataset)]
+    with l.no_bar(): assert l.validate(dl=other)[1]==pytest.approx(measure(l.model, rel, seen, 5).mean.recall)
+
+def test_train_metrics_are_of_the_validation_set(tmp_path):
+    l = learner(loaders(simulate_ratings(40, 60, 800).ratings), tmp_path, metrics=RankMetrics(5, 'recall'))
+    l.recorder.train_metrics = True
+    fit(l)
+    names,vals = l.recorder.metric_names[1:-1],l.recorder.values[0]
+    assert dict(zip(names,vals))['train_recall@5']==dict(zip(names,vals))['valid_recall@5']
+
+def test_fastai_loaders_are_refused(tmp_path):
+    dls = fastai.collab.CollabDataLoaders.from_df(simulate_ratings(40, 60, 800).ratings, bs=64, device='cpu')
+    l = collab_learner(dls, 3, y_range=(1,5), path=tmp_path, metrics=RankMetrics(5))
+    with pytest.raises(ValueError, match='the `CollabDataLoaders` of collab_ext'): fit(l)
+
+def test_a_metric_is_one_line(tmp_path, monkeypatch):
+    monkeypatch.setitem(rank_metrics, 'first', lambda hits,n: hits[:,0].float())
+    monkeypatch.setitem(list_metrics, 'shown', lambda shown,items,seen=None: float((shown>=0).sum()))
+    res,*_ = run(0)
+    assert res.mean['first']==res.per_user['first'].mean() and res.mean['shown']==(res.shown>=0).sum()
+    l = learner(loaders(simulate_ratings(40, 60, 800).ratings), tmp_path, metrics=RankMetrics(5, ('first','shown')))
+    fit(l)
+    assert len(l.recorder.values[-1])==4 and {'first','shown'}<=set(l.evaluate().columns)
+
+def test_a_baseline_is_one_line(monkeypatch):
+    class Alphabetical:
+        def __init__(self, ds): self.n = ds.vocab.sizes[1]
+        def scores(self, users): return -torch.arange(self.n).float().repeat(len(users), 1)
+    monkeypatch.setitem(baselines, 'alphabetical', Alphabetical)
+    dls = loaders(simulate_ratings(40, 60, 800).ratings)
+    res = measure_baselines(dls.train_ds, UserItems(dls.valid_ds.ids, dls.vocab.sizes), names='alphabetical', k=3)
+    assert torch.equal(res['alphabetical'].shown[0], tensor(1,2,3))
+
+@given(st.integers(0,10_000), st.integers(1,10))
+def test_a_shorter_list_is_the_beginning_of_a_longer_one(seed, k):
+    scores,rel,seen = case(seed)
+    rel,seen = user_items(rel),user_items(seen)
+    long,short = [measure(Fixed(scores), rel, seen, o) for o in (10,k)]
+    users = tensor(long.per_user.index)
+    cut = user_metrics(find_hits(rel, users, long.shown)[:,:k], rel.count[users])
+    assert np.allclose(cut, short.per_user)
+
+def test_misspelt_arguments_are_refused():
+    scores,rel,seen = case(0)
+    rel = user_items(rel)
+    with pytest.raises(TypeError, match='`measure` has no argument .progres.: did you mean `progress`'):
+        measure(Fixed(scores), rel, progres=True)
+    with pytest.raises(TypeError, match='no argument .each.'): measure(Fixed(scores), rel, each=print)
+    ds = loaders(frame(range(4),'abc'), valid_pct=0).train_ds
+    with pytest.raises(TypeError, match='`measure_baselines` has no argument .auc_to.: did you mean `auc_too`'):
+        measure_baselines(ds, rel, auc_to=True)
+    with pytest.raises(ValueError, match="not 'randm': did you mean `random`"): measure_baselines(ds, rel, names='randm')
+    with pytest.raises(ValueError, match='no item to choose from'): measure(Fixed(scores), rel, items=tensor([]).long())
+
+def test_reliability():
+    pred,y = np.arange(10.),np.arange(10.)+1
+    res = reliability(pred, y, bins=3)
+    assert res.ratings.sum()==10 and len(res)==3 and res.attrs['error']==pytest.approx(1)
+    assert len(reliability(pred[:2], y[:2]))==2
+    with pytest.raises(ValueError, match='1 of 10 predictions or ratings are NaN'): reliability(pred, np.where(y==3, np.nan, y))
+    with pytest.raises(ValueError, match='10 predictions and 9 ratings'): reliability(pred, y[:9])
+    with pytest.raises(ValueError, match='`bins` is the number of bins, at least 1'): reliability(pred, y, bins=0)
 
 def test_a_baseline_is_what_it_says():
     df = pd.DataFrame(dict(u=[1,1,2,2,3], i=list('abbcb'), r=[1,5,5,3,5]))
     ds = loaders(df, valid_pct=0).train_ds
-    sizes,rows = sizes_of(ds.vocab),torch.arange(1,4)
-    assert Popular(ds, sizes).scores(rows)[0].tolist()==[0,1,3,1]
-    assert BiasOnly(ds, sizes).scores(rows)[0].argmax()==2
-    c = CoOccurrence(ds, sizes).scores(tensor([3]))[0] # has b, which a shares with one of b's three users
+    rows = torch.arange(1,4)
+    assert Popular(ds).scores(rows)[0].tolist()==[0,1,3,1]
+    assert BiasOnly(ds).scores(rows)[0].argmax()==2
+    c = ItemKNN(ds).scores(tensor([3]))[0] # has b, which a shares with one of b's three users
     assert c[1]==pytest.approx(1/3**.5, abs=1e-6) and c[1]==pytest.approx(c[3].item())
-    assert torch.equal(Random(ds, sizes).scores(rows), Random(ds, sizes).scores(rows))
+    assert torch.equal(Random(ds).scores(rows), Random(ds).scores(rows))
 
 def test_bias_is_left_out_of_clicks():
     ds = loaders(frame(range(4),'abc').assign(rating=1), valid_pct=0).train_ds
-    sizes = sizes_of(ds.vocab)
-    rel = UserItems(tensor([[1,1]]), sizes)
-    assert list(measure_baselines(ds, rel))==['random','popular','cooccurrence']
-
-@given(st.integers(2,6), st.integers(6,40), st.booleans())
-def test_folds_partition(n, rows, whole):
-    df = pd.DataFrame(dict(u=np.arange(rows)%7, i=np.arange(rows), r=1.))
-    if whole and df.u.nunique()<n: return
-    parts = [f(df) for f in folds(n, by='u' if whole else None)]
-    assert sorted(sum((list(b) for _,b in parts), []))==list(range(rows))
-    for a,b in parts:
-        assert not set(a)&set(b) and len(a)+len(b)==rows
-        if whole: assert not set(df.u[a])&set(df.u[b])
-
-def test_folds_that_cannot_be():
-    df = frame('ab', 'cd')
-    with pytest.raises(ValueError, match='at least 2'): folds(1)
-    with pytest.raises(ValueError, match="2 can't be divided into 3"): folds(3, by='user')[0](df)
-    with pytest.raises(KeyError, match="no column 'who'"): folds(2, by='who')[0](df)
+    rel = UserItems(tensor([[1,1]]), ds.vocab.sizes)
+    assert list(measure_baselines(ds, rel))==['random','popular','itemknn']

@@ -1,7 +1,7 @@
 "What is recommended, against scoring every pair; and bad questions"
+from helpers import * # all of the package, and what the tests share
 import numpy as np,pandas as pd,pytest,torch,warnings
 from hypothesis import given,strategies as st
-from collab_ext import *
 from collab_ext.metrics import *
 from collab_ext.recommend import *
 from helpers import frame,learner,loaders,same,weights
@@ -53,7 +53,7 @@ def test_labels_keep_their_type(solved):
 
 def test_candidates_and_block(solved):
     items = solved.vocab['item'][1:8]
-    r = solved.recommend(k=20, candidates=items, block=items[:2])
+    r = solved.recommend(k=20, candidates=items, exclude=items[:2])
     assert set(r['item']) <= set(items[2:])
     assert same(solved.recommend(3, candidates=items), solved.recommend(3, candidates=pd.Series(items)))
 
@@ -67,10 +67,13 @@ def test_items_frame_by_column_index_or_series(solved):
 
 def test_nothing_changes(solved):
     was,vocab,prior = weights(solved),{k:list(v) for k,v in solved.vocab.items()},solved.prior
-    solved.recommend(k=3), solved.recommend(ratings=frame(['x','y'], solved.vocab['item'][1:4]), k=3), solved.similar_items('i0'), solved.evaluate()
+    solved.recommend(k=3)
+    solved.recommend(ratings=frame(['x','y'], solved.vocab['item'][1:4]), k=3)
+    solved.similar_items('i0')
+    solved.evaluate()
     assert same(was, weights(solved)) and vocab=={k:list(v) for k,v in solved.vocab.items()}
 
-def test_somebody_new_is_as_if_folded_in(df, solved, tmp_path):
+def test_a_new_user_is_as_if_folded_in(df, solved, tmp_path):
     his = pd.DataFrame(dict(user=999, item=['i0','i1','i2','i3'], rating=[5.,4,2,1]))
     got = solved.recommend(ratings=his, k=5)
     solved.save('s')
@@ -82,7 +85,7 @@ def test_somebody_new_is_as_if_folded_in(df, solved, tmp_path):
     np.testing.assert_allclose(got.score, want.score, atol=2e-2)
     assert not set(got['item'])&set(his['item'])
 
-def test_people_do_not_matter_to_each_other(solved):
+def test_new_users_do_not_matter_to_each_other(solved):
     a = frame(['x'], solved.vocab['item'][1:5])
     both = pd.concat([a, frame(['y'], solved.vocab['item'][3:9])])
     one,two = solved.recommend(ratings=a, k=4),solved.recommend(ratings=both, k=4)
@@ -97,7 +100,7 @@ def test_nobody_is_like_themselves(solved):
 # ---- Bad questions ----
 
 def test_unknown_items_are_named(solved):
-    for kw in (dict(candidates=['i0','nope']), dict(block='nope')):
+    for kw in (dict(candidates=['i0','nope']), dict(exclude='nope')):
         with pytest.raises(KeyError, match="unknown item .'nope'"): solved.recommend(3, **kw)
     with pytest.raises(KeyError, match="unknown item .'nope'"): solved.similar_items(['i0','nope'])
     with pytest.raises(KeyError, match="unknown user .'zoe'"): solved.similar_users('zoe')
@@ -132,7 +135,7 @@ def test_k_beyond_the_catalogue(solved):
 
 def test_empty(solved):
     with pytest.raises(ValueError, match='no item to choose from'): solved.recommend(3, candidates=[])
-    with pytest.raises(ValueError, match='no item to choose from'): solved.recommend(3, candidates=['i0'], block=['i0'])
+    with pytest.raises(ValueError, match='no item to choose from'): solved.recommend(3, candidates=['i0'], exclude=['i0'])
     with pytest.raises(ValueError, match='`users` is empty'): solved.recommend([])
     with pytest.raises(ValueError, match='either `users` or `ratings`'): solved.recommend(3, ratings=frame('x', ['i0']))
 
@@ -145,7 +148,7 @@ def test_whoever_has_seen_everything_is_shown_nothing(solved):
 def test_nan(df, tmp_path):
     l = learner(loaders(df), tmp_path)
     with torch.no_grad(): l.model.u_weight.weight[2] = np.nan
-    with pytest.raises(ValueError, match='DotScorer gives NaN for 1 of'): l.recommend()
+    with pytest.raises(ValueError, match='DotBias gives NaN for 1 of'): l.recommend()
     assert len(l.recommend(l.vocab['user'][1], k=3))==3
     with pytest.raises(ValueError, match='NaN'): l.evaluate()
 
@@ -169,7 +172,7 @@ def test_the_parts_make_the_score(df, y_range, tmp_path):
     with l.no_bar(),l.no_logging(): l.solve(8)
     for u in l.vocab['user'][1:4]:
         why = l.explain(u, 'i1')
-        assert why.adds.sum()+why.attrs['rest']==pytest.approx(why.attrs['score'], abs=1e-4)
+        assert why.contribution.sum()+why.attrs['rest']==pytest.approx(why.attrs['score'], abs=1e-4)
         pred = l.recommend(u, candidates=['i1'], exclude_seen=False).score[0]
         assert pred==pytest.approx(to_rating(why.attrs['score'], y_range), abs=1e-4)
         assert set(why['item'])==set(df['item'][df.user==u])
@@ -185,7 +188,7 @@ def test_a_part_is_what_its_rating_is_worth(df, tmp_path):
     his = df[df.user==u][['user','item','rating']]
     more = his.assign(rating=his.rating+(his['item']==his['item'].iloc[0]))
     a,b = [l.recommend(ratings=o.assign(user='x'), candidates=['i1'], exclude_seen=False).score[0] for o in (his,more)]
-    why = l.explain(u, 'i1').set_index('item').adds[his['item'].iloc[0]]
+    why = l.explain(u, 'i1').set_index('item').contribution[his['item'].iloc[0]]
     model = l.model
     j = l.vocab['item'].index(his['item'].iloc[0])
     asked = his.rating.iloc[0]-model.mean.item()-model.i_bias.weight[j].item()
@@ -195,14 +198,15 @@ def test_evaluate_counts(df, tmp_path):
     l = learner(loaders(df, valid_pct=0), tmp_path)
     test = pd.DataFrame(dict(user=[0,0,0,1,'zoe'], item=['i1','i1','nope','i2','i1'], rating=[5.,5,5,1,5]))
     res = l.evaluate(test, k=30, exclude_seen=False)
-    assert res.attrs==dict(k=30, users=2, users_without=len(l.vocab['user'])-3, strangers_ratings=1, unknown_items_ratings=1, seen_ratings=0)
+    left_out = dict(unknown_users_ratings=1, unknown_items_ratings=1, seen_ratings=0)
+    assert res.attrs==dict(k=30, users=2, users_without=len(l.vocab['user'])-3, **left_out)
     per = l.evaluate(test, k=30, exclude_seen=False, per_user=True)
     assert per.recall.to_dict()=={0:.5, 1:1.}
-    assert l.evaluate(test, k=30, least=4, exclude_seen=False).attrs['users']==1
+    assert l.evaluate(test, k=30, min_rating=4, exclude_seen=False).attrs['users']==1
     assert list(l.evaluate(test, baselines='popular').index)==['model','popular']
     assert list(l.evaluate(test, baselines=False, auc=True).index)==['model']
-    with pytest.raises(ValueError, match='No user has anything'): l.evaluate(test, least=6)
-    with pytest.raises(ValueError, match='needs ratings'): l.evaluate(test[['user','item']], least=3)
+    with pytest.raises(ValueError, match='No user has anything'): l.evaluate(test, min_rating=6)
+    with pytest.raises(ValueError, match='needs ratings'): l.evaluate(test[['user','item']], min_rating=3)
 
 def test_without_ratings_nothing_is_seen(solved, tmp_path):
     from fastai.learner import load_learner

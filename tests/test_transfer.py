@@ -1,11 +1,11 @@
 "Transfer: what is solved is the solution, what does not help is dropped, what does not fit is refused"
+from helpers import * # all of the package, and what the tests share
 import math,sys,types
 
 import pandas as pd,pytest,torch
 from fastai.optimizer import SGD
 from pathlib import Path
 from torch import tensor
-from collab_ext import *
 from helpers import domains,fit,frame,learner,loaders,rows,weights
 
 def solved(df, path, k=4, n=8, **kw):
@@ -28,13 +28,13 @@ def src(worlds, tmp_path_factory): return solved(worlds[0], tmp_path_factory.mkt
 
 def row_alone(y_range, x, base, r, prior, m0):
     "A user's row by an optimizer, with nothing else to train"
-    P,w = torch.linalg.inv(tensor(prior['sides'][0]['P']).double()),m0.double().clone().requires_grad_()
+    P,w = torch.linalg.inv(tensor(prior['sides'][0]['row_cov']).double()),m0.double().clone().requires_grad_()
     opt = torch.optim.LBFGS([w], max_iter=500, tolerance_grad=1e-10, tolerance_change=1e-14, line_search_fn='strong_wolfe')
     def loss():
         opt.zero_grad()
         z = x.double()@w + base.double()
         pred = z if y_range is None else y_range[0]+(y_range[1]-y_range[0])*torch.sigmoid(z)
-        l = ((pred-r.double())**2).sum()/prior['s2'] + (w-m0.double())@P@(w-m0.double())
+        l = ((pred-r.double())**2).sum()/prior['noise'] + (w-m0.double())@P@(w-m0.double())
         l.backward()
         return l
     for _ in range(5): opt.step(loss)
@@ -49,12 +49,12 @@ def test_fold_in_is_training_that_row_alone(worlds, tmp_path, y_range):
     r = torch.tensor([5.,4,3,2,1,5,4])
     mean,vecs,bias = learn.model.mean.item(),learn.model.weight(items),learn.model.bias(items)
     learn.fold_in(pd.DataFrame(dict(user='new', item=items, rating=r.numpy())))
-    p = learn._known_prior()
+    p = solver_for(learn).known_prior()
     full = torch.cat([learn.model.i_weight.weight, learn.model.i_bias.weight], 1).detach()
     n = len(learn.vocab['user'])
     ids = torch.stack([torch.full((7,), n-1), tensor([learn.vocab['item'].index(o) for o in items])], 1)
     rm = RatingMatrix(ids, r, [n,len(full)])
-    m0 = (row_features(rm, 0, full)[:,:len(p['sides'][0]['B'])]@tensor(p['sides'][0]['B']))[-1]
+    m0 = (row_features(rm, 0, full)[:,:len(p['sides'][0]['coefs'])]@tensor(p['sides'][0]['coefs']))[-1]
     alone = row_alone(y_range, torch.cat([vecs, torch.ones(7,1)], 1), mean+bias, r, p, m0)
     got = torch.cat([learn.model.weight(['new'], is_item=False), learn.model.bias(['new'], is_item=False)[:,None]], 1)[0]
     assert (got-alone).abs().max()<2e-3, (got,alone)
@@ -80,7 +80,7 @@ def test_users_and_items_that_the_source_lacks_are_solved_for(src, worlds, tmp_p
     assert torch.equal(learn.model.weight(both), src.model.weight(both))
     assert len({tuple(o.tolist()) for o in learn.model.weight(lacking)})>len(lacking)//2
 
-def test_a_user_without_ratings_is_anybody(src, worlds, tmp_path):
+def test_a_user_without_ratings_is_an_unknown_user(src, worlds, tmp_path):
     vocab = {k:[NA,*sorted(set(worlds[1][k]))] for k in ('user','item')}
     vocab['user'].append(10**6)
     learn = collab_learner(loaders(worlds[1], valid_pct=0, vocab=vocab), pretrained=src, path=tmp_path)
@@ -99,7 +99,7 @@ def test_another_scale_of_ratings(src, worlds, tmp_path, scale):
     "The error in units of the scale is the same, whatever the scale"
     plain,other = [start(src, worlds[1].assign(rating=f(worlds[1].rating)), tmp_path) for f in (lambda r: r, scale)]
     unit = (scale(5)-scale(1))/4
-    assert abs(other._rmse(other.dls.valid_ds)/unit - plain._rmse(plain.dls.valid_ds))<.05
+    assert abs(rating_rmse(other.model, other.dls.valid_ds)/unit - rating_rmse(plain.model, plain.dls.valid_ds))<.05
 
 # ---- Not worse than from scratch
 
@@ -107,9 +107,10 @@ def broken_source(src, path):
     res = collab_learner(src.dls, pretrained=src, path=path)
     g = torch.Generator().manual_seed(0)
     with torch.no_grad():
-        for t in ('i_weight','i_bias'): tables(res.model)[t].copy_(tables(src.model)[t][torch.randperm(len(src.vocab['item']), generator=g)]*3)
-    res.prior = src.solver.mf.prior()
-    res.solver = None
+        for t in ('i_weight','i_bias'):
+            shuffled = torch.randperm(len(src.vocab['item']), generator=g)
+            tables(res.model)[t].copy_(tables(src.model)[t][shuffled]*3)
+    res.model.know(src.model.prior)
     return res
 
 @pytest.mark.parametrize('valid', [0.,.2])
@@ -118,10 +119,10 @@ def test_a_source_that_misleads_is_dropped(src, worlds, tmp_path, valid):
     train = worlds[1].drop(test.index)
     dls = loaders(train, valid_pct=valid)
     misled = tune(collab_learner(dls, pretrained=broken_source(src, tmp_path), path=tmp_path))
-    assert 'kept: ' in repr(misled.report) and 'kept: the source' not in repr(misled.report)
+    assert misled.transfer.choice.way!='source' and 'kept: ' in repr(misled.report) and 'kept: the source' not in repr(misled.report)
     alone = collab_learner(dls, 4, path=tmp_path)
     with alone.no_bar(),alone.no_logging(): alone.solve()
-    error = lambda l: l._rmse(l._ratings.encode(test, 'mean'))
+    error = lambda l: rating_rmse(l.model, l.dls.train_ds.encode(test, 'mean'))
     assert error(misled)<error(alone)+.03
 
 def test_a_good_source_is_kept_and_pays(src, worlds, tmp_path):
@@ -129,8 +130,8 @@ def test_a_good_source_is_kept_and_pays(src, worlds, tmp_path):
     dls = loaders(worlds[1].drop(test.index), valid_pct=0)
     tuned,alone = tune(collab_learner(dls, pretrained=src, path=tmp_path)),collab_learner(dls, 4, path=tmp_path)
     with alone.no_bar(),alone.no_logging(): alone.solve()
-    error = lambda l: l._rmse(l._ratings.encode(test, 'mean'))
-    assert 'kept: the source' in repr(tuned.report)
+    error = lambda l: rating_rmse(l.model, l.dls.train_ds.encode(test, 'mean'))
+    assert tuned.transfer.choice.way=='source' and 'kept: the source' in repr(tuned.report)
     assert error(tuned)<error(alone)-.02
 
 # ---- Pull
@@ -139,7 +140,7 @@ def test_pull_is_stronger_for_rows_with_more_ratings(worlds, tmp_path):
     "Without a gradient, a row that was moved away comes back, the faster the more ratings the source had"
     learn = learner(frame('abc','xyz'), tmp_path, pretrained=learner(frame('abc','xyz'), tmp_path), wd=0., opt_func=SGD)
     moved = {'i_weight':tensor([False,True,True,True])}
-    cb = PullToSource(moved, dict(i_weight=tensor([0,1,20,1000])), pull=1.)
+    cb = L2SP(moved, dict(i_weight=tensor([0,1,20,1000])), pull=1.)
     learn.create_opt()
     cb.learn = learn
     cb.before_fit()
@@ -168,9 +169,13 @@ def test_grow_again_and_again(src, worlds, tmp_path):
 
 # ---- Sources that do not fit
 
-bad = dict(nan=(lambda: dict(item=(torch.full((2,4), math.nan), ['i1','i2'])), 'NaN'), twice=(lambda: dict(item=(torch.ones(2,4), ['i1','i1'])), 'more than once'),
-    column=(lambda: dict(film=(torch.ones(2,4), ['i1','i2'])), "'film'"), width=(lambda: dict(item=(torch.ones(2,7), ['i1','i2'])), '7 factors'),
-    short=(lambda: dict(item=(torch.ones(3,4), ['i1','i2'])), '3, 4'), none=(lambda: dict(item=(torch.ones(2,4), ['q1','q2'])), 'nothing to transfer'),
+bad = dict( # name → what makes the vectors, what the error says
+    nan=(lambda: dict(item=(torch.full((2,4), math.nan), ['i1','i2'])), 'NaN'),
+    twice=(lambda: dict(item=(torch.ones(2,4), ['i1','i1'])), 'more than once'),
+    column=(lambda: dict(film=(torch.ones(2,4), ['i1','i2'])), "'film'"),
+    width=(lambda: dict(item=(torch.ones(2,7), ['i1','i2'])), '7 factors'),
+    short=(lambda: dict(item=(torch.ones(3,4), ['i1','i2'])), '3, 4'),
+    none=(lambda: dict(item=(torch.ones(2,4), ['q1','q2'])), 'nothing to transfer'),
     types=(lambda: dict(user=(torch.ones(2,4), ['4','8'])), 'id_map'))
 
 @pytest.mark.parametrize('name', bad)
@@ -229,7 +234,7 @@ def test_there_and_back_by_the_hub(src, worlds, hub, tmp_path):
 
 def test_without_the_hubs_package(worlds, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, 'huggingface_hub', types.ModuleType('huggingface_hub'))
-    monkeypatch.setattr('collab_ext.transfer.find_spec', lambda _: None)
+    monkeypatch.setattr('collab_ext.sources.find_spec', lambda _: None)
     with pytest.raises(ImportError, match=r'pip install collab_ext\[hub\]'): start('hf://me/films', worlds[1], tmp_path)
 
 # ---- The report
@@ -261,7 +266,8 @@ def test_vectors_say_for_themselves_whose_they_are(worlds, tmp_path):
     for o in (pd.DataFrame(vecs.numpy(), index=items), (vecs.numpy(), items), dict(item=(vecs, items))):
         learn = collab_learner(dls, 4, pretrained=o, path=tmp_path)
         assert torch.allclose(learn.model.weight(items), vecs)
-    with pytest.raises(ValueError, match='in none of the columns'): collab_learner(dls, 4, pretrained=(vecs.numpy(), [f'q{o}' for o in items]), path=tmp_path)
+    others = vecs.numpy(),[f'q{o}' for o in items]
+    with pytest.raises(ValueError, match='in none of the columns'): collab_learner(dls, 4, pretrained=others, path=tmp_path)
 
 @pytest.mark.parametrize('what', [123, (None,None), [], '', ({},['a']), ('a','b','c')])
 def test_no_source_at_all(worlds, tmp_path, what):
@@ -286,7 +292,8 @@ def test_load_under_another_sigmoid(worlds, tmp_path, y_range):
 @pytest.mark.parametrize('way', ['fold_in','grow'])
 def test_new_ratings_outside_the_range(worlds, tmp_path, way):
     learn = collab_learner(loaders(worlds[0]), 4, y_range=(1,5), path=tmp_path)
-    with pytest.raises(ValueError, match='outside `y_range'): getattr(learn, way)(pd.DataFrame(dict(user=['new'], item=[learn.vocab['item'][1]], rating=[9.])))
+    df = pd.DataFrame(dict(user=['new'], item=[learn.vocab['item'][1]], rating=[9.]))
+    with pytest.raises(ValueError, match='outside `y_range'): getattr(learn, way)(df)
 
 def test_solve_says_that_it_begins_anew(worlds, tmp_path):
     learn = fit(collab_learner(loaders(worlds[0]), 4, path=tmp_path))
