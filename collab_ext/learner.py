@@ -113,7 +113,7 @@ class CollabLearner(Learner):
     @property
     def solver(self):
         "The closed form that made the tables as they are; None if something else has written them since"
-        held = self._solved is not None and self._solved.holds(get_model(self.model))
+        held = self._solved is not None and self._solved.dls is self.dls and self._solved.holds(get_model(self.model))
         return self._solved if held else None
 
     def record(self, transfer, solver=None):
@@ -193,9 +193,8 @@ solvers = [LinearSolver,IALSSolver,BayesSolver]
 
 def solver_for(
     learn, # A `CollabLearner`
-)->Solver: # The closed form of its model, data and loss; None if there is none
-    "The closed form that made the tables, or a new one that suits"
-    if learn.solver is not None: return learn.solver
+)->Solver: # A new one, which begins from what the model has; None if there is none
+    "The closed form that suits a learner's model, data and loss"
     model = get_model(learn.model)
     kind = first(o for o in solvers if o.suits(model, learn.dls, learn.loss_func))
     return kind and kind(model, learn.dls, learn.loss_func)
@@ -224,7 +223,7 @@ def solve(self:CollabLearner,
     cbs=None, # Callbacks
 )->CollabLearner: # This learner
     "Train in closed form: from scratch, from the source, or on from a saved solution"
-    solver = solver_for(self)
+    solver = ifnone(self.solver, solver_for(self))
     if solver is None: raise ValueError(f"`solve` wants {closed_form_for}: use `fit_one_cycle`")
     if not solver.trains: raise ValueError(f"{type(self.loss_func).__name__} has no closed form: use `fit_one_cycle`, or make the learner with `loss='ials'`")
     if n_epoch is not None: check_count('n_epoch', n_epoch, 'a number of sweeps')
