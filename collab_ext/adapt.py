@@ -77,8 +77,7 @@ class L2SP(Callback):
 def _chosen_solver(learn, epochs):
     "The solver to fine-tune with, its number of sweeps, and the choice, which is made once"
     transfer = learn.transfer
-    can_compare = transfer is not None and transfer.source is not None and learn.solver.can_adapt(transfer.source)
-    if not can_compare or transfer.choice is not None: return learn.solver,epochs,None
+    if transfer is None or transfer.source is None: return learn.solver,epochs,None
     solver,choice = learn.solver.compare(transfer, epochs)
     return solver,choice.sweeps,choice
 

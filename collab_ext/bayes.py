@@ -599,8 +599,7 @@ def adapted_mf(self:BayesSolver,
     mean = source.wgts.get('mean', tensor(0.)).item()
     noise = max(.65*self.dls.train_ds.targ.var().item(), 1e-3)
     prior = info.get('prior') or guess_prior(tabs, mean, noise, m.old.first_row(0))
-    counts = [source_counts(info, s, n) for s,n in enumerate(m.old.sizes)]
-    return TransferMF(rm, tabs, m.idxs, prior, counts, self.model.link, drift).start()
+    return TransferMF(rm, tabs, m.idxs, prior, transfer.counts, self.model.link, drift).start()
 
 @patch
 def adapted(self:BayesSolver, transfer):

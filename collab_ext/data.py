@@ -8,9 +8,9 @@ Docs: https://collab-ext.github.io/collab_ext/data.html.md"""
 
 # %% auto #0
 __all__ = ['duplicate_policies', 'unknown_policies', 'rows_text', 'column_names', 'factorize_ids', 'column_numbers',
-           'check_y_range', 'resolve_duplicates', 'check_ratings', 'check_share', 'Ratings', 'take_rows', 'find_rows',
+           'check_y_range', 'resolve_duplicates', 'check_ratings', 'check_share', 'Ratings', 'take_rows',
            'column_weights', 'as_counts', 'shuffled', 'rebatch', 'CollabDL', 'split_rows', 'CollabDataLoaders',
-           'check_from_df', 'with_folded']
+           'check_from_df', 'vocab_of', 'train_data', 'train_ratings', 'with_folded']
 
 # %% ../nbs/01_data.ipynb #280d80b3
 from numbers import Real
@@ -239,15 +239,6 @@ def decode(self:Ratings,
 # %% ../nbs/01_data.ipynb #a2cd0706
 unknown_policies = ('raise','warn','mean','popular')
 
-def find_rows(
-    vocab:Vocab, # Labels of users and items
-    labels:list, # Distinct labels
-    s:int, # 0 for users, 1 for items
-)->Tensor: # For each of `labels` its row, -1 where it has none
-    "The rows of a few labels, or of many"
-    few = 16*len(labels) < vocab.sizes[s]
-    return vocab.rows(labels, s) if few else match_rows(vocab.labels[s], labels)
-
 # %% ../nbs/01_data.ipynb #18e10d24
 def _row_for_unknown(ds, name, unknown):
     "Row of `ds` that stands in for unknown labels of the column `name`"
@@ -268,7 +259,7 @@ def _encode_ids(ds, df, s, unknown, where):
     "Row of each user (`s=0`) or item (1) in `df`, by the vocabulary of `ds`"
     name = ds.vocab.names[s]
     codes,labels = factorize_ids(df, name)
-    rows = find_rows(ds.vocab, labels, s).numpy().astype(np.int32)
+    rows = ds.vocab.rows(labels, s).numpy().astype(np.int32)
     missing = rows<0
     if missing.any():
         unknown_labels = [labels[i] for i in np.flatnonzero(missing)]
@@ -563,6 +554,33 @@ def test_dl(self:CollabDataLoaders,
     "A `DataLoader` of other ratings, or of pairs to be rated"
     check_kwargs(kwargs, 'test_dl', ['unknown'], type(self.valid).__init__, TfmdDL.__init__, but=_unused)
     return self.valid.new(self.train_ds.encode(df, unknown), **kwargs)
+
+# %% ../nbs/01_data.ipynb #fb7121f1
+def vocab_of(
+    dls, # `CollabDataLoaders` of collab_ext or of fastai
+)->Vocab: # Labels of users and items
+    "The vocabulary of `dls`"
+    ds = dls.train_ds
+    return ds.vocab if isinstance(ds, Ratings) else as_vocab(dls.classes)
+
+def train_data(
+    dls, # `CollabDataLoaders` of collab_ext or of fastai
+)->Ratings: # With `counts`
+    "The training set as `Ratings`"
+    ds = dls.train_ds
+    if isinstance(ds, Ratings): return ds
+    vocab = vocab_of(dls)
+    ids = torch.tensor(ds.items[list(vocab)].to_numpy(dtype=np.int32))
+    targ = torch.tensor(ds.ys.to_numpy(dtype=np.float32).reshape(-1))
+    counts = {name:torch.bincount(ids[:,s].long(), minlength=n) for s,(name,n) in enumerate(zip(vocab, vocab.sizes))}
+    return Ratings(vocab, ids, targ, rating_name=ds.y_names[0], counts=counts)
+
+def train_ratings(
+    dls, # `CollabDataLoaders` of collab_ext or of fastai
+)->np.ndarray: # n, float32; empty where there are pairs without ratings
+    "The ratings of the training set"
+    y = train_data(dls).targ
+    return np.zeros(0, np.float32) if y is None else to_np(y)
 
 # %% ../nbs/01_data.ipynb #753c0285
 def with_folded(

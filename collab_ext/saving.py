@@ -44,23 +44,14 @@ def saved_info(
     learn, # A `CollabLearner`
 )->dict: # Plain data
     "What is saved beside the labels: their numbers of ratings, the scale, and the prior"
-    counts = ifnone(train_data(learn.dls).counts, {})
-    y_range = getattr(get_model(learn.model), 'y_range', None)
-    y = train_ratings(learn.dls)
-    res = dict(counts={k:v.tolist() for k,v in counts.items()})
-    res['y_range'] = None if y_range is None else [float(o) for o in y_range]
-    res['scale'] = [float(y.mean()), float(y.std())] if len(y) else None
+    res = learner_info(learn)
     prior = _prior_now(learn)
     return res if prior is None else dict(res, prior=prior)
 
 @patch
 def as_pair(self:CollabLearner)->Pair: # Weights, vocabulary and what is saved beside it
     "This learner as a source"
-    info = saved_info(self)
-    wgts = get_model(self.model).state_dict()
-    model = get_model(self.model)
-    if isinstance(model, EmbeddingDotBias) and 'mean' not in wgts and info['scale']: wgts = split_mean(wgts, train_data(self.dls).counts)
-    return Pair(wgts, None, self.vocab, info, None)
+    return learner_pair(self)._replace(info=saved_info(self))
 
 # %% ../nbs/06a_saving.ipynb #2769d9f8
 @patch

@@ -247,11 +247,12 @@ class Transfer:
         matches:Matches, # Rows of the source and of the learner
         moved_tables:list, # Names of the tables that were moved
         fill, # What rows that the source lacks were filled with
-        source:Pair=None, # The source, where it may be asked again
+        counts:list=None, # Number of ratings that the source had for each of its users, and for each of its items; 20 by default
     ):
-        store_attr()
+        store_attr(but='counts')
+        self.counts = [torch.full((n,), 20) for n in matches.old.sizes] if counts is None else counts
         self.solved = [0,0] # rows of users and of items that were solved for
-        self.start,self.choice,self.hint = None,None,None
+        self.source,self.start,self.choice,self.hint = None,None,None,None
 
     @property
     def moved(self):
@@ -261,10 +262,11 @@ class Transfer:
     @property
     def evidence(self):
         "Table name → number of ratings that the source had for each row"
-        info = {} if self.source is None else self.source.info
-        n = [source_counts(info, s, len(labels)).float() for s,labels in enumerate(self.matches.old.labels)]
-        return {t:_counts_of(n[side(t)], self.matches.idxs[side(t)]) for t in self.moved_tables}
+        return {t:_counts_of(self.counts[side(t)].float(), self.matches.idxs[side(t)]) for t in self.moved_tables}
 
+    def note_source(self, source:Pair):
+        "Keep the source's weights, until it has been compared with none"
+        self.source = source._replace(opt=None)
     def note_solved(self, counts):
         "Rows that the source lacks and that have ratings were solved for; `counts`: column → number of ratings of each label"
         new = [i<0 for i in self.matches.idxs]
@@ -273,8 +275,8 @@ class Transfer:
         "Validation error before training, and that of the mean rating alone"
         self.start = Start(rmse, mean_rmse)
     def note_choice(self, choice:Choice):
-        "What `fine_tune` compared and kept"
-        self.choice = choice
+        "What `fine_tune` compared and kept; the choice is made once, so the source is not needed any more"
+        self.choice,self.source = choice,None
     def note_hint(self, hint):
         "What would have made more of the source"
         self.hint = hint
@@ -393,7 +395,8 @@ def plan_transfer(
     check_rows(tables(source.wgts, keys), old_vocab)
     m = Matches(old_vocab, new_vocab, id_map, counts)
     wgts = match_tables(source.wgts, m, fill, keys, own)
-    res = Transfer(m, [t for t in find_tables(wgts, keys) if t in own], fill, source)
+    counts_there = [source_counts(source.info, s, n) for s,n in enumerate(old_vocab.sizes)]
+    res = Transfer(m, [t for t in find_tables(wgts, keys) if t in own], fill, counts_there)
     report = res.report
     if report.coverage<low: warn(f"The source knows only {report.coverage:.1%} of the labels, so most rows are filled, not moved")
     for o in report.type_notes: warn(o)

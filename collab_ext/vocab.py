@@ -241,7 +241,10 @@ def rows(self:Vocab,
     s:int, # 0 for users, 1 for items
 )->Tensor: # For each label its row, -1 where it has none (int64)
     "The row of each of `labels`"
-    labels,own = as_labels(labels),self.labels[s]
+    labels = as_labels(labels)
+    own = self.labels[s]
+    many = 16*len(labels) >= len(own)
+    if many: return match_rows(own, labels)
     if self._indexes[s] is None:
         typed = _ambiguous(_types(own))
         self._indexes[s] = _index(own, typed),typed

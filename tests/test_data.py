@@ -174,7 +174,7 @@ def test_few_labels_are_found_where_many_are(df, labels):
     labels = list({(type(o),o):o for o in labels}.values())
     vocab = Vocab.from_frame(df, 'who', 'what')
     padded = Vocab(dict(who=vocab['who']+[f'pad{i}' for i in range(500)], what=vocab['what']))
-    assert find_rows(padded, labels, 0).tolist()==match_rows(padded['who'], labels).tolist()
+    assert padded.rows(labels, 0).tolist()==match_rows(padded['who'], labels).tolist()
 
 def test_predictions_come_in_the_order_of_the_ratings(tmp_path):
     learn = learner(loaders(frame('abcdef','uvwxyz'), bs=4), tmp_path)

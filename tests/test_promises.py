@@ -905,6 +905,17 @@ def test_promise_15_grow_with_nothing_new(tmp_path):
     assert not wrong_rows(learn) and learn.vocab==dict(user=[NA,'a','b'], item=[NA,'x','y'])
 
 # The package
+def test_promise_20_arguments_are_used_or_refused(tmp_path):
+    "What nothing would look at is refused, by its name"
+    for kw in (dict(project=True), dict(id_map={}), dict(fill='mean'), dict(solve=False)):
+        with pytest.raises(TypeError, match=f'{first(kw)}.*`pretrained`'): learner(frame('ab','xy'), tmp_path, **kw)
+    for kw in (dict(emb_szs=[2,3]), dict(layers=[5]), dict(config=dict(ps=[.1]))):
+        name = first(kw['config']) if 'config' in kw else first(kw)
+        with pytest.raises(TypeError, match=f'{name}.*`use_nn`'): learner(frame('ab','xy'), tmp_path, **kw)
+    learner(frame('ab','xy'), tmp_path, y_range=None, config=dict(y_range=(0,6)))
+    for n in (0,-1,2.5):
+        with pytest.raises(ValueError, match='`n_factors` is'): learner(frame('ab','xy'), tmp_path, n_factors=n)
+
 def test_names():
     "`from collab_ext import *` gives what is listed, and nothing else"
     ns = {}
