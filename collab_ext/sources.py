@@ -42,14 +42,17 @@ def split_mean(
     return {**wgts, **biases, 'mean':mean}
 
 # %% ../nbs/03a_sources.ipynb #75df11e5
-def _tells(ds): return isinstance(ds, Ratings) or isinstance(getattr(ds, 'items', None), pd.DataFrame)
+def _tells(ds):
+    "Has the training set ratings? That of an exported fastai learner has none"
+    items = getattr(ds, 'items', None)
+    return isinstance(ds, Ratings) or isinstance(items, pd.DataFrame) and len(items)>0
 
 def learner_info(
     learn:Learner, # A learner with users and items
-)->dict: # Plain data: `counts`, `y_range`, and `scale` (mean and spread of the ratings)
+)->dict: # Plain data, where it is known: `counts`, `y_range`, and `scale` (mean and spread of the ratings)
     "What a transfer has to know of a learner's scale, and of the evidence behind its weights"
-    y_range = getattr(get_model(learn.model), 'y_range', None)
-    res = dict(counts={}, y_range=None if y_range is None else [float(o) for o in y_range], scale=None)
+    model,res = get_model(learn.model),{}
+    if hasattr(model, 'y_range'): res['y_range'] = None if model.y_range is None else [float(o) for o in model.y_range]
     if not _tells(learn.dls.train_ds): return res
     counts,y = train_data(learn.dls).counts,train_ratings(learn.dls)
     if counts: res['counts'] = {k:v.tolist() for k,v in counts.items()}
@@ -67,7 +70,7 @@ def learner_pair(
     model,info = get_model(learn.model),learner_info(learn)
     wgts = model.state_dict()
     mean_in_biases = isinstance(model, EmbeddingDotBias) and 'mean' not in wgts
-    if mean_in_biases and info['scale']: wgts = split_mean(wgts, info['counts'])
+    if mean_in_biases and info.get('scale'): wgts = split_mean(wgts, info['counts'])
     return Pair(wgts, None, vocab_of(learn.dls), info, None)
 
 # %% ../nbs/03a_sources.ipynb #36ee4747
