@@ -8,7 +8,7 @@ Docs: https://collab-ext.github.io/collab_ext/bayes.html.md"""
 
 # %% auto #0
 __all__ = ['Posterior', 'row_features', 'inv_psd', 'BayesMF', 'known_rows', 'refit', 'guess_prior', 'moved_side', 'TransferMF',
-           'mean_rows', 'trial_errors', 'choose_way', 'solve_new', 'rating_rmse', 'BayesSolver']
+           'mean_rows', 'trial_errors', 'choose_way', 'solve_new', 'rating_rmse', 'BayesSolver', 'mismatched_side']
 
 # %% ../nbs/05a_bayes.ipynb #ad0c0a6c
 from fastai.basics import *
@@ -28,7 +28,7 @@ class Posterior:
         prior_cov:Tensor, # Prior covariance (k+1 × k+1), or one for each row
         prior_mean:Tensor=None, # Prior means (n × k+1)
         coefs:Tensor=None, # What features say of the prior mean (p × k+1)
-        feature_moment:Tensor=None, # Mean of the features' products (p × p)
+        feature_moment:Tensor=None, # Precision of `coefs` for each row that they were learned from (p × p)
         loadings:Tensor=None, # The rows that make the other side's features, once they are frozen
     ): store_attr()
 
@@ -171,8 +171,9 @@ def refit(
     else:
         R = source.feature_moment*n0
         before = source.coefs
-    t.coefs = torch.linalg.solve(XX+R, X.T@W + R@before)
-    t.feature_moment = XX/n
+    precision = XX+R
+    t.coefs = torch.linalg.solve(precision.double(), (X.T@W + R@before).double()).float()
+    t.feature_moment = precision/n
     t.prior_mean = feats@t.coefs
     D = W-t.prior_mean[seen]
     own_cov = t.cov[seen].mean(0) + D.T@D/n + 1e-4*torch.eye(D.shape[1])
@@ -270,10 +271,17 @@ def guess_prior(
     return dict(mean=float(mean), noise=noise, sides=sides)
 
 # %% ../nbs/05a_bayes.ipynb #28607989
+def _above_zero(x, least=1e-5):
+    "A symmetric matrix without eigenvalues below a share `least` of the largest"
+    vals,vecs = torch.linalg.eigh((x+x.T).double()/2)
+    vals = vals.clamp(min=least*vals.max().item())
+    return ((vecs*vals)@vecs.T).float()
+
 def _source_prior(p):
     "A `Posterior` without rows, from a saved prior"
     p = {o:tensor(v).float() for o,v in p.items()}
-    return Posterior(None, None, p['row_cov'], coefs=p['coefs'], feature_moment=p['feature_moment'])
+    moment = _above_zero(p['feature_moment']) # 0.0.1 saved it without the ridge, so that rounding could make it indefinite
+    return Posterior(None, None, p['row_cov'], coefs=p['coefs'], feature_moment=moment)
 
 def moved_side(
     rows:Tensor, # The source's rows [vector, bias]
@@ -605,6 +613,36 @@ def adapted_mf(self:BayesSolver,
 def adapted(self:BayesSolver, transfer):
     mf = self.adapted_mf(transfer, RatingMatrix.from_ratings(self.dls.train_ds))
     return type(self)(self.model, self.dls, self.loss_func, mf)
+
+# %% ../nbs/05a_bayes.ipynb #42aca41e
+def mismatched_side(
+    source, # A `Pair` with the four tables, in the target's units
+    matches:Matches, # Its rows and the target's
+    rm:RatingMatrix, # The target's ratings
+    link:Link, # From the tables' units to ratings
+    least=10, # Fewer matched users (or items) with ratings than this tell nothing
+    errors=3., # By how many standard errors the average row has to be better
+): # 0 if matched users look like other users, 1 if matched items look like other items, else None
+    "The side whose matched rows predict the target's ratings worse than their average does"
+    tabs = tables(source.wgts)
+    rows = [packed_rows(tabs, s) for s in (0,1)]
+    idx = [i[ids] for i,ids in zip(matches.idxs, rm.ids)]
+    both = (idx[0]>=0)&(idx[1]>=0)
+    own = [r[i[both]] for r,i in zip(rows, idx)]
+    mean = source.wgts.get('mean', 0.)
+    def squared_errors(u, i): return (link(_score(mean, u, i))-rm.y[both])**2
+
+    matched_error = squared_errors(*own)
+    harm = []
+    for s in (0,1):
+        average = rows[s][matches.old.first_row(s):].mean(0).expand_as(own[s])
+        others = squared_errors(average, own[1]) if s==0 else squared_errors(own[0], average)
+        by_row = torch.zeros(rm.sizes[s]).index_add_(0, rm.ids[s][both], matched_error-others) # ratings of a row err together
+        tells = (by_row!=0).sum()>=least
+        clearly = by_row.sum() > errors*by_row.square().sum().sqrt()
+        harm.append(by_row.sum().item() if tells and clearly else 0.)
+    worst = int(harm[1]>harm[0])
+    return worst if harm[worst]>0 else None
 
 # %% ../nbs/05a_bayes.ipynb #068c5273
 def _hold_out(rm, pct=0.1):

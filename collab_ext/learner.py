@@ -223,8 +223,31 @@ def _start_adapted(learn, solver, transfer, src):
     adapted.write(model)
     keep_prior(model, adapted.prior())
     transfer.note_solved(learn.dls.train_ds.counts)
-    if len(learn.dls.valid_ds): transfer.note_start(rating_rmse(model, learn.dls.valid_ds, learn.dls.device), _mean_rmse(learn.dls))
+    if len(learn.dls.valid_ds): _note_start(learn, transfer)
     return adapted
+
+def _note_start(learn, transfer):
+    "Validation error before training; warn if a constant would do better"
+    rmse,mean_rmse = rating_rmse(get_model(learn.model), learn.dls.valid_ds, learn.dls.device),_mean_rmse(learn.dls)
+    transfer.note_start(rmse, mean_rmse)
+    if rmse>mean_rmse: warn(f"Before training, the learner errs by {rmse:.3f}, and the mean rating alone by {mean_rmse:.3f}: "
+        "the source does harm. `fine_tune` compares it with none; if labels collide, pass `id_map`")
+
+def _plan(learn, src, fill, id_map, can_solve):
+    "As `plan_transfer`; a side whose labels collide with those of the source is taken for new"
+    model,counts = get_model(learn.model),train_data(learn.dls).counts
+    transfer,wgts = plan_transfer(model, learn.vocab, src, ifnone(fill, 'mean'), id_map, counts)
+    if not can_solve: return transfer,wgts
+    s = mismatched_side(src, transfer.matches, RatingMatrix.from_ratings(learn.dls.train_ds), model.link)
+    if s is None: return transfer,wgts
+    name,side_name = learn.vocab.names[s],('users','items')[s]
+    n = int((transfer.matches.idxs[s]>=0).sum())
+    said = (f"{n} labels of {name!r} are in the source too, and look like other {side_name} there: the ratings here fit an average row better. "
+        f"These {side_name} are taken for new; pass `id_map={{{name!r}: {{}}}}` to say so yourself")
+    warn(said)
+    transfer,wgts = plan_transfer(model, learn.vocab, src, ifnone(fill, 'mean'), {**ifnone(id_map, {}), name:{}}, counts)
+    transfer.note_hint(said)
+    return transfer,wgts
 
 # %% ../nbs/06_learner.ipynb #2f1fb7eb
 @patch
@@ -242,7 +265,7 @@ def transfer_from(self:CollabLearner,
     solver = solver_for(self)
     can_solve = solver is not None and solver.can_adapt(src)
     if solve and not can_solve: raise ValueError(f"`solve=True` wants a source with vectors and biases of both sides, and {closed_form_for}")
-    transfer,wgts = plan_transfer(model, self.vocab, src, ifnone(fill, 'mean'), id_map, train_data(self.dls).counts)
+    transfer,wgts = _plan(self, src, fill, id_map, can_solve)
     if isinstance(model, DotBias) and not isinstance(self.dls.train_ds, Ratings): transfer.note_hint(
         "Rows that the source lacks are filled, not solved for: that wants the `CollabDataLoaders` of collab_ext, and these are fastai's")
     with unchanged_on_error(self):
