@@ -55,14 +55,14 @@ class L2SP(Callback):
         n0=20, # Number of ratings at which half of it applies
     ): store_attr()
 
-    def _strength(self, t):
-        "Decay of each moved row of a table (rows × 1)"
+    def _strength(self, t, p):
+        "Decay of each moved row of a table, in as many dimensions as its parameter `p`"
         mask = self.rows[t]
         n = torch.full((int(mask.sum()),), 1e9) if self.counts is None else self.counts[t][mask].float()
-        return self.pull*(n/(n+self.n0))[:,None]
+        return (self.pull*n/(n+self.n0)).view(-1, *[1]*(p.ndim-1)).to(p.device)
 
     def before_fit(self):
-        self.held = [(p, i, p.data[i].clone(), self._strength(t).to(p.device)) for t,p,i in _rows_in_tables(self.model, self.rows)]
+        self.held = [(p, i, p.data[i].clone(), self._strength(t, p)) for t,p,i in _rows_in_tables(self.model, self.rows)]
 
     def row_settings(self):
         "What `Fused` needs to do the same: (parameter, row numbers, further decay and what it goes to)"

@@ -26,12 +26,12 @@ from .learner import *
 
 # %% ../nbs/06a_saving.ipynb #05c4fb42
 def _stem_path(learn, file):
-    if not isinstance(file, (str,Path)): raise ValueError(f"`file` is a name or a path, not a {type(file).__name__}")
+    if not isinstance(file, (str,Path)): raise ValueError(f"`file` is a name or a path, not {a_type(file)}")
     return learn.path/learn.model_dir/file
 
 def _check_has_rows(model):
     "Raise a `ValueError` for a model that has no row for each label"
-    if isinstance(model, ItemModel): raise ValueError(f"A {type(model).__name__} has no row for each label, but the history of every user: "
+    if isinstance(model, ItemModel): raise ValueError(f"{type(model).__name__} has no row for each label, but the history of every user: "
         "keep it with `export` and `load_learner`, or save what `linear_factors` makes of it")
 
 def _prior_now(learn):
@@ -55,6 +55,7 @@ def as_pair(self:CollabLearner)->Pair: # Weights, vocabulary and what is saved b
 
 # %% ../nbs/06a_saving.ipynb #2769d9f8
 @patch
+@checks_names
 def save(self:CollabLearner,
     file:str|Path, # Name of the pair, in `path/model_dir`
     with_opt=True, # Save the optimizer's state too
@@ -96,11 +97,11 @@ def moved_opt_state(
     "An optimizer's state with its rows in the order of a learner"
     if not _fits_opt(sd, learn.opt): return warn("The optimizer's state is of another kind of model or optimizer, and was dropped")
     params = learn.opt.all_params().itemgot(0)
-    table_of = {id(p):t for t,p in tables(learn.model).items()}
+    table_of = {} if idxs is None else {id(p):t for t,p in tables(learn.model).items()}
     state = []
     for p,s in zip(params, sd['state']):
         t = table_of.get(id(p))
-        if idxs is not None and t is not None: s = {k:_moved_average(k, v, idxs[side(t)]) for k,v in s.items()}
+        if t is not None: s = {k:_moved_average(k, v, idxs[side(t)]) for k,v in s.items()}
         if any(isinstance(v,Tensor) and v.ndim and v.shape!=p.shape for v in s.values()):
             return warn("The optimizer's state has other shapes than the model, and was dropped")
         state.append(s)
