@@ -136,8 +136,10 @@ def _check_range(model, pair):
     "Raise a `ValueError` if the weights were trained under another sigmoid"
     if not isinstance(model, DotBias) or 'y_range' not in pair.info: return
     theirs = Link(pair.info['y_range'])
-    if theirs!=model.link: raise ValueError(f"{pair.file} was trained with `y_range={theirs.y_range}`, and this learner has `y_range={model.y_range}`, "
-        "so the same tables would mean other ratings: make the learner with the same, or pass the file as `pretrained`, which brings it to the new scale")
+    if theirs!=model.link: raise ValueError(
+        f"{pair.file} was trained with `y_range={theirs.y_range}`, and this learner has `y_range={model.y_range}`, "
+        "so the same tables would mean other ratings: make the learner with the same, or pass the file as `pretrained`, "
+        "which brings it to the new scale")
 
 # %% ../nbs/06a_saving.ipynb #92f1a448
 def _sizes(vocab): return ', '.join(f'{len(v)} {k}' for k,v in vocab.items())
@@ -183,7 +185,8 @@ def load(self:CollabLearner,
     _check_range(model, pair)
     opt = pair.opt if with_opt else None
     same = pair.vocab is None or same_labels(pair.vocab, self.vocab)
-    if not same and strict_vocab: raise ValueError(f"{pair.file} has another vocabulary ({_sizes(pair.vocab)}) than this learner ({_sizes(self.vocab)}): "
+    if not same and strict_vocab: raise ValueError(
+        f"{pair.file} has another vocabulary ({_sizes(pair.vocab)}) than this learner ({_sizes(self.vocab)}): "
         "leave out `strict_vocab` to match them by label")
     if same: _load_same(self, pair, opt, strict)
     else: _load_matched(self, pair, opt)

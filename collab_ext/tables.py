@@ -17,19 +17,22 @@ from .args import *
 # %% ../nbs/02_tables.ipynb #03388414
 table_names = ('u_weight','i_weight','u_bias','i_bias') # users' and items' vectors (rows × factors), users' and items' biases (rows × 1)
 
-def _spellings(*names):
-    "Keys of embeddings and of plain parameters that are called `names`"
-    return tuple(o+end for o in names for end in ('.weight',''))
-
 layouts = dict(dot=dict(u_weight='u_weight.weight', i_weight='i_weight.weight', u_bias='u_bias.weight', i_bias='i_bias.weight'),
     nn=dict(u_weight='embeds.0.weight', i_weight='embeds.1.weight'), lm=dict(u_weight='0.encoder.weight'),
     factors=dict(u_weight='token_factors.weight', i_weight='label_factors.weight', u_bias='token_bias.weight', i_bias='label_bias.weight'),
     classifier=dict(u_weight='0.module.encoder.weight', i_bias=('1.label_bias','1.final_lin.bias'),
-        i_weight=('1.pay_attn.lbs.weight','1.pay_attn.lbs_weight.weight','1.attn.lbs_weight.weight')),
-    fastbook=dict(u_weight=_spellings('user_factors'), i_weight=_spellings('item_factors','movie_factors'),
-        u_bias=_spellings('user_bias'), i_bias=_spellings('item_bias','movie_bias')),
-    embeddings=dict(u_weight=_spellings('user_embedding','user_embeddings'), i_weight=_spellings('item_embedding','item_embeddings'),
-        u_bias=_spellings('user_bias','user_biases'), i_bias=_spellings('item_bias','item_biases')))
+        i_weight=('1.pay_attn.lbs.weight','1.pay_attn.lbs_weight.weight','1.attn.lbs_weight.weight')))
+
+# %% ../nbs/02_tables.ipynb #bb5aab19
+def _spellings(*names):
+    "Keys of embeddings and of plain parameters that are called `names`"
+    return tuple(o+end for o in names for end in ('.weight',''))
+
+layouts['fastbook'] = dict(u_weight=_spellings('user_factors'), i_weight=_spellings('item_factors','movie_factors'),
+    u_bias=_spellings('user_bias'), i_bias=_spellings('item_bias','movie_bias'))
+layouts['embeddings'] = dict(u_weight=_spellings('user_embedding','user_embeddings'),
+    i_weight=_spellings('item_embedding','item_embeddings'), u_bias=_spellings('user_bias','user_biases'),
+    i_bias=_spellings('item_bias','item_biases'))
 
 # %% ../nbs/02_tables.ipynb #be68a06c
 def _plain_key(k): return k.removeprefix('module.') # DataParallel and DistributedDataParallel wrap a model in `module`
@@ -44,11 +47,14 @@ def _find(state, layout):
             if key is not None and t not in res: res[t] = key
     return res
 
+# %% ../nbs/02_tables.ipynb #7c36a4ee
 def _fullest(state):
     "What the layout finds that finds most"
     return max([_find(state, o) for o in layouts.values()], key=len)
 
-def has_tables(state:dict)->bool: # `state`: state dict of a model
+def has_tables(
+    state:dict, # State dict of a model
+)->bool:
     "Does any layout know a table of `state`?"
     return bool(_fullest(state))
 

@@ -57,6 +57,7 @@ def _take(x, idx):
     if x.device.type!='cpu' or x.dtype==torch.bfloat16 or not len(x): return x[idx]
     return torch.from_numpy(np.take(x.detach().numpy(), idx.numpy(), axis=0))
 
+# %% ../nbs/04_transfer.ipynb #321f0cbc
 def match_table(
     old:Tensor, # The source's table (rows × factors, or rows)
     idx:Tensor, # For each new row its row in `old`, -1 where there is none; see `match_rows`
@@ -173,6 +174,7 @@ def plain_wgts(
 
 def _tied(a, b): return isinstance(a,Tensor) and a.numel()>0 and a.data_ptr()==b.data_ptr() and a.shape==b.shape
 
+# %% ../nbs/04_transfer.ipynb #b8814f82
 def match_tables(
     wgts:dict, # State dict of the source
     m:Matches, # Its rows and the new ones
@@ -276,7 +278,8 @@ def load_pretrained_keys(
 
 # %% ../nbs/04_transfer.ipynb #c1f96c62
 Start = namedtuple('Start', 'rmse mean_rmse') # Validation error before training, and that of the mean rating alone
-Choice = namedtuple('Choice', 'way sweeps errors held_out') # What `fine_tune` kept: one of `ways`, rounds; RMSE of all it tried; which ratings it tried them on
+# What `fine_tune` kept: one of `ways`, rounds; RMSE of all it tried; which ratings it tried them on
+Choice = namedtuple('Choice', 'way sweeps errors held_out')
 ways = dict(source='the source', drift='a source that is trusted less', scratch='no source') # Ways to train, and how the report calls them
 
 class Transfer:
