@@ -76,7 +76,9 @@ def _by_key(old, new, types):
 # %% ../nbs/00_vocab.ipynb #8b44c96a
 def _without_missing(id_map):
     "New and old labels of a two-column frame or a `Series`, where there are both"
-    if isinstance(id_map, pd.Series): id_map = pd.DataFrame(dict(new=id_map.index, old=id_map.array))
+    if isinstance(id_map, pd.Series):
+        if id_map.dtype==object: return id_map.index,id_map # in which None may be a label
+        id_map = pd.DataFrame(dict(new=id_map.index, old=id_map.array))
     whole = id_map.dropna()
     res = [whole.iloc[:,s] for s in (0,1)]
     if len(whole)==len(id_map): return res
@@ -93,8 +95,9 @@ def as_translation(
         f"two columns (new labels, old labels), or a function, not {id_map!r:.80}")
     res = {}
     for new,old in zip(*map(as_labels, _without_missing(id_map))):
-        if res.setdefault(new, old)!=old:
-            raise ValueError(f"`id_map` translates the new label {new!r} to {res[new]!r} and to {old!r}: keep one of them")
+        other = res.setdefault(new, old)
+        if other is not old and other!=old:
+            raise ValueError(f"`id_map` translates the new label {new!r} to {other!r} and to {old!r}: keep one of them")
     return res
 
 # %% ../nbs/00_vocab.ipynb #2af329fa
