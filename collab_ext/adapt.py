@@ -120,6 +120,7 @@ def fine_tune(self:CollabLearner,
     "Train the rows that the source lacked while the moved ones hold still, then all of them"
     check_kwargs(kwargs, 'fine_tune', CollabLearner.fine_tune, Learner.fit_one_cycle, but=('n_epoch','lr_max'))
     check_count('epochs', epochs, 'a number of epochs')
+    check_flag('compare_source', compare_source)
     by_gradient = dict(base_lr=base_lr, freeze_epochs=freeze_epochs, lr_mult=lr_mult, pct_start=pct_start, div=div)
     given = {**{k:v for k,v in by_gradient.items() if v is not None}, **kwargs}
     if self.solver is not None:
@@ -181,6 +182,7 @@ def grow(self:CollabLearner,
     "Make room for the new users and items in `ratings`, and train on these from now on"
     check_kwargs(kwargs, 'grow', CollabDataLoaders.from_df, but=('vocab',))
     check_fill(ifnone(fill, 'mean'))
+    check_flag('solve', solve)
     solver = solver_for(self)
     can_solve = solver is not None and solver.solves_rows
     if solve and not can_solve: raise ValueError(f"`solve=True` wants {closed_form_for}")

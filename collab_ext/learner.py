@@ -262,6 +262,8 @@ def transfer_from(self:CollabLearner,
 )->CollabLearner: # This learner, with a `report`
     "Move the rows of a source into this learner"
     check_fill(ifnone(fill, 'mean'))
+    check_flag('project', project)
+    check_flag('solve', solve)
     src = _fitted_source(self, source, project)
     model = get_model(self.model)
     solver = solver_for(self)
@@ -338,8 +340,9 @@ def collab_learner(
     check_kwargs(kwargs, 'collab_learner', collab_learner, Learner.__init__, but=('dls','model'))
     check_dls(dls)
     check_fill(ifnone(fill, 'mean'))
+    for k,v in dict(use_nn=use_nn, project=project, solve=solve).items(): check_flag(k, v)
     config = ifnone(config, {})
-    if not isinstance(config, dict): raise ValueError(f"`config` is a dict of arguments of `EmbeddingNN`, not {config!r}")
+    if not isinstance(config, dict): raise ValueError(f"`config` is a dict of arguments of `EmbeddingNN`, not {config!r:.80}")
     config = dict(config)
     if not use_nn: _refuse('is for `use_nn`', emb_szs=emb_szs, layers=layers, **filter_keys(config, lambda k: k!='y_range'))
     if y_range is not None: config['y_range'] = Link(y_range).y_range

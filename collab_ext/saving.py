@@ -177,6 +177,7 @@ def load(self:CollabLearner,
 )->CollabLearner: # This learner
     "Load weights by the labels of their rows"
     check_kwargs(kwargs, 'load', CollabLearner.load)
+    check_flag('strict_vocab', strict_vocab)
     model = get_model(self.model)
     _check_has_rows(model)
     distrib_barrier()

@@ -61,8 +61,10 @@ def has_tables(
 # %% ../nbs/02_tables.ipynb #013e0d4f
 def _check_keys(keys, state):
     "Raise a `KeyError` unless `keys` maps names of tables to keys of `state`"
+    if not isinstance(keys, Mapping): raise ValueError(
+        f"`keys` is a dict from names of tables, {table_names}, to keys of the weights, not {keys!r:.80}")
     unknown_tables = [repr(k) for k in keys if k not in table_names]
-    unknown_keys = [repr(v) for v in keys.values() if v not in state]
+    unknown_keys = [repr(v) for v in keys.values() if not (isinstance(v, str) and v in state)]
     bad = unknown_tables or unknown_keys
     if bad: raise KeyError(f"`keys` names {', '.join(bad)}: it maps some of {table_names} to keys of the weights, "
         f"which are {list(state)[:12]}")

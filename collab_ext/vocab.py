@@ -28,13 +28,13 @@ def plain_label(
     if isinstance(o, np.generic): o = o.item()
     if o is pd.NA: o = None
     if type(o) in label_types: return o
-    raise ValueError(f"The label {o!r} is of type {type(o).__name__}; labels are int, float, str, bool, bytes or None: "
+    raise ValueError(f"The label {o!r:.80} is of type {type(o).__name__}; labels are int, float, str, bool, bytes or None: "
         "convert the column first, for example with `df[col].astype(str)`")
 
 def _read(vocab):
     "Plain labels, and the set of their types"
     if isinstance(vocab, (str,bytes,Mapping)) or not is_iter(vocab):
-        raise ValueError(f"A vocabulary is a list of labels, not a {type(vocab).__name__}: {vocab!r:.80}")
+        raise ValueError(f"A vocabulary is a list of labels, not of type {type(vocab).__name__}: {vocab!r:.80}")
     res = vocab.tolist() if hasattr(vocab,'tolist') else list(vocab)
     if (types:=_types(res)) <= label_types: return res,types
     res = [plain_label(o) for o in res]
@@ -213,7 +213,7 @@ def _pick_columns(vocab, user, item):
     "Names of the users' and of the items' column among the keys of `vocab`; users come first unless they are named"
     names = list(vocab)
     missing = [o for o in (user,item) if o is not None and o not in vocab]
-    if missing: raise KeyError(f"The vocabulary has no column {missing[0]!r}; it has {names}: pass `user=` and `item=` from these")
+    if missing: raise KeyError(f"The vocabulary has no column {missing[0]!r:.80}; it has {names}: pass `user=` and `item=` from these")
     if len(names)<2: raise ValueError(f"A vocabulary has a column of users and one of items; this one has only {names}")
     user = ifnone(user, first(o for o in names if o!=item))
     item = ifnone(item, first(o for o in names if o!=user))
