@@ -121,6 +121,7 @@ def fine_tune(self:CollabLearner,
     check_kwargs(kwargs, 'fine_tune', CollabLearner.fine_tune, Learner.fit_one_cycle, but=('n_epoch','lr_max'))
     check_count('epochs', epochs, 'a number of epochs')
     check_flag('compare_source', compare_source)
+    if freeze_epochs is not None: check_count('freeze_epochs', freeze_epochs, 'a number of epochs', least=0)
     by_gradient = dict(base_lr=base_lr, freeze_epochs=freeze_epochs, lr_mult=lr_mult, pct_start=pct_start, div=div)
     given = {**{k:v for k,v in by_gradient.items() if v is not None}, **kwargs}
     if self.solver is not None:
@@ -181,6 +182,7 @@ def grow(self:CollabLearner,
 )->CollabLearner: # This learner
     "Make room for the new users and items in `ratings`, and train on these from now on"
     check_kwargs(kwargs, 'grow', CollabDataLoaders.from_df, but=('vocab',))
+    check_frame('ratings', ratings)
     check_fill(ifnone(fill, 'mean'))
     check_flag('solve', solve)
     solver = solver_for(self)
@@ -213,6 +215,7 @@ def fold_in(self:CollabLearner,
     ratings:pd.DataFrame, # All ratings of the new users (or of the new items), in the columns of this learner
 )->pd.DataFrame: # A row for each new label: its column, number of ratings, bias, and variance of its predictions (without a rating's noise)
     "Solve for users and items that a trained learner does not know, and leave all others as they are"
+    check_frame('ratings', ratings)
     solver = solver_for(self)
     if solver is None or not solver.solves_rows: raise ValueError(f"`fold_in` wants {closed_form_for}: use `grow` and train")
     old,ds = self.vocab,self.dls.train_ds

@@ -379,6 +379,7 @@ def test_dl(self:CollabLearner,
     bs=4096, # Size of a batch
 ):
     "A `DataLoader` of pairs to be rated"
+    check_frame('df', df)
     return CollabDL(train_data(self.dls).encode(df, unknown), bs=bs, device=self.dls.device)
 
 @patch
@@ -391,6 +392,7 @@ def predict(self:CollabLearner,
     names = self.vocab.names
     df = _one_row(row, names)
     asked = df[[o for o in names if o in df]]
+    for o in asked: plain_label(asked[o].iloc[0]) # refuses what is no label
     pred = self.get_preds(dl=self.test_dl(asked, unknown))[0].reshape(-1)[0]
     rating_name = train_data(self.dls).rating_name
     return df[list(names)].astype(object).assign(**{rating_name: pred.item()}).iloc[0],pred,pred

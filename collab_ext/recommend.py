@@ -134,10 +134,10 @@ def _known_users(vocab, users, unknown):
     rows = vocab.rows(labels, 0).clamp(min=0)
     bad = [o for o,i in zip(labels, rows.tolist()) if i==0]
     msg = f"{len(bad)} unknown {name} ({_named(bad)})"
+    hint = type_hint(vocab, bad, 0)
     if bad and unknown=='raise': raise KeyError(f"{msg}: pass their ratings as `ratings=`, "
-        f"or say what to show them with `unknown='mean'` or `'popular'`{type_hint(vocab, bad, 0)}")
-    if bad and unknown=='warn': warn(
-        f"{msg}: shown what suits users in general; pass their ratings as `ratings=`{type_hint(vocab, bad, 0)}")
+        f"or say what to show them with `unknown='mean'` or `'popular'`{hint}")
+    if bad and unknown=='warn': warn(f"{msg}: shown what suits users in general; pass their ratings as `ratings=`{hint}")
     return labels,rows
 
 # %% ../nbs/09_recommend.ipynb #62bbf2b0

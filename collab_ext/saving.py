@@ -25,10 +25,14 @@ from .linear import *
 from .learner import *
 
 # %% ../nbs/06a_saving.ipynb #05c4fb42
+def _check_path(name, value):
+    if not isinstance(value, (str,Path)): raise ValueError(f"`{name}` is a name or a path, not {a_type(value)}")
+
 def _stem_path(learn, file):
-    if not isinstance(file, (str,Path)): raise ValueError(f"`file` is a name or a path, not {a_type(file)}")
+    _check_path('file', file)
     return learn.path/learn.model_dir/file
 
+# %% ../nbs/06a_saving.ipynb #2fac2030
 def _check_has_rows(model):
     "Raise a `ValueError` for a model that has no row for each label"
     if isinstance(model, ItemModel): raise ValueError(f"{type(model).__name__} has no row for each label, but the history of every user: "
@@ -213,6 +217,8 @@ def load_vocab(self:CollabLearner,
 )->CollabLearner: # This learner, with a `report`
     "Match the rows of any weights by their vocabulary and load them"
     check_kwargs(kwargs, 'load_vocab', plan_transfer, ['model'], but=('new_vocab','source','counts'))
+    _check_path('wgts_fname', wgts_fname)
+    _check_path('vocab_fname', vocab_fname)
     pair = read_pair(_find_file(self, wgts_fname, '.pth'), _find_file(self, vocab_fname, '.pkl'))
     model = ifnone(model, self.model)
     transfer,wgts = plan_transfer(model, self.vocab, pair, counts=train_data(self.dls).counts, **kwargs)

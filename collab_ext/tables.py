@@ -30,9 +30,8 @@ def _spellings(*names):
 
 layouts['fastbook'] = dict(u_weight=_spellings('user_factors'), i_weight=_spellings('item_factors','movie_factors'),
     u_bias=_spellings('user_bias'), i_bias=_spellings('item_bias','movie_bias'))
-layouts['embeddings'] = dict(u_weight=_spellings('user_embedding','user_embeddings'),
-    i_weight=_spellings('item_embedding','item_embeddings'), u_bias=_spellings('user_bias','user_biases'),
-    i_bias=_spellings('item_bias','item_biases'))
+layouts['embeddings'] = dict(u_weight=_spellings('user_embedding','user_embeddings'), u_bias=_spellings('user_bias','user_biases'),
+    i_weight=_spellings('item_embedding','item_embeddings'), i_bias=_spellings('item_bias','item_biases'))
 
 # %% ../nbs/02_tables.ipynb #be68a06c
 def _plain_key(k): return k.removeprefix('module.') # DataParallel and DistributedDataParallel wrap a model in `module`

@@ -9,11 +9,12 @@ Docs: https://collab-ext.github.io/collab_ext/transfer.html.md"""
 # %% auto #0
 __all__ = ['fills', 'Keys', 'Start', 'Choice', 'ways', 'check_fill', 'match_table', 'Matches', 'check_some_match', 'check_sides',
            'check_width', 'plain_wgts', 'match_tables', 'MatchedEmbeds', 'match_embeds', 'load_pretrained_keys',
-           'Transfer', 'source_counts', 'TransferReport', 'plan_transfer', 'rescale_prior', 'rescale']
+           'Transfer', 'check_info', 'source_counts', 'TransferReport', 'plan_transfer', 'rescale_prior', 'rescale']
 
 # %% ../nbs/04_transfer.ipynb #84e26370
 from collections.abc import Mapping
 from html import escape
+from numbers import Real
 from fastai.basics import *
 from .vocab import *
 from .args import *
@@ -37,7 +38,7 @@ fills = dict(mean=_mean, zeros=_zeros, fresh=_fresh, normal=_normal) # Name → 
 def check_fill(fill):
     "Raise a `ValueError` unless `fill` says what to fill rows with"
     if callable(fill): return
-    if fill=='solve': raise ValueError("`fill` says how rows begin that the source lacks; to solve for them pass `solve=True`")
+    if isinstance(fill, str) and fill=='solve': raise ValueError("`fill` says how rows begin that the source lacks; to solve for them pass `solve=True`")
     check_choice('fill', fill, fills)
 
 def _filling(fill, known, n):
@@ -327,13 +328,29 @@ class Transfer:
     @property
     def report(self): return TransferReport(self)
 
+# %% ../nbs/04_transfer.ipynb #c4ff8bd9
+def _are_numbers(o): return isinstance(o, (list,tuple)) and all(isinstance(v, Real) for v in o)
+
+def check_info(
+    info, # What was saved beside a source's labels, or None
+):
+    "Raise a `ValueError` unless `counts` and `scale` are what `learner_info` makes of them"
+    info = ifnone(info, {})
+    if not isinstance(info, Mapping): raise ValueError(f"`info` of a source is a dict, not {info!r:.80}")
+    counts = ifnone(info.get('counts'), {})
+    scale = ifnone(info.get('scale'), [])
+    if not isinstance(counts, Mapping) or not all(map(_are_numbers, counts.values())): raise ValueError(
+        f"`info['counts']` of a source is a dict from columns to lists of numbers, not {counts!r:.80}: leave it out")
+    if not _are_numbers(scale) or len(scale) not in (0,2): raise ValueError(
+        f"`info['scale']` of a source is (mean, spread) of its ratings, not {scale!r:.80}: leave it out")
+
 def source_counts(
     info:dict, # What was saved beside a source's labels
     s:int, # 0 for users, 1 for items
     n:int, # Number of labels
 )->Tensor: # n
     "Number of ratings of each of a source's labels; 20 where it does not say"
-    counts = list(ifnone(info, {}).get('counts', {}).values())
+    counts = list(ifnone(ifnone(info, {}).get('counts'), {}).values())
     known = len(counts)==2 and len(counts[s])==n
     return torch.as_tensor(counts[s]) if known else torch.full((n,), 20)
 
@@ -430,6 +447,8 @@ def plan_transfer(
     low=0.2, # Warn if the source knows less than this share of the labels of either side
 )->tuple: # The `Transfer`, and the new weights
     "What moving the rows of a source into `model` would move"
+    if not isinstance(low, Real): raise ValueError(f"`low` is a share of the labels, between 0 and 1, not {low!r:.80}")
+    check_info(source.info)
     own = {t:w.detach() for t,w in tables(model).items()}
     old_vocab = as_vocab(source.vocab)
     check_sides(old_vocab, new_vocab)
@@ -474,6 +493,7 @@ def rescale(
     y, # The new ratings
 )->Pair: # The source in the units of the new model
     "Bring a source's tables to another rating scale"
+    check_info(src.info)
     info = ifnone(src.info, {})
     tabs = tables(src.wgts)
     scale = info.get('scale')

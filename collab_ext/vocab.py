@@ -212,7 +212,7 @@ def coverage(
 def _pick_columns(vocab, user, item):
     "Names of the users' and of the items' column among the keys of `vocab`; users come first unless they are named"
     names = list(vocab)
-    missing = [o for o in (user,item) if o is not None and o not in vocab]
+    missing = [o for o in (user,item) if o is not None and not (pd.api.types.is_hashable(o) and o in vocab)]
     if missing: raise KeyError(f"The vocabulary has no column {missing[0]!r:.80}; it has {names}: pass `user=` and `item=` from these")
     if len(names)<2: raise ValueError(f"A vocabulary has a column of users and one of items; this one has only {names}")
     user = ifnone(user, first(o for o in names if o!=item))
@@ -320,7 +320,8 @@ def as_vocab(
     item=None, # Name of the items' column; the second one by default
 )->Vocab: # Users first
     "`vocab` as a `Vocab`"
-    if isinstance(vocab, Vocab) and user in (None,vocab.names[0]) and item in (None,vocab.names[1]): return vocab
+    def is_name(o, name): return o is None or (pd.api.types.is_hashable(o) and o==name)
+    if isinstance(vocab, Vocab) and all(map(is_name, (user,item), vocab.names)): return vocab
     return Vocab(vocab, user, item)
 
 # %% ../nbs/00_vocab.ipynb #e2b0101e
