@@ -344,6 +344,7 @@ def check_info(
     if not _are_numbers(scale) or len(scale) not in (0,2): raise ValueError(
         f"`info['scale']` of a source is (mean, spread) of its ratings, not {scale!r:.80}: leave it out")
 
+# %% ../nbs/04_transfer.ipynb #4582c544
 def source_counts(
     info:dict, # What was saved beside a source's labels
     s:int, # 0 for users, 1 for items

@@ -41,28 +41,31 @@ def new_learner(w): return collab_learner(w.dls[1], 4, path=w.path)
 
 def bound(name): return lambda w,learn,**kw: getattr(learn, name)(**kw)
 
-# Name → (what is called with (world, learner, **arguments), its usual arguments, names of the arguments that are replaced)
-calls = dict(collab_learner=(lambda w,learn,**kw: collab_learner(**kw), lambda w: dict(dls=w.dls[1], n_factors=4, path=w.path),
-        'dls n_factors use_nn emb_szs layers config y_range loss_func pretrained project id_map fill solve unknown_pct'),
-    from_source=(lambda w,learn,**kw: collab_learner(**kw), lambda w: dict(dls=w.dls[1], path=w.path, pretrained=w.src),
-        'n_factors use_nn emb_szs y_range pretrained project id_map fill solve'),
-    CollabLearner=(lambda w,learn,**kw: CollabLearner(**kw), lambda w: dict(dls=w.dls[1], model=DotBias.from_classes(4, w.dls[1].classes)), 'dls'),
-    transfer_from=(bound('transfer_from'), lambda w: dict(source=w.src), 'source id_map fill project solve'),
-    fine_tune=(bound('fine_tune'), lambda w: dict(epochs=1), 'epochs freeze_epochs compare_source'),
-    solve=(bound('solve'), lambda w: dict(n_epoch=1), 'n_epoch'),
-    save=(lambda w,learn,**kw: collab_learner(w.dls[1], 4, path=w.path/'saved').save(**kw), lambda w: dict(file='fuzzed'), 'file'),
-    load=(bound('load'), lambda w: dict(file='m'), 'file strict_vocab'),
-    load_vocab=(bound('load_vocab'), lambda w: dict(wgts_fname='m', vocab_fname='m_vocab'), 'wgts_fname vocab_fname fill id_map keys low'),
-    test_dl=(bound('test_dl'), lambda w: dict(df=w.target), 'df unknown bs'),
-    predict=(bound('predict'), lambda w: dict(row=w.target[:1]), 'row unknown'),
-    grow=(bound('grow'), lambda w: dict(ratings=w.source, unknown='mean'), 'ratings fill solve'),
-    fold_in=(bound('fold_in'), lambda w: dict(ratings=w.source), 'ratings'),
-    match_embeds=(lambda w,learn,**kw: match_embeds(**kw), lambda w: dict(old_wgts=w.src.model.state_dict(), old_vocab=w.src.vocab, new_vocab=learn_vocab(w)),
-        'old_wgts old_vocab new_vocab user item id_map fill keys'),
-    load_pretrained_keys=(lambda w,learn,**kw: load_pretrained_keys(**{'model':learn.model, **kw}), lambda w: dict(wgts=moved(w)), 'model wgts keys'),
-    match_rows=(lambda w,learn,**kw: match_rows(**kw), lambda w: dict(old_vocab=[1,2,3], new_vocab=[2,4]), 'old_vocab new_vocab id_map'),
-    coverage=(lambda w,learn,**kw: coverage(**kw), lambda w: dict(old_vocab=[1,2,3], new_vocab=[2,4]), 'old_vocab new_vocab id_map'),
-    tables=(lambda w,learn,**kw: tables(**kw), lambda w: dict(model=w.src.model), 'model keys'))
+def plainly(f): return lambda w,learn,**kw: f(**kw)
+
+calls = {} # Name → (what is called with (world, learner, **arguments), its usual arguments, names of the arguments that are replaced)
+def case(name, call, usual, args): calls[name] = call,usual,args
+
+case('collab_learner', plainly(collab_learner), lambda w: dict(dls=w.dls[1], n_factors=4, path=w.path),
+    'dls n_factors use_nn emb_szs layers config y_range loss_func pretrained project id_map fill solve unknown_pct')
+case('from_source', plainly(collab_learner), lambda w: dict(dls=w.dls[1], path=w.path, pretrained=w.src),
+    'n_factors use_nn emb_szs y_range pretrained project id_map fill solve')
+case('CollabLearner', plainly(CollabLearner), lambda w: dict(dls=w.dls[1], model=DotBias.from_classes(4, w.dls[1].classes)), 'dls')
+case('transfer_from', bound('transfer_from'), lambda w: dict(source=w.src), 'source id_map fill project solve')
+case('fine_tune', bound('fine_tune'), lambda w: dict(epochs=1), 'epochs freeze_epochs compare_source')
+case('solve', bound('solve'), lambda w: dict(n_epoch=1), 'n_epoch')
+case('save', lambda w,learn,**kw: collab_learner(w.dls[1], 4, path=w.path/'saved').save(**kw), lambda w: dict(file='fuzzed'), 'file')
+case('load', bound('load'), lambda w: dict(file='m'), 'file strict_vocab')
+case('load_vocab', bound('load_vocab'), lambda w: dict(wgts_fname='m', vocab_fname='m_vocab'), 'wgts_fname vocab_fname fill id_map keys low')
+case('test_dl', bound('test_dl'), lambda w: dict(df=w.target), 'df unknown bs')
+case('predict', bound('predict'), lambda w: dict(row=w.target[:1]), 'row unknown')
+case('grow', bound('grow'), lambda w: dict(ratings=w.source, unknown='mean'), 'ratings fill solve')
+case('fold_in', bound('fold_in'), lambda w: dict(ratings=w.source), 'ratings')
+def embeds_of(w): return dict(old_wgts=w.src.model.state_dict(), old_vocab=w.src.vocab, new_vocab=learn_vocab(w))
+case('match_embeds', plainly(match_embeds), embeds_of, 'old_wgts old_vocab new_vocab user item id_map fill keys')
+case('load_pretrained_keys', lambda w,learn,**kw: load_pretrained_keys(**{'model':learn.model, **kw}), lambda w: dict(wgts=moved(w)), 'model wgts keys')
+for f in (match_rows,coverage): case(f.__name__, plainly(f), lambda w: dict(old_vocab=[1,2,3], new_vocab=[2,4]), 'old_vocab new_vocab id_map')
+case('tables', plainly(tables), lambda w: dict(model=w.src.model), 'model keys')
 
 def learn_vocab(w): return w.dls[1].vocab
 def moved(w): return match_embeds(w.src.model.state_dict(), w.src.vocab, learn_vocab(w)).wgts
