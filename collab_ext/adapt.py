@@ -61,12 +61,16 @@ class L2SP(Callback):
         n = torch.full((int(mask.sum()),), 1e9) if self.counts is None else self.counts[t][mask].float()
         return self.pull*(n/(n+self.n0))[:,None]
 
-    def before_fit(self):
-        self.held = [(p, i, p.data[i].clone(), self._strength(t).to(p.device)) for t,p,i in _rows_in_tables(self.model, self.rows)]
+    def _held(self, t, p, i):
+        "A table's parameter, its moved rows, what these were, and their decay (in as many dimensions)"
+        pull = self._strength(t).to(p.device)
+        return p, i, p.data[i].clone(), pull if p.ndim>1 else pull[:,0]
+
+    def before_fit(self): self.held = [self._held(*o) for o in _rows_in_tables(self.model, self.rows)]
 
     def row_settings(self):
         "What `Fused` needs to do the same: (parameter, row numbers, further decay and what it goes to)"
-        return [(p, i, dict(pull=pull[:,0], anchor=start)) for p,i,start,pull in self.held]
+        return [(p, i, dict(pull=pull.view(-1), anchor=start)) for p,i,start,pull in self.held]
 
     def after_step(self):
         lr = self.opt.hypers[0]['lr']
@@ -94,7 +98,8 @@ def _fine_tune_gradient(learn, epochs, base_lr, freeze_epochs, lr_mult, cbs, **k
     with unchanged_on_error(learn):
         if learn.transfer is None: return learn.fit_one_cycle(epochs+freeze_epochs, base_lr, cbs=cbs, **kwargs)
         moved,counts = learn.transfer.moved,learn.transfer.evidence
-        if freeze_epochs: learn.fit_one_cycle(freeze_epochs, base_lr, cbs=L(cbs)+FreezeRows(moved), **merge(kwargs, dict(pct_start=0.99, div=25.)))
+        gently = merge(kwargs, dict(pct_start=0.99, div=25.))
+        if freeze_epochs: learn.fit_one_cycle(freeze_epochs, base_lr, cbs=L(cbs)+FreezeRows(moved), **gently)
         slower = FreezeRows(moved, 1/lr_mult)
         learn.fit_one_cycle(epochs, base_lr/2, cbs=L(cbs)+slower+L2SP(moved, counts), **kwargs)
 
@@ -115,14 +120,18 @@ def fine_tune(self:CollabLearner,
     "Train the rows that the source lacked while the moved ones hold still, then all of them"
     check_kwargs(kwargs, 'fine_tune', CollabLearner.fine_tune, Learner.fit_one_cycle, but=('n_epoch','lr_max'))
     check_count('epochs', epochs, 'a number of epochs')
+    check_flag('compare_source', compare_source)
+    if freeze_epochs is not None: check_count('freeze_epochs', freeze_epochs, 'a number of epochs', least=0)
     by_gradient = dict(base_lr=base_lr, freeze_epochs=freeze_epochs, lr_mult=lr_mult, pct_start=pct_start, div=div)
     given = {**{k:v for k,v in by_gradient.items() if v is not None}, **kwargs}
     if self.solver is not None:
         if given: raise TypeError(f"`{first(given)}` is for training by gradient, and this learner is trained in closed form: leave it out")
         _fine_tune_closed(self, epochs, ifnone(compare_source, True), cbs)
     else:
-        if compare_source is not None: raise TypeError("`compare_source` is for closed forms, and this learner is trained by gradient: leave it out")
-        _fine_tune_gradient(self, epochs, cbs=cbs, **merge(dict(base_lr=5e-3, freeze_epochs=1, lr_mult=2, pct_start=0.3, div=5.), given))
+        if compare_source is not None: raise TypeError(
+            "`compare_source` is for closed forms, and this learner is trained by gradient: leave it out")
+        defaults = dict(base_lr=5e-3, freeze_epochs=1, lr_mult=2, pct_start=0.3, div=5.)
+        _fine_tune_gradient(self, epochs, cbs=cbs, **merge(defaults, given))
     return self
 
 # %% ../nbs/06b_adapt.ipynb #45fb3dc1
@@ -173,7 +182,9 @@ def grow(self:CollabLearner,
 )->CollabLearner: # This learner
     "Make room for the new users and items in `ratings`, and train on these from now on"
     check_kwargs(kwargs, 'grow', CollabDataLoaders.from_df, but=('vocab',))
+    check_frame('ratings', ratings)
     check_fill(ifnone(fill, 'mean'))
+    check_flag('solve', solve)
     solver = solver_for(self)
     can_solve = solver is not None and solver.solves_rows
     if solve and not can_solve: raise ValueError(f"`solve=True` wants {closed_form_for}")
@@ -199,10 +210,12 @@ def _fold_in_table(more, vocab, n_known):
     return pd.concat(parts, ignore_index=True)
 
 @patch
+@checks_names
 def fold_in(self:CollabLearner,
     ratings:pd.DataFrame, # All ratings of the new users (or of the new items), in the columns of this learner
-)->pd.DataFrame: # A row for each new label: its column, number of ratings, bias, and variance of what it predicts, without the noise of a single rating
+)->pd.DataFrame: # A row for each new label: its column, number of ratings, bias, and variance of its predictions (without a rating's noise)
     "Solve for users and items that a trained learner does not know, and leave all others as they are"
+    check_frame('ratings', ratings)
     solver = solver_for(self)
     if solver is None or not solver.solves_rows: raise ValueError(f"`fold_in` wants {closed_form_for}: use `grow` and train")
     old,ds = self.vocab,self.dls.train_ds

@@ -247,12 +247,12 @@ def _row_for_unknown(ds, name, unknown):
         "make them with `Ratings.from_frame`, or pass `unknown='mean'`")
     return int(ds.counts[name].argmax())
 
-def _report_unknown(name, labels, n_unknown, n, unknown, where):
+def _report_unknown(name, labels, n_unknown, n, unknown, where, hint=''):
     "Raise or warn, as `unknown` says, of labels in `n_unknown` of `n` rows"
     shown = ', '.join(repr(o) for o in labels[:3]) + (', …' if len(labels)>3 else '')
     msg = f"{len(labels)} unknown {name} ({shown}) in {n_unknown} of {n} rows{where}"
-    if unknown=='raise': raise KeyError(f"{msg}: leave them out, or say what they mean with `unknown='mean'` or `'popular'`")
-    if unknown=='warn': warn(f"{msg}: all of them share row 0, `{NA}`")
+    if unknown=='raise': raise KeyError(f"{msg}: leave them out, or say what they mean with `unknown='mean'` or `'popular'`{hint}")
+    if unknown=='warn': warn(f"{msg}: all of them share row 0, `{NA}`{hint}")
 
 # %% ../nbs/01_data.ipynb #f8c84926
 def _encode_ids(ds, df, s, unknown, where):
@@ -263,7 +263,7 @@ def _encode_ids(ds, df, s, unknown, where):
     missing = rows<0
     if missing.any():
         unknown_labels = [labels[i] for i in np.flatnonzero(missing)]
-        _report_unknown(name, unknown_labels, missing[codes].sum(), len(df), unknown, where)
+        _report_unknown(name, unknown_labels, missing[codes].sum(), len(df), unknown, where, type_hint(ds.vocab, unknown_labels, s))
         rows[missing] = _row_for_unknown(ds, name, unknown)
     return rows[codes]
 

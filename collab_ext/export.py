@@ -13,6 +13,7 @@ __all__ = []
 from fastai.collab import *
 from fastai.tabular.all import *
 from .vocab import *
+from .args import *
 from .data import *
 from .tables import *
 from .learner import *
@@ -57,6 +58,7 @@ def _seen_tables(
 
 # %% ../nbs/11a_export.ipynb #5e9b0d27
 @patch
+@checks_names
 def export_bundle(self:CollabLearner,
     folder:str|Path, # Where to; an older bundle there is replaced
     items:pd.DataFrame=None, # What to say of items, as for `recommend`

@@ -310,7 +310,7 @@ def read_pair(
     if entry is None and has_partner: raise FileNotFoundError(f"{pth} was saved with a vocabulary, but there is no file {pkl}: put it back")
     if entry is None or entry['vocab'] is None: return Pair(state, opt, None, {}, pth)
     labels,info = as_vocab(entry['vocab']),entry['info']
-    check_rows(tables(state), labels)
+    if has_tables(state): check_rows(tables(state), labels)
     if 'prior' in info: info = dict(info, prior=read_prior(info))
     return Pair(state, opt, labels, info, pth)
 

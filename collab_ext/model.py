@@ -26,8 +26,9 @@ class Link:
     @staticmethod
     def _bounds(y_range):
         try: lo,hi = map(float, y_range)
-        except (TypeError,ValueError): raise ValueError(f"`y_range` is (lowest, highest), not {y_range!r}") from None
-        if not (math.isfinite(lo) and math.isfinite(hi) and lo<hi): raise ValueError(f"`y_range` is (lowest, highest), two finite numbers, not {y_range!r}")
+        except (TypeError,ValueError): raise ValueError(f"`y_range` is (lowest, highest), such as (1,5), not {y_range!r}") from None
+        ordered = math.isfinite(lo) and math.isfinite(hi) and lo<hi
+        if not ordered: raise ValueError(f"`y_range` is (lowest, highest), two finite numbers, not {y_range!r}")
         return lo,hi
 
     def __eq__(self, other): return isinstance(other, Link) and self.y_range==other.y_range

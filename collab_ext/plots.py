@@ -12,6 +12,7 @@ __all__ = ['held_out_preds']
 # %% ../nbs/09a_plots.ipynb #4d9bb5cb
 from fastai.collab import *
 from fastai.tabular.all import *
+from .args import *
 from .data import *
 from .learner import *
 from .recommend import *
@@ -20,6 +21,7 @@ from .recommend import *
 def _axes(ax, **kwargs): return plt.subplots(**kwargs)[1] if ax is None else ax
 
 @patch
+@checks_names
 def plot_recall(self:CollabLearner,
     test=None, # As for `evaluate`
     ks=(1,2,5,10,20,50), # Lengths of the lists
@@ -34,6 +36,7 @@ def plot_recall(self:CollabLearner,
 
 # %% ../nbs/09a_plots.ipynb #b79c4a29
 @patch
+@checks_names
 def plot_items(self:CollabLearner,
     n=30, # How many items, those with most ratings
     items=None, # Titles: a frame, as for `recommend`, whose first other column is shown, or a Series
@@ -64,6 +67,7 @@ def held_out_preds(
     return torch.cat([model(o[0]).reshape(-1).cpu() for o in CollabDL(ds, bs=4096, device=model_device(model))])
 
 @patch
+@checks_names
 def plot_scores(self:CollabLearner,
     k=10, # Length of the lists
     ax=None, # Where to plot
@@ -77,6 +81,7 @@ def plot_scores(self:CollabLearner,
     return ax
 
 @patch
+@checks_names
 def plot_user_errors(self:CollabLearner,
     ax=None, # Where to plot
 ):

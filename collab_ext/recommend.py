@@ -41,7 +41,8 @@ def rows_of(
     rows = vocab.rows(labels, s)
     bad = [o for o,i in zip(labels, rows.tolist()) if i<=0]
     remedy = ", or `fold_in` their ratings" if s==0 else ''
-    if bad: raise KeyError(f"{what} {len(bad)} unknown {vocab.names[s]} ({_named(bad)}): they are not in the training set; leave them out{remedy}")
+    if bad: raise KeyError(f"{what} {len(bad)} unknown {vocab.names[s]} ({_named(bad)}), not in the training set: "
+        f"leave out what is unknown{remedy}{type_hint(vocab, bad, s)}")
     return rows
 
 def item_choices(
@@ -133,14 +134,17 @@ def _known_users(vocab, users, unknown):
     rows = vocab.rows(labels, 0).clamp(min=0)
     bad = [o for o,i in zip(labels, rows.tolist()) if i==0]
     msg = f"{len(bad)} unknown {name} ({_named(bad)})"
-    if bad and unknown=='raise': raise KeyError(f"{msg}: pass their ratings as `ratings=`, or say what to show them with `unknown='mean'` or `'popular'`")
-    if bad and unknown=='warn': warn(f"{msg}: shown what suits users in general; pass their ratings as `ratings=`")
+    hint = type_hint(vocab, bad, 0)
+    if bad and unknown=='raise': raise KeyError(f"{msg}: pass their ratings as `ratings=`, "
+        f"or say what to show them with `unknown='mean'` or `'popular'`{hint}")
+    if bad and unknown=='warn': warn(f"{msg}: shown what suits users in general; pass their ratings as `ratings=`{hint}")
     return labels,rows
 
 # %% ../nbs/09_recommend.ipynb #62bbf2b0
 def _warn_of_empty(labels, shown):
     empty = [labels[i] for i in (shown<0).all(1).nonzero()[:,0].tolist()]
-    if empty: warn(f"{len(empty)} users ({_named(empty)}) have seen everything there is to choose from, and are shown nothing: "
+    has = 'has' if len(empty)==1 else 'have'
+    if empty: warn(f"{plural(len(empty), 'user')} ({_named(empty)}) {has} seen everything there is to choose from, and nothing is shown: "
         "pass `exclude_seen=False`, or more `candidates`")
 
 def model_device(model): return first(model.state_dict().values()).device
@@ -158,6 +162,7 @@ def _popular_for_unknown(learn, model, rows, cols, shown, preds):
 
 # %% ../nbs/09_recommend.ipynb #89c6fc9a
 @patch
+@checks_names
 def recommend(self:CollabLearner,
     users=None, # A user, or a list of users; all by default
     k=10, # How many items for each; fewer, if there are fewer
@@ -211,7 +216,7 @@ def similar_rows(
     vocab = learn.vocab
     name = vocab.names[s]
     labels = as_labels(_as_list(labels))
-    rows = rows_of(vocab, labels, s, 'There are')
+    rows = rows_of(vocab, labels, s, '`labels` has')
     vecs = F.normalize(vectors_of(learn, s), dim=1)
     others = (torch.as_tensor(train_data(learn.dls).counts[name])>0).nonzero()[:,0]
     others = others[others>0]
@@ -226,6 +231,7 @@ def similar_rows(
 
 # %% ../nbs/09_recommend.ipynb #4b8988f2
 @patch
+@checks_names
 def similar_items(self:CollabLearner,
     labels, # An item, or a list of items
     k=10, # How many for each
@@ -235,6 +241,7 @@ def similar_items(self:CollabLearner,
     return similar_rows(self, 1, labels, k, items)
 
 @patch
+@checks_names
 def similar_users(self:CollabLearner,
     labels, # A user, or a list of users
     k=10, # How many for each
@@ -250,6 +257,7 @@ def _history(ds, u):
     return ids[own,1].long(),ds.targ.cpu()[own]
 
 @patch
+@checks_names
 def explain(self:CollabLearner,
     user, # A user
     item, # An item
@@ -304,6 +312,7 @@ def _baseline_names(asked, ratings):
     return names
 
 @patch
+@checks_names
 def evaluate(self:CollabLearner,
     test:pd.DataFrame=None, # Held-out ratings or pairs; the validation set by default
     k=10, # Length of the lists

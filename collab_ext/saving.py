@@ -25,13 +25,17 @@ from .linear import *
 from .learner import *
 
 # %% ../nbs/06a_saving.ipynb #05c4fb42
+def _check_path(name, value):
+    if not isinstance(value, (str,Path)): raise ValueError(f"`{name}` is a name or a path, not {a_type(value)}")
+
 def _stem_path(learn, file):
-    if not isinstance(file, (str,Path)): raise ValueError(f"`file` is a name or a path, not a {type(file).__name__}")
+    _check_path('file', file)
     return learn.path/learn.model_dir/file
 
+# %% ../nbs/06a_saving.ipynb #2fac2030
 def _check_has_rows(model):
     "Raise a `ValueError` for a model that has no row for each label"
-    if isinstance(model, ItemModel): raise ValueError(f"A {type(model).__name__} has no row for each label, but the history of every user: "
+    if isinstance(model, ItemModel): raise ValueError(f"{type(model).__name__} has no row for each label, but the history of every user: "
         "keep it with `export` and `load_learner`, or save what `linear_factors` makes of it")
 
 def _prior_now(learn):
@@ -55,6 +59,7 @@ def as_pair(self:CollabLearner)->Pair: # Weights, vocabulary and what is saved b
 
 # %% ../nbs/06a_saving.ipynb #2769d9f8
 @patch
+@checks_names
 def save(self:CollabLearner,
     file:str|Path, # Name of the pair, in `path/model_dir`
     with_opt=True, # Save the optimizer's state too
@@ -96,11 +101,11 @@ def moved_opt_state(
     "An optimizer's state with its rows in the order of a learner"
     if not _fits_opt(sd, learn.opt): return warn("The optimizer's state is of another kind of model or optimizer, and was dropped")
     params = learn.opt.all_params().itemgot(0)
-    table_of = {id(p):t for t,p in tables(learn.model).items()}
+    table_of = {} if idxs is None else {id(p):t for t,p in tables(learn.model).items()}
     state = []
     for p,s in zip(params, sd['state']):
         t = table_of.get(id(p))
-        if idxs is not None and t is not None: s = {k:_moved_average(k, v, idxs[side(t)]) for k,v in s.items()}
+        if t is not None: s = {k:_moved_average(k, v, idxs[side(t)]) for k,v in s.items()}
         if any(isinstance(v,Tensor) and v.ndim and v.shape!=p.shape for v in s.values()):
             return warn("The optimizer's state has other shapes than the model, and was dropped")
         state.append(s)
@@ -135,8 +140,10 @@ def _check_range(model, pair):
     "Raise a `ValueError` if the weights were trained under another sigmoid"
     if not isinstance(model, DotBias) or 'y_range' not in pair.info: return
     theirs = Link(pair.info['y_range'])
-    if theirs!=model.link: raise ValueError(f"{pair.file} was trained with `y_range={theirs.y_range}`, and this learner has `y_range={model.y_range}`, "
-        "so the same tables would mean other ratings: make the learner with the same, or pass the file as `pretrained`, which brings it to the new scale")
+    if theirs!=model.link: raise ValueError(
+        f"{pair.file} was trained with `y_range={theirs.y_range}`, and this learner has `y_range={model.y_range}`, "
+        "so the same tables would mean other ratings: make the learner with the same, or pass the file as `pretrained`, "
+        "which brings it to the new scale")
 
 # %% ../nbs/06a_saving.ipynb #92f1a448
 def _sizes(vocab): return ', '.join(f'{len(v)} {k}' for k,v in vocab.items())
@@ -174,6 +181,7 @@ def load(self:CollabLearner,
 )->CollabLearner: # This learner
     "Load weights by the labels of their rows"
     check_kwargs(kwargs, 'load', CollabLearner.load)
+    check_flag('strict_vocab', strict_vocab)
     model = get_model(self.model)
     _check_has_rows(model)
     distrib_barrier()
@@ -182,7 +190,8 @@ def load(self:CollabLearner,
     _check_range(model, pair)
     opt = pair.opt if with_opt else None
     same = pair.vocab is None or same_labels(pair.vocab, self.vocab)
-    if not same and strict_vocab: raise ValueError(f"{pair.file} has another vocabulary ({_sizes(pair.vocab)}) than this learner ({_sizes(self.vocab)}): "
+    if not same and strict_vocab: raise ValueError(
+        f"{pair.file} has another vocabulary ({_sizes(pair.vocab)}) than this learner ({_sizes(self.vocab)}): "
         "leave out `strict_vocab` to match them by label")
     if same: _load_same(self, pair, opt, strict)
     else: _load_matched(self, pair, opt)
@@ -208,6 +217,8 @@ def load_vocab(self:CollabLearner,
 )->CollabLearner: # This learner, with a `report`
     "Match the rows of any weights by their vocabulary and load them"
     check_kwargs(kwargs, 'load_vocab', plan_transfer, ['model'], but=('new_vocab','source','counts'))
+    _check_path('wgts_fname', wgts_fname)
+    _check_path('vocab_fname', vocab_fname)
     pair = read_pair(_find_file(self, wgts_fname, '.pth'), _find_file(self, vocab_fname, '.pkl'))
     model = ifnone(model, self.model)
     transfer,wgts = plan_transfer(model, self.vocab, pair, counts=train_data(self.dls).counts, **kwargs)

@@ -116,7 +116,8 @@ class RatingMatrix:
         order = self.order[s]
         with warnings.catch_warnings():
             warnings.filterwarnings('ignore', 'Sparse CSR')
-            return torch.sparse_csr_tensor(starts, self.ids[1-s][order], vals[order], (self.sizes[s],self.sizes[1-s]), check_invariants=False)
+            shape = self.sizes[s],self.sizes[1-s]
+            return torch.sparse_csr_tensor(starts, self.ids[1-s][order], vals[order], shape, check_invariants=False)
 
 # %% ../nbs/05_solver.ipynb #8e812d83
 class ClosedForm(Callback):

@@ -84,7 +84,9 @@ def _vectors(vecs, col):
     arr,labels = vecs
     if isinstance(arr, Tensor): arr = to_np(arr)
     labels = as_labels(labels)
-    res = torch.tensor(np.asarray(arr), dtype=torch.float32)
+    arr = np.asarray(arr)
+    if arr.dtype.kind not in 'fiub': raise ValueError(f"The vectors for {col!r} hold {arr.dtype}, not numbers: keep only columns of numbers")
+    res = torch.tensor(arr, dtype=torch.float32)
     if res.ndim!=2 or len(res)!=len(labels): raise ValueError(
         f"The vectors for {col!r} have shape {tuple(res.shape)}, for {len(labels)} labels: one row for each")
     return res,labels

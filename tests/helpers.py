@@ -52,7 +52,9 @@ def labels_of(learn, table): return list(learn.vocab.values())[side(table)]
 
 def name_rows(learn):
     "Write into each row of each table the code of its label"
-    for t,p in tables(learn.model).items(): p.data.copy_(tensor([code(o) for o in labels_of(learn, t)])[:,None].expand_as(p))
+    for t,p in tables(learn.model).items():
+        codes = tensor([code(o) for o in labels_of(learn, t)])
+        p.data.copy_(codes.view(-1, *[1]*(p.ndim-1)).expand_as(p))
     return learn
 
 def rows(learn, table): return dict(zip(labels_of(learn, table), tables(learn.model)[table].data))

@@ -1,6 +1,6 @@
 "The fifteen promises of the design, each held against the library"
 from helpers import * # all of the package, and what the tests share
-import copy,math,pickletools,pkgutil,warnings
+import copy,inspect,math,pickletools,pkgutil,warnings
 
 import collab_ext,fastai.collab
 import pandas as pd,pytest,torch
@@ -694,7 +694,12 @@ def test_promise_13_prediction(tmp_path, kind):
 
 def test_promise_13_other_type_is_unknown(tmp_path):
     learn = named([1,2],'xy',tmp_path)
-    with pytest.raises(KeyError, match="'1'"): learn.predict(dict(user='1', item='x'), unknown='raise')
+    hint = "'1' is of another type than the label 1"
+    with pytest.raises(KeyError, match=f"1 unknown user.*{hint}"): learn.predict(dict(user='1', item='x'), unknown='raise')
+    with pytest.warns(UserWarning, match=hint): learn.recommend('1')
+    with pytest.raises(KeyError, match=hint): learn.similar_users('1')
+    with pytest.warns(UserWarning, match='unknown user') as w: learn.recommend('no such')
+    assert 'another type' not in str(w[0].message)
 
 @pytest.mark.parametrize('pct,trained', [(0.,False),(.5,True)])
 def test_promise_13_na_row_is_trained(tmp_path, use_nn, pct, trained):
@@ -915,6 +920,52 @@ def test_promise_20_arguments_are_used_or_refused(tmp_path):
     learner(frame('ab','xy'), tmp_path, y_range=None, config=dict(y_range=(0,6)))
     for n in (0,-1,2.5):
         with pytest.raises(ValueError, match='`n_factors` is'): learner(frame('ab','xy'), tmp_path, n_factors=n)
+
+public = [(k,f) for k,f in vars(CollabLearner).items() if not k.startswith('_') and inspect.isfunction(f)]
+takes_any = inspect.CO_VARKEYWORDS
+
+@pytest.mark.parametrize('name,f', [(k,f) for k,f in public if not inspect.unwrap(f).__code__.co_flags & takes_any], ids=lambda o: o if isinstance(o, str) else '')
+def test_promise_20_methods_suggest_names(name, f):
+    "A method without `**kwargs` suggests the right name, too; `record`, `serve` and `as_pair` are called by us"
+    names = list(inspect.signature(f).parameters)[1:]
+    if not names or name in ('record','serve','as_pair'): return
+    longest = max(names, key=len)
+    typo = longest+longest[-1]
+    with pytest.raises(TypeError, match=f"`{name}` has no argument '{typo}': did you mean `{longest}`"): f(None, **{typo:1})
+
+@pytest.mark.parametrize('f,kw,meant', [(CollabLearner.solve,dict(epochs=3),'n_epoch'), (CollabLearner.recommend,dict(n=5),'k'), (CollabLearner.save,dict(files='m'),'file'),
+    (CollabLearner.recommend,dict(block=[1]),'exclude'), (CollabLearner.similar_items,dict(item=1),'labels'), (match_embeds,dict(id_maps={}),'id_map'), (tables,dict(key={}),'keys')])
+def test_promise_20_names_of_elsewhere(f, kw, meant):
+    with pytest.raises(TypeError, match=f"`{f.__name__}` has no argument '{first(kw)}': did you mean `{meant}`"): f(None, **kw)
+
+def test_promise_20_misspelt_arguments_of_learners(source):
+    dls = loaders(source)
+    with pytest.raises(TypeError, match="`collab_learner` has no argument 'n_factor': did you mean `n_factors`"): collab_learner(dls, n_factor=20)
+    with pytest.raises(TypeError, match="`CollabLearner` has no argument 'metric': did you mean `metrics`"): CollabLearner(dls, None, metric=1)
+
+@pytest.mark.parametrize('make', [collab_learner, lambda o: CollabLearner(o, None)])
+def test_promise_20_ratings_are_no_loaders(source, make):
+    with pytest.raises(ValueError, match=r'`dls` are loaders.*`dls = CollabDataLoaders.from_df\(ratings\)`'): make(source)
+    for o in (None, 'ratings.csv', [source]):
+        with pytest.raises(ValueError, match='`dls` are loaders of ratings, not a'): make(o)
+
+def test_promise_20_values(source):
+    dls = loaders(source)
+    for kw in (dict(y_range=5), dict(config=3), dict(use_nn='yes'), dict(unknown_pct=2), dict(fill='avg')):
+        with pytest.raises(ValueError, match=f"`{first(kw)}`|`pct`.*share"): collab_learner(dls, **kw)
+
+def test_no_bar_for_nothing(source, tmp_path):
+    "An empty validation set, or `Fused`, which cuts batches anew, makes no progress bar warn"
+    dls = loaders(source, valid_pct=0)
+    for cbs in (None, Fused()):
+        with warnings.catch_warnings(record=True) as w:
+            warnings.simplefilter('always')
+            learn = collab_learner(dls, 3, path=tmp_path, cbs=cbs)
+            learn.fit(2)
+            learn.solve(2)
+            learn.validate()
+        assert not [o for o in w if 'empty' in str(o.message)]
+        assert hasattr(learn, 'progress') and len(learn.recorder.values)>0
 
 def test_names():
     "`from collab_ext import *` gives what is listed, and nothing else"

@@ -141,9 +141,9 @@ def test_empty(solved):
 
 def test_whoever_has_seen_everything_is_shown_nothing(solved):
     mine = seen_of(solved)['item'][seen_of(solved).user==3].unique()
-    with pytest.warns(UserWarning, match='1 users .3. have seen everything'): r = solved.recommend([3,5], candidates=mine, k=50)
+    with pytest.warns(UserWarning, match='1 user .3. has seen everything'): r = solved.recommend([3,5], candidates=mine, k=50)
     assert 3 not in set(r.user)
-    with pytest.warns(UserWarning, match='have seen everything'): assert not len(solved.recommend(3, candidates=mine))
+    with pytest.warns(UserWarning, match='has seen everything'): assert not len(solved.recommend(3, candidates=mine))
 
 def test_nan(df, tmp_path):
     l = learner(loaders(df), tmp_path)

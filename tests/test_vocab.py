@@ -260,6 +260,35 @@ def test_small_file_small_memory(tmp_path):
         assert peak()-before < 100_000 # kB
     in_child(read)
 
+# Translations
+links = pd.DataFrame(dict(movieId=[1,2,3,4], tmdb=[11,12,None,14])) # as people have them: a missing id makes floats of the others
+
+@pytest.mark.parametrize('id_map', [links, links.set_index('movieId').tmdb, {1:11, 2:12, 4:14}, {1:11, 2:12, 4:14}.get,
+    links.astype(dict(tmdb='Int64')), pd.concat([links]*2)])
+def test_forms_of_a_translation(id_map):
+    assert match_rows([NA,14,12,11], [NA,1,2,3,4], id_map).tolist()==[0,3,2,-1,1]
+    m = match_embeds({'i_weight.weight':torch.arange(8.).view(4,2)}, dict(u=[NA], i=[NA,14,12,11]), dict(u=[NA], i=[NA,1,2,3,4]), id_map=dict(i=id_map))
+    assert m.items_missing==1 and m['i_weight.weight'][1].tolist()==[6,7]
+
+@pytest.mark.parametrize('id_map', [pd.DataFrame([[1,11],[1,12]]), pd.Series([11,12], index=[1,1]), pd.DataFrame([['1','a'],['1','b']])])
+def test_one_label_has_one_translation(id_map):
+    with pytest.raises(ValueError, match='translates the new label .* to .* and to .*: keep one'): match_rows([11,12], [1], id_map)
+
+@pytest.mark.parametrize('id_map', [3, 'm', [1,2], links.assign(more=1), links[['tmdb']], np.zeros((2,2))])
+def test_what_is_no_translation(id_map):
+    with pytest.raises(ValueError, match='frame of two columns'): match_rows([11], [1], id_map)
+    with pytest.raises(ValueError, match="`id_map` is a dict"): Matches(dict(u=[1],i=[11]), dict(u=[1],i=[1]), id_map if not isinstance(id_map, dict) else 3)
+
+def test_a_frame_the_wrong_way_round():
+    with pytest.raises(ValueError, match='its keys are the new labels, its values the old ones'): match_rows([11], [1], links[['tmdb','movieId']])
+
+@pytest.mark.parametrize('own,asked,said', [([1,2],['2'],"'2' is of another type than the label 2"), (['1','2'],[2],"2 is of another type than the label '2'"),
+    ([1.,2.],[2],"2 is of another type than the label 2.0"), ([1,2],[2.],"2.0 is of another type than the label 2"), ([1,2],['3'],''), (['a'],['b'],''),
+    ([1,2],[True],''), ([1],[float('nan')],''), ([1],[float('inf')],''), ([1],[10**400],''), ([1],['9'*5000],''), ([1],[None],''), (['1'],[1.],"1.0 is of another type")])
+def test_type_hint(own, asked, said):
+    res = type_hint(Vocab(dict(u=[NA,*own], i=[NA])), asked, 0)
+    assert said in res if said else res==''
+
 def test_nested_references_end(tmp_path):
     "Lists of twice the same list of twice the same list, 60 deep: 200 bytes that mean 2**60 items"
     level = lambda i: b']q'+bytes([i+1])+b'(h'+bytes([i])+b'h'+bytes([i])+b'e'
