@@ -26,7 +26,7 @@ Modules:
 - `collab_ext.simulate`: Draw ratings and clicks whose truth is known, and cut ratings into a source and a target
 - `collab_ext.solver`: What a learner asks of a closed form, and the callback that trains with one
 - `collab_ext.sources`: Take the weights to transfer from wherever they are: a saved pair, a learner, vectors of another model, the hub
-- `collab_ext.splits`: Hold out the latest ratings, a share of each user's, whole users, or every rating once
+- `collab_ext.splits`: Hold out the latest ratings, a share of each user's, whole users, or each of them once
 - `collab_ext.tables`: Find the user and item tables of any model, under one set of names
 - `collab_ext.transfer`: Move what one model has learned into the vocabulary of another, and see what was moved
 - `collab_ext.vocab`: Match the labels of one model to the labels of another"""

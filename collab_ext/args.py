@@ -55,7 +55,8 @@ def check_count(
     name:str, # Name of the argument
     value, # What was passed
     what:str, # What it counts, for the message
-):
+)->int: # `value` as Python's own: a small type of numpy's would overflow in products
     "Raise a `ValueError` unless `value` is a whole number above 0"
     whole = isinstance(value, (int,np.integer)) and not isinstance(value, (bool,np.bool_))
     if not whole or value<1: raise ValueError(f"`{name}` is {what}, at least 1, not {value!r}")
+    return int(value)
