@@ -213,6 +213,7 @@ def _grow_anew(learn, dls, fill, solve):
         solver.write(get_model(learn.model))
         learn.record(None, solver)
 
+# %% ../nbs/06b_adapt.ipynb #097767fb
 @patch
 @delegates(CollabDataLoaders.from_df, but=['ratings','valid_pct','vocab','user_name','item_name','rating_name','path'])
 def grow(self:CollabLearner,
@@ -243,7 +244,7 @@ def _own_ratings(learn, ratings):
 
 def _one_of_each(ids, y, adds):
     "One rating for each pair: the last one, or their sum if it `adds` up"
-    df = pd.DataFrame(dict(u=ids[:,0], i=ids[:,1], y=y))
+    df = pd.DataFrame(dict(u=to_np(ids[:,0]), i=to_np(ids[:,1]), y=to_np(y)))
     by_pair = df.groupby(['u','i'], sort=False, as_index=False).y
     df = by_pair.sum() if adds else by_pair.last()
     return torch.from_numpy(df[['u','i']].to_numpy(dtype=np.int32)),torch.from_numpy(df.y.to_numpy(dtype=np.float32))
@@ -259,14 +260,15 @@ def _with_known(learn, new, rows):
     ids,y = _one_of_each(torch.cat([ids, new.ids]), torch.cat([y, new.targ]), adds)
     return new.replace(ids=ids, targ=y)
 
+# %% ../nbs/06b_adapt.ipynb #7efa35a7
 def _fold_in_table(vocab, ratings, which, solved, s):
     "A row for each user (`s=0`) or item (1) that was solved for: its column, number of ratings, bias, and variance"
     rows = which.nonzero()[:,0]
     count = torch.bincount(ratings.ids[:,s], minlength=len(which))[rows]
-    res = pd.DataFrame(dict(label=pd.Series([vocab.labels[s][i] for i in rows.tolist()], dtype=object), of=vocab.names[s], ratings=count))
+    res = pd.DataFrame(dict(label=pd.Series([vocab.labels[s][i] for i in rows.tolist()], dtype=object), of=vocab.names[s], ratings=to_np(count)))
     if solved is None: return res
-    res = res.assign(bias=solved.rows[s][rows,-1])
-    return res if solved.variance is None else res.assign(variance=solved.variance[s][rows])
+    res = res.assign(bias=to_np(solved.rows[s][rows,-1]))
+    return res if solved.variance is None else res.assign(variance=to_np(solved.variance[s][rows]))
 
 def _fold_in_rows(learn, vocab, new, again):
     "Solve for the rows of new labels, and of the known users in the rows `again`"
@@ -288,6 +290,7 @@ def _fold_in_history(learn, vocab, new, again):
         learn.record(learn.transfer, solver)
     return everything,None
 
+# %% ../nbs/06b_adapt.ipynb #f383d5b5
 @patch
 def fold_in(self:CollabLearner,
     ratings:pd.DataFrame, # All ratings of the new users (or of the new items), and what is new of known users, in the columns of this learner; clicks need no counts

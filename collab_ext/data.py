@@ -88,6 +88,7 @@ def check_columns(
     if missing: raise KeyError(f"There is no column {', '.join(map(repr,missing))}; the frame has {found}{remedy}")
     return found
 
+# %% ../nbs/01_data.ipynb #ce7dd6dc
 def _is_called(name, names): return isinstance(name, str) and name.lower() in names
 
 def _rating_column(df, found, taken):
@@ -560,6 +561,10 @@ class CollabDL(TfmdDL):
         return display_df(df) if show else df
 
 # %% ../nbs/01_data.ipynb #e17fb7c0
+def _columns(df, cols, rows):
+    "Some rows of some columns of `df`, without its index"
+    return pd.DataFrame({o:df[o].array.take(rows) for o in cols}, copy=False)
+
 def _random_split(valid_pct, seed, df):
     "Rows of the training and of the validation set"
     if seed is not None: torch.manual_seed(seed)
@@ -567,6 +572,7 @@ def _random_split(valid_pct, seed, df):
     cut = int(valid_pct*len(df))
     return idxs[cut:],idxs[:cut]
 
+# %% ../nbs/01_data.ipynb #93d9cc7b
 _splits = "`splitter` is a function from a frame to (training rows, validation rows), by number"
 
 def _row_numbers(part, what, n):
@@ -596,10 +602,6 @@ def split_rows(
     if n_shared: warn(f"{n_shared} of the {len(valid)} validation rows of `splitter` are training rows, too: errors on them say nothing about other ratings")
     return train,valid
 
-def _columns(df, cols, rows):
-    "Some rows of some columns of `df`, without its index"
-    return pd.DataFrame({o:df[o].array.take(rows) for o in cols}, copy=False)
-
 # %% ../nbs/01_data.ipynb #16a2d7c5
 def _check_valid(ds, unknown):
     "Raise an error if the validation set `ds` has no known user, unless `unknown` asks for that"
@@ -608,6 +610,7 @@ def _check_valid(ds, unknown):
     raise ValueError(f"None of the users ({ds.vocab.names[0]!r}) of the validation set is in the training set, "
         "so the model has learned nothing of them: split differently, or pass `unknown='mean'` to measure how it does on unknown users")
 
+# %% ../nbs/01_data.ipynb #4874128f
 def _checked_device(device):
     "`device`, or the default one"
     if device is None: return default_device()
@@ -738,6 +741,7 @@ def _of_tabular(ds, vocab):
     targ = torch.tensor(ds.ys.to_numpy(dtype=np.float32).reshape(-1))
     return Ratings(vocab, ids, targ, rating_name=ds.y_names[0])
 
+# %% ../nbs/01_data.ipynb #62dbf972
 def train_data(
     dls, # `CollabDataLoaders` of collab_ext or of fastai
 )->Ratings: # With `counts`

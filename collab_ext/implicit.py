@@ -27,12 +27,19 @@ from .linear import *
 from .learner import *
 from .rank import *
 
-# %% ../nbs/10_implicit.ipynb #fd146f3d
+# %% ../nbs/10_implicit.ipynb #8ebf4f72
 def _check_negatives(n_neg, neg_pow):
     if n_neg!=0 or isinstance(n_neg, bool): check_count('n_neg', n_neg, 'how many negatives are drawn for each positive, or 0')
     is_number = isinstance(neg_pow, Real) and math.isfinite(neg_pow)
     if not is_number: raise ValueError(f"`neg_pow` is the power of an item's popularity by which negatives are drawn, a finite number, not {neg_pow!r}")
 
+def _check_from_interactions(kwargs, called, but):
+    "Raise a `TypeError` for an argument that `from_interactions` does not take"
+    mine = ['df','user_name','item_name','count_name','n_neg','neg_pow','bs']
+    not_mine = ('ratings','rating_name','duplicates','y_range',*but)
+    check_kwargs(kwargs, called, mine, CollabDataLoaders.from_df, but=not_mine)
+
+# %% ../nbs/10_implicit.ipynb #fd146f3d
 class NegativeDL(CollabDL):
     "Batches of interactions, each with `n_neg` items that the user does not have"
     def __init__(self, dataset,
@@ -84,16 +91,6 @@ class NegativeDL(CollabDL):
         minus_prob = -self.prob[neg].float().to(x.device)
         return torch.cat([x,pairs]),torch.cat([targ,minus_prob]),*weight
 
-    @classmethod
-    def remake(cls, dls, df, called, **kwargs):
-        _check_from_interactions(kwargs, called, but=['df','vocab'])
-        (user,item),name = dls.vocab.names,dls.train_ds.rating_name
-        df = as_frame(df)
-        if name not in df: df = with_column(df, name, 1.)
-        here = dict(user_name=user, item_name=item, count_name=name, n_neg=dls.train.n_neg, neg_pow=dls.train.neg_pow,
-            bs=dls.train.bs, path=dls.path, device=dls.device)
-        return CollabDataLoaders.from_interactions(df, vocab=dls.vocab, **merge(here, kwargs))
-
 # %% ../nbs/10_implicit.ipynb #93775158
 def with_negatives(
     dls, # `CollabDataLoaders` of interactions
@@ -108,6 +105,7 @@ def with_negatives(
     loaders = [NegativeDL(dl.dataset, n_neg, neg_pow, s, counts, bs=dl.bs, shuffle=dl.shuffle) for dl,s in zip(dls, seen)]
     return type(dls)(*loaders, path=dls.path, device=dls.device)
 
+# %% ../nbs/10_implicit.ipynb #5cca7754
 def split_counts(
     df:pd.DataFrame, # Interactions
     user, # Column of users
@@ -126,12 +124,7 @@ def split_counts(
     both = pd.concat([train,valid], ignore_index=True)
     return both,count,lambda _: (range(n),range(n,len(both)))
 
-def _check_from_interactions(kwargs, called, but):
-    "Raise a `TypeError` for an argument that `from_interactions` does not take"
-    mine = ['df','user_name','item_name','count_name','n_neg','neg_pow','bs']
-    not_mine = ('ratings','rating_name','duplicates','y_range',*but)
-    check_kwargs(kwargs, called, mine, CollabDataLoaders.from_df, but=not_mine)
-
+# %% ../nbs/10_implicit.ipynb #e21aad46
 @patch(cls_method=True)
 @delegates(CollabDataLoaders.from_df, but=['ratings','rating_name','duplicates','y_range'])
 def from_interactions(cls:CollabDataLoaders,
@@ -158,6 +151,18 @@ def from_interactions(cls:CollabDataLoaders,
     else: df,count,splitter = split_counts(df, user, item, splitter, count_name, weight_name)
     dls = cls.from_df(df, user_name=user, item_name=item, rating_name=count, bs=bs, splitter=splitter, weight_name=weight_name, **kwargs)
     return with_negatives(dls, n_neg, neg_pow)
+
+# %% ../nbs/10_implicit.ipynb #16aa7940
+@patch(cls_method=True)
+def remake(cls:NegativeDL, dls, df, called, **kwargs):
+    "`DataLoaders` of other interactions `df` in the columns of `dls`, with as many negatives"
+    _check_from_interactions(kwargs, called, but=['df','vocab'])
+    (user,item),name = dls.vocab.names,dls.train_ds.rating_name
+    df = as_frame(df)
+    if name not in df: df = with_column(df, name, 1.)
+    here = dict(user_name=user, item_name=item, count_name=name, n_neg=dls.train.n_neg, neg_pow=dls.train.neg_pow,
+        bs=dls.train.bs, path=dls.path, device=dls.device)
+    return CollabDataLoaders.from_interactions(df, vocab=dls.vocab, **merge(here, kwargs))
 
 # %% ../nbs/10_implicit.ipynb #5ac86394
 class ImplicitLoss:
@@ -267,6 +272,7 @@ def _check_loss(loss, dls):
         "leave it out, or pass `count_name` and `IALSLoss(count_weight=…)`")
     return needs_negatives
 
+# %% ../nbs/10_implicit.ipynb #34c07cf0
 def _without_scale(dls, pretrained, path=None, model_dir='models', **kwargs):
     "A source whose tables are not to be brought to the scale of the counts"
     src = read_source(pretrained, Path(path or dls.path)/model_dir, vocab_of(dls))

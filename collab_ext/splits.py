@@ -38,6 +38,7 @@ def time_column(
         f"convert it, for example with `pd.to_datetime(df[{col!r}])`") from None
     return res
 
+# %% ../nbs/01a_splits.ipynb #9e288249
 def split_by_mask(
     valid, # Which rows are held out, as booleans
     train=None, # Which ones are trained on; the others by default
