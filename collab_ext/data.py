@@ -15,7 +15,7 @@ __all__ = ['rating_columns', 'time_columns', 'duplicate_policies', 'unknown_poli
 
 # %% ../nbs/01_data.ipynb #280d80b3
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Hashable,Mapping
 from numbers import Real
 from types import MethodType
 from fastai.basics import *
@@ -84,7 +84,9 @@ def check_columns(
     twice = df.columns[df.columns.duplicated()]
     if len(twice): raise ValueError(f"There are several columns {twice[0]!r}; the frame has {found}: "
         "rename them, or keep the first ones with `df.loc[:,~df.columns.duplicated()]`")
-    missing = [o for o in needed if o not in found]
+    no_names = [o for o in needed if not isinstance(o, Hashable)]
+    if no_names: raise ValueError(f"A column is asked for by its name, not by {no_names[0]!r:.80}; the frame has {found}")
+    missing = [o for o in needed if o not in set(found)] # a set compares only what has the same hash
     if missing: raise KeyError(f"There is no column {', '.join(map(repr,missing))}; the frame has {found}{remedy}")
     return found
 
@@ -216,7 +218,7 @@ def resolve_duplicates(
             "pass `duplicates='last'` or `'mean'`, or `'keep'` to train on all of them")
     last = ~df.duplicated([user,item], keep='last')
     if policy=='mean':
-        means = df.groupby([user,item], observed=True)[rating].transform('mean')
+        means = df[rating].groupby([df[user],df[item]], observed=True).transform('mean')
         df = with_column(df, rating, means)
     return df[last]
 
@@ -409,7 +411,7 @@ def column_weights(
     rows=None, # Numbers of the rows to look at; all by default
 )->np.ndarray: # n, float32
     "The weights in a column, after checking them"
-    if col not in df.columns: raise KeyError(f"There is no column {col!r}; the frame has {list(df.columns)}")
+    check_columns(df, [col])
     if rows is not None: df = df[[col]].iloc[rows]
     w = column_numbers(df, col, 'weight')
     bad = w<0
@@ -454,6 +456,7 @@ def as_counts(
     name=None, # Name of the counts' column, where there is none; 'count' by default
 )->tuple: # A row for each pair, with its count (and weight), and the name of the counts' column
     "One row for each pair, with the sum of its counts (and the mean of its weights)"
+    check_columns(df, [user,item])
     if count is None:
         count = name if name is not None else first(o for o in ('count','n','times') if o not in (user,item))
         df = with_column(df, count, 1.)
@@ -463,10 +466,12 @@ def as_counts(
         "for votes of both signs use `from_df` and `loss='votes'`")
     how = {count:'sum'}
     if weight is not None:
+        check_columns(df, [weight])
         if weight in (user,item,count): raise ValueError(f"`weight_name` is {weight!r}, which is a column of users, items or counts")
         df = with_column(df, weight, column_weights(df, weight))
         how[weight] = 'mean'
-    by_pair = df[df[count]>0].groupby([user,item], sort=False, observed=True, as_index=False)
+    df = df.loc[(df[count]>0).array,[user,item,*how]].reset_index(drop=True) # an index may have the names of columns
+    by_pair = df.groupby([user,item], sort=False, observed=True, as_index=False)
     return by_pair.agg(how),count
 
 # %% ../nbs/01_data.ipynb #d070f887

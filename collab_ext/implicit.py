@@ -143,7 +143,8 @@ def from_interactions(cls:CollabDataLoaders,
     _check_from_interactions(kwargs, 'from_interactions', but=['df'])
     _check_negatives(n_neg, neg_pow)
     df = as_frame(df, 'df')
-    found = check_columns(df)
+    given = [o for o in (user_name,item_name,count_name,weight_name) if o is not None]
+    found = check_columns(df, given, ": pass `user_name`, `item_name`, `count_name` and `weight_name` from these")
     if len(found)<2: raise ValueError(f"Interactions need two columns (user, item); this frame has {found}")
     user = ifnone(user_name, found[0])
     item = ifnone(item_name, found[1])
