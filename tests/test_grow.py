@@ -67,7 +67,8 @@ def test_linear_models_grow_anew(dls, clicks, kind):
 def test_a_net_grows_by_filling(source, target, tmp_path):
     learn = fit(learner(loaders(source), tmp_path, use_nn=True)).grow(target)
     assert len(learn.dls.train_ds)==len(target)
-    with pytest.raises(ValueError, match='`solve=True` wants a closed form, and EmbeddingNN is no dot product'): learn.grow(target, solve=True)
+    with pytest.raises(ValueError, match='`solve=True` wants a closed form, and EmbeddingNN is no dot product'):
+        learn.grow(target, solve=True)
 
 # --- fold_in: clicks
 
@@ -131,7 +132,8 @@ def test_training_ratings_are_among_all_ratings(source, tmp_path):
     info = learn.fold_in(pd.DataFrame(dict(user=u, item=unseen, rating=5.)))
     assert info.ratings.tolist()==[n+2] and info.label.tolist()==[u]
     others = torch.arange(len(was['u_weight']))!=3
-    assert torch.equal(learn.model.u_weight.weight[others], was['u_weight'][others]) and torch.equal(learn.model.i_weight.weight, was['i_weight'])
+    assert torch.equal(learn.model.u_weight.weight[others], was['u_weight'][others])
+    assert torch.equal(learn.model.i_weight.weight, was['i_weight'])
     assert not torch.equal(learn.model.u_weight.weight[3], was['u_weight'][3])
     assert not set(learn.recommend(u, k=30)['item'])&set(unseen)
 
@@ -162,7 +164,8 @@ def test_reasons_are_the_real_ones(source, tmp_path, dls, clicks):
     me = source[:3].assign(user='me')
     stock = fastai.collab.CollabDataLoaders.from_df(source, device='cpu')
     votes = loaders(source.assign(rating=np.where(source.rating>3, 1, -1)))
-    for learn,why in ((learner(loaders(source), tmp_path, use_nn=True), 'EmbeddingNN is no dot product'), (collab_learner(stock, 3), "fastai's own loaders"),
+    for learn,why in ((learner(loaders(source), tmp_path, use_nn=True), 'EmbeddingNN is no dot product'),
+        (collab_learner(stock, 3), "fastai's own loaders"),
         (implicit_learner(votes, 3, loss_func='votes'), 'there is none for DotBias with VoteLoss')):
         with pytest.raises(ValueError, match=why) as e: learn.fold_in(me)
         assert 'use_nn' not in str(e.value) and 'loss_func' not in str(e.value)

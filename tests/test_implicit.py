@@ -308,8 +308,8 @@ def test_new_users_are_measured_as_if_known(dls, kind):
 def log():
     "Clicks with repeats, counts, times and weights"
     rng = np.random.default_rng(0)
-    df = pd.DataFrame(dict(user=rng.integers(20, size=800), item=rng.integers(15, size=800), ts=rng.permutation(800), n=rng.integers(1, 4, size=800)))
-    return df.assign(w=rng.random(800), held=df.ts>700).set_index(pd.Index(range(1000,1800)))
+    df = pd.DataFrame(dict(user=rng.integers(20, size=800), item=rng.integers(15, size=800), ts=rng.permutation(800)))
+    return df.assign(n=rng.integers(1, 4, size=800), w=rng.random(800), held=df.ts>700).set_index(pd.Index(range(1000,1800)))
 
 def counted(ds): return {tuple(o):y for o,y in zip(ds.decode(ds.ids).values.tolist(), ds.targ.tolist())}
 
@@ -317,8 +317,9 @@ def counts_of(df, count=None):
     by_pair = df.groupby(['user','item'])
     return {k:float(v) for k,v in (by_pair.size() if count is None else by_pair[count].sum()).items()}
 
-splitters = dict(time=TimeSplitter('ts'), last=LeaveLastSplitter('ts', n=3), col=ColSplitter('held'), index=IndexSplitter(list(range(0,800,3))),
-    user=UserSplitter('user', seed=0), fold=KFoldSplitters(4)[0], time_fold=TimeFoldSplitters('ts', cuts=[300,500])[0], user_fold=UserFoldSplitters(3)[1])
+splitters = dict(time=TimeSplitter('ts'), last=LeaveLastSplitter('ts', n=3), col=ColSplitter('held'),
+    index=IndexSplitter(list(range(0,800,3))), user=UserSplitter('user', seed=0), fold=KFoldSplitters(4)[0],
+    time_fold=TimeFoldSplitters('ts', cuts=[300,500])[0], user_fold=UserFoldSplitters(3)[1])
 
 @pytest.mark.parametrize('name', splitters)
 @pytest.mark.parametrize('count', [None,'n'])
@@ -333,7 +334,8 @@ def test_pairs_of_both_parts_are_told_by_evaluate(log):
     dls = CollabDataLoaders.from_interactions(log, splitter=TimeSplitter('ts'), device='cpu')
     again = set(counted(dls.train_ds))&set(counted(dls.valid_ds))
     learn = ials(dls)
-    with pytest.warns(UserWarning, match=f'{len(again)} of {len(dls.valid_ds)} held-out pairs are in the training set too'): learn.evaluate(baselines=False)
+    with pytest.warns(UserWarning, match=f'{len(again)} of {len(dls.valid_ds)} held-out pairs are in the training set too'):
+        learn.evaluate(baselines=False)
 
 def test_without_a_splitter_pairs_are_held_out(log):
     dls = CollabDataLoaders.from_interactions(log, seed=0, device='cpu')
@@ -364,7 +366,8 @@ def test_learners_from_weighted_clicks(log):
     assert len(fit(implicit_learner(dls, 4, loss_func='bpr'), 1).recommend(3, k=2, exclude_seen=False))==2
     with pytest.raises(ValueError, match='no use for `weight_name`'): implicit_learner(dls, loss_func='ials')
     with pytest.raises(ValueError, match='no use for the weights'): linear_learner(dls)
-    with pytest.raises(ValueError, match='column of users, items or counts'): CollabDataLoaders.from_interactions(log, count_name='n', weight_name='n')
+    with pytest.raises(ValueError, match='column of users, items or counts'):
+        CollabDataLoaders.from_interactions(log, count_name='n', weight_name='n')
     with pytest.raises(KeyError, match="no column 'x'"): CollabDataLoaders.from_interactions(log, weight_name='x')
     with pytest.raises(ValueError, match='not below 0'): CollabDataLoaders.from_interactions(log.assign(w=-1), weight_name='w')
 
@@ -374,7 +377,8 @@ def test_columns_of_clicks_of_any_name(names):
     ds = CollabDataLoaders.from_interactions(df, valid_pct=0, device='cpu').train_ds
     assert ds.vocab.names==names and ds.targ.tolist()==[2.,1.] and ds.rating_name not in names
 
-@pytest.mark.parametrize('kw', [dict(n_neg=-1), dict(n_neg=1.5), dict(n_neg=True), dict(neg_pow='x'), dict(neg_pow=np.nan), dict(neg_pow=None)])
+@pytest.mark.parametrize('kw', [dict(n_neg=-1), dict(n_neg=1.5), dict(n_neg=True), dict(neg_pow='x'), dict(neg_pow=np.nan),
+    dict(neg_pow=None)])
 def test_bad_negatives(clicks, kw):
     with pytest.raises(ValueError, match=f'`{list(kw)[0]}` is'): CollabDataLoaders.from_interactions(clicks, **kw)
 
@@ -419,5 +423,5 @@ def test_a_loss_by_either_name(dls):
 
 def test_there_is_no_rate_to_find(dls):
     learn = linear_learner(dls)
-    with learn.no_bar(),pytest.raises(ValueError, match='EASE has no learning rate to find: it was solved when it was made'): learn.lr_find()
+    with learn.no_bar(),pytest.raises(ValueError, match='EASE has no learning rate to find: it was solved'): learn.lr_find()
     assert len(learn.recommend(3, k=2))==2

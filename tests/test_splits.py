@@ -73,9 +73,10 @@ def test_folds_of_users_serve_from_df():
 
 # What a splitter returns
 
-wrong = [(lambda d: ([0,1],[-1]), 'validation rows of `splitter` hold -1'), (lambda d: ([0,4],[1]), 'hold 4, and this frame has rows 0 to 3'),
+wrong = [(lambda d: ([0,1],[-1]), 'validation rows of `splitter` hold -1'), (lambda d: ([0,4],[1]), 'hold 4, and this frame'),
     (lambda d: (d.rating>2,d.rating<=2), 'True and False: return `np.flatnonzero'), (lambda d: ([.5],[1]), r'training rows are \[0.5\]'),
-    (lambda d: None, 'returns None'), (lambda d: [0,1], r'returns \[0, 1\]'), (lambda d: ([0],), 'returns'), (lambda d: (['a'],[1]), 'training rows are'),
+    (lambda d: None, 'returns None'), (lambda d: [0,1], r'returns \[0, 1\]'),
+    (lambda d: ([0],), 'returns'), (lambda d: (['a'],[1]), 'training rows are'),
     (5, 'not 5'), (KFoldSplitters(2), 'one of them at a time'), (IndexSplitter([7]), 'hold 7')]
 
 @pytest.mark.parametrize('splitter,said', wrong)
