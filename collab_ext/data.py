@@ -86,7 +86,8 @@ def check_columns(
         "rename them, or keep the first ones with `df.loc[:,~df.columns.duplicated()]`")
     no_names = [o for o in needed if not isinstance(o, Hashable)]
     if no_names: raise ValueError(f"A column is asked for by its name, not by {no_names[0]!r:.80}; the frame has {found}")
-    missing = [o for o in needed if o not in set(found)] # a set compares only what has the same hash
+    names = set(found) # a set compares only what has the same hash
+    missing = [o for o in needed if o not in names or (isinstance(o, bool) and not any(f is o for f in found))] # False equals 0
     if missing: raise KeyError(f"There is no column {', '.join(map(repr,missing))}; the frame has {found}{remedy}")
     return found
 

@@ -7,7 +7,7 @@ import os,random,traceback
 import numpy as np,pandas as pd,pytest,torch
 from helpers import * # all of the package, and what the tests share
 
-n_calls = 4000 if os.environ.get('FULL') else 150
+n_calls = 4000 if os.environ.get('FULL') else 60
 
 odd = [None, True, False, 0, -1, 1, 2, 7, .5, -.5, 1.5, np.nan, np.inf, 1e39, 10**20, '',
     'user', 'item', 'rating', 'time', 'w', 'no such', 'mean', 'cpu', b'x', [], [1], ['a','b'], (), (1,5), (5,1), (0,np.inf), (1,2,3),
@@ -115,7 +115,7 @@ growing.update(fill=lambda r: 'zeros', solve=lambda r: False)
 def test_learners(name, args):
     "What fails changes nothing: weights, data and labels"
     rng = random.Random(name)
-    for _ in range(n_calls//10):
+    for _ in range(max(5, n_calls//10)):
         for learn in learners(rng):
             data = strange(rng) if rng.random()<.5 else base(rng).assign(user=lambda d: d.user+rng.choice([0,5,100]))
             kw = {k:v for k,v in maybe(rng, **args).items() if not (k=='fill' and v is pd.NA)}
