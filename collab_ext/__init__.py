@@ -26,7 +26,7 @@ Modules:
 - `collab_ext.simulate`: Draw ratings and clicks whose truth is known, and cut ratings into a source and a target
 - `collab_ext.solver`: What a learner asks of a closed form, and the callback that trains with one
 - `collab_ext.sources`: Take the weights to transfer from wherever they are: a saved pair, a learner, vectors of another model, the hub
-- `collab_ext.splits`: Hold out the latest ratings, a share of each user's, whole users, or every rating once
+- `collab_ext.splits`: Hold out the latest ratings, a share of each user's, whole users, or each of them once
 - `collab_ext.tables`: Find the user and item tables of any model, under one set of names
 - `collab_ext.transfer`: Move what one model has learned into the vocabulary of another, and see what was moved
 - `collab_ext.vocab`: Match the labels of one model to the labels of another"""
@@ -34,7 +34,7 @@ Modules:
 __version__ = "0.0.1"
 from .vocab import Vocab, match_rows, coverage
 from .data import CollabDataLoaders, Ratings, check_ratings
-from .splits import TimeSplitter, UserSplitter, LeaveLastSplitter, KFoldSplitters
+from .splits import TimeSplitter, UserSplitter, LeaveLastSplitter, KFoldSplitters, TimeFoldSplitters, UserFoldSplitters
 from .simulate import simulate_ratings, simulate_clicks, cross_domain_split
 from .tables import layouts, tables
 from .model import DotBias, Link
@@ -46,7 +46,7 @@ from .learner import CollabLearner, collab_learner, collab_splitter, UnknownDrop
 from .adapt import FreezeRows, L2SP
 from .fused import Fused, SparseRows
 from .metrics import RankMetrics, measure, reliability
-from .implicit import BPRLoss, CCLLoss, IALSLoss, SoftmaxLoss, VoteLoss, implicit_learner, linear_factors, linear_learner
+from .implicit import BPRLoss, CCLLoss, IALSLoss, SoftmaxLoss, VoteLoss, WARPLoss, implicit_learner, linear_factors, linear_learner
 from .bundle import Bundle
 from . import export, plots, recommend, saving # methods of the learner
 from fastai.collab import EmbeddingDotBias, EmbeddingNN
@@ -54,7 +54,8 @@ from fastai.collab import EmbeddingDotBias, EmbeddingNN
 # What `from collab_ext import *` gives: what users type. Everything else is imported from its module.
 __all__ = ['BPRLoss', 'Bundle', 'CCLLoss', 'CollabDataLoaders', 'CollabLearner', 'DotBias', 'EASE', 'EmbeddingDotBias', 'EmbeddingNN',
     'FreezeRows', 'Fused', 'GraphFilter', 'IALSLoss', 'KFoldSplitters', 'L2SP', 'LeaveLastSplitter', 'RankMetrics', 'SoftmaxLoss',
-    'SparseRows', 'TimeSplitter', 'UnknownDropout', 'UserSplitter', 'Vocab', 'VoteLoss', 'check_ratings', 'collab_learner',
+    'SparseRows', 'TimeFoldSplitters', 'TimeSplitter', 'UnknownDropout', 'UserFoldSplitters', 'UserSplitter', 'Vocab', 'VoteLoss', 'WARPLoss',
+    'check_ratings', 'collab_learner',
     'collab_splitter', 'coverage', 'cross_domain_split', 'implicit_learner', 'layouts', 'linear_factors', 'linear_learner',
     'load_pretrained_keys', 'match_embeds', 'match_rows', 'measure', 'pull_from_hub', 'push_to_hub', 'read_pair', 'read_source',
     'read_vocab', 'reliability', 'save_pair', 'simulate_clicks', 'simulate_ratings', 'tables']

@@ -113,7 +113,8 @@ def check_count(
     value, # What was passed
     what:str, # What it counts, for the message
     least=1, # The lowest number that makes sense
-):
+)->int: # `value` as Python's own: a small type of numpy's would overflow in products
     "Raise a `ValueError` unless `value` is a whole number, and not below `least`"
     whole = isinstance(value, (int,np.integer)) and not isinstance(value, (bool,np.bool_))
     if not whole or value<least: raise ValueError(f"`{name}` is {what}, at least {least}, not {value!r:.80}")
+    return int(value)

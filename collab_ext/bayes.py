@@ -573,6 +573,13 @@ def fold_in(self:BayesSolver, ids, y, n_users):
     rows[0] = own[0]
     return with_users(self.model, rows)
 
+# %% ../nbs/05a_bayes.ipynb #513c16f6
+@patch
+def solved_rows(self:BayesSolver, rows, which, ids, y, prior=None):
+    prior = self.known_prior() if prior is None else prior
+    mf = self.solve_rows(rows, which, ids, y, prior)
+    return SolvedRows([t.mean for t in mf.sides], [mf.prediction_variance(s, prior) for s in (0,1)])
+
 # %% ../nbs/05a_bayes.ipynb #762835f2
 @patch
 def contributions(self:BayesSolver, u, i, own, y):

@@ -102,6 +102,7 @@ def _fold_loss(loss_func): return loss_func if isinstance(loss_func, IALSLoss) e
 # %% ../nbs/05b_ials.ipynb #7ecb7702
 class IALSSolver(Solver):
     "Weighted least squares for a dot product of clicks, one side after the other"
+    solves_rows = True
     def __init__(self, model, dls, loss_func):
         super().__init__(model, dls, loss_func)
         self.loss = _fold_loss(loss_func)
@@ -170,3 +171,34 @@ def contributions(self:IALSSolver, u, i, own, y):
     C = torch.linalg.inv(everything + own_extra + ridge*torch.eye(V.shape[1]))
     score = users[u,:-1]@V[i]+items[i,-1]
     return loss.weight(y)*(x@(C@V[i])), score
+
+# %% ../nbs/05b_ials.ipynb #d8de688b
+def _solved_side(V, rm, s, loss): return ials_rows(V, *_by_row(rm, s, loss), loss)
+
+@patch
+@torch.no_grad()
+def item_scale(self:IALSSolver)->float:
+    "How much longer the model's items are than their solutions would be; 1 where iALS has trained them"
+    if self.trains: return 1.
+    rm = RatingMatrix.from_ratings(self.dls.train_ds)
+    users,items = [packed_rows(tables(self.model), s)[:,:-1] for s in (0,1)]
+    seen = rm.count[1]>0
+    solved = _solved_side(users[:len(rm.count[0])], rm, 1, self.loss)[seen].norm(dim=1)
+    return (items[seen].norm(dim=1)/solved.clamp(min=1e-9)).median().item() if seen.any() else 1.
+
+@patch
+@torch.no_grad()
+def solved_rows(self:IALSSolver, rows, which, ids, y, prior=None,
+    rounds=5, # Turns, where rows of both sides are solved for
+):
+    rm = RatingMatrix(ids, y, [len(o) for o in rows])
+    vecs,bias = [o[:,:-1] for o in rows],[o[:,-1:] for o in rows]
+    scale = [1., self.item_scale() if which[1].any() else 1.]
+    both = which[0].any() and which[1].any()
+    for _ in range(rounds if both else 1):
+        for s in (0,1):
+            if which[s].any(): vecs[s] = torch.where(which[s][:,None], scale[s]*_solved_side(vecs[1-s], rm, s, self.loss), vecs[s])
+    if getattr(self.loss_func, 'unit_rows', False): vecs = [torch.where(w[:,None], F.normalize(v, dim=1), v) for w,v in zip(which, vecs)]
+    start = [torch.zeros(1), bias[1][~which[1]].mean(0)]
+    bias = [torch.where(w[:,None], b0, b) for w,b0,b in zip(which, start, bias)]
+    return SolvedRows([torch.cat(o, 1) for o in zip(vecs, bias)], None)

@@ -131,6 +131,9 @@ class CollabLearner(Learner):
     def get_preds(self, ds_idx=1, dl=None, reorder=None, **kwargs):
         "As `Learner.get_preds`, also for a single row"
         reorder = getattr(dl, 'shuffle', False) if reorder is None else reorder
+        asked = self.dls[ds_idx] if dl is None else dl
+        if not len(asked): raise ValueError("There is nothing to predict: this set of ratings is empty" +
+            (", since none were held out (`valid_pct=0`)" if dl is None else ''))
         res = super().get_preds(ds_idx, dl, reorder=reorder, **kwargs)
         def flat(o): return o.reshape(-1) if isinstance(o, Tensor) and o.numel()==o.shape[:1].numel() else o
         return tuple(flat(o) for o in res)
@@ -412,8 +415,9 @@ def predict(self:CollabLearner,
     "Predict one rating"
     names = self.vocab.names
     df = _one_row(row, names)
+    check_columns(df, names)
     asked = df[[o for o in names if o in df]]
     for o in asked: plain_label(asked[o].iloc[0]) # refuses what is no label
     pred = self.get_preds(dl=self.test_dl(asked, unknown))[0].reshape(-1)[0]
     rating_name = train_data(self.dls).rating_name
-    return df[list(names)].astype(object).assign(**{rating_name: pred.item()}).iloc[0],pred,pred
+    return with_column(df[list(names)].astype(object), rating_name, pred.item()).iloc[0],pred,pred

@@ -193,6 +193,7 @@ linear_models = dict(ease=EASE, graph=GraphFilter)
 class LinearSolver(Solver):
     "Solve a linear model of items from the ratings it is given"
     n_epochs = 1
+    keeps_history = True
     def __init__(self, model, dls, loss_func=None):
         super().__init__(model, dls, loss_func)
         self.solved = None
@@ -208,4 +209,7 @@ class LinearSolver(Solver):
     def write(self, model): model.__dict__.update(self.solved.__dict__)
     def holds(self, model): return self.solved is not None and model._buffers is self.solved._buffers
     def fold_in(self, ids, y, n_users): return self.model.with_history(ids, y, n_users)
+    def keep_history(self, ids, y, n_users):
+        self.solved = self.model.with_history(ids, y, n_users)
+        self.write(self.model)
     def contributions(self, u, i, own, y): return self.model.contributions(u, i, own)

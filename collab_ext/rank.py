@@ -188,7 +188,7 @@ def rank_items(
     each=None, # Called with each batch of users and their scores
 )->tuple: # Rows of items (users × k), -1 where there is none left; and their predictions, -inf for these
     "The k items with the highest scores, for each user"
-    check_count('k', k, 'the length of the lists')
+    k = check_count('k', k, 'the length of the lists')
     if bs is not None: check_count('bs', bs, 'how many users are ranked at a time')
     score = scorer(model, items)
     col = _columns(items, n_items)

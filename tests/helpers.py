@@ -1,5 +1,5 @@
 "Small data with known answers, and children that die"
-import itertools,os,resource,traceback,zlib
+import itertools,os,resource,traceback,warnings,zlib
 from fastai.basics import *
 from collab_ext.vocab import *
 from collab_ext.args import *
@@ -34,10 +34,16 @@ def domains(n_users=40, n_items=30, n_ratings=500): return cross_domain_split(si
 
 def loaders(df, **kwargs): return CollabDataLoaders.from_df(df, **merge(dict(bs=64, seed=1, unknown='mean', device='cpu'), kwargs))
 
+def all_of(df, **kwargs):
+    "Loaders that train on all of `df`, and validate on it too"
+    rows = range(len(df))
+    with warnings.catch_warnings():
+        warnings.filterwarnings('ignore', '.*are training rows, too')
+        return loaders(df, splitter=lambda _: (rows,rows), **kwargs)
+
 def learner(df, path, n_factors=3, **kwargs):
     "A learner of all of `df`, so that its vocabulary is that of `df`"
-    rows = range(len(df))
-    dls = df if isinstance(df, DataLoaders) else loaders(df, splitter=lambda _: (rows,rows))
+    dls = df if isinstance(df, DataLoaders) else all_of(df)
     if kwargs.get('pretrained'): kwargs = merge(dict(fill='mean'), kwargs)
     if kwargs.get('use_nn'): kwargs = merge(dict(emb_szs=[n_factors]*2), kwargs)
     return collab_learner(dls, **merge(dict(n_factors=n_factors, path=path, model_dir='models', y_range=(1,5)), kwargs))

@@ -1,7 +1,7 @@
 from helpers import * # all of the package, and what the tests share
 import math
 
-import numpy as np,pandas as pd,pytest,torch
+import fastai.collab,numpy as np,pandas as pd,pytest,torch
 from collections import Counter
 from functools import partial
 from fastai.data.transforms import ColSplitter,IndexSplitter
@@ -416,3 +416,154 @@ def test_results_are_shown(tmp_path, capsys):
     learn = learner(loaders(simulate_ratings(30, 20, 200).ratings), tmp_path)
     with learn.no_bar(): learn.show_results()
     assert capsys.readouterr().out
+
+# What comes instead of a frame
+@pytest.mark.parametrize('kind', ['csv','tsv','parquet','arrow','dict'])
+@pytest.mark.parametrize('make', ['from_df','from_interactions'])
+def test_nearly_frames(tmp_path, kind, make):
+    df = frame([3,1,2],'xy')
+    file = tmp_path/f'r.{kind}'
+    if kind=='arrow': data = pytest.importorskip('pyarrow').Table.from_pandas(df)
+    elif kind=='dict': data = df.to_dict('list')
+    else:
+        if kind=='parquet': pytest.importorskip('pyarrow')
+        dict(csv=df.to_csv, tsv=partial(df.to_csv, sep='\t'), parquet=df.to_parquet)[kind](file, index=False)
+        data = file
+    kw = dict(seed=1, unknown='mean', device='cpu')
+    for o in (data, str(data)) if file.exists() else (data,):
+        got,want = [getattr(CollabDataLoaders, make)(x, **kw) for x in (o,df)]
+        assert got.vocab==want.vocab and torch.equal(got.train_ds.ids, want.train_ds.ids)
+        assert torch.equal(got.valid_ds.targ, want.valid_ds.targ)
+
+@pytest.mark.parametrize('make', [CollabDataLoaders.from_df, CollabDataLoaders.from_interactions, check_ratings])
+@pytest.mark.parametrize('data', [[[1,2,3]], None, 5, np.zeros((2,3)), pd.Series([1,2]), dict(a=[1,2], b=[1]), dict(a=1)],
+    ids=lambda o: type(o).__name__)
+def test_no_frames(make, data):
+    with pytest.raises(ValueError, match='is a frame, a path of a CSV.*make a frame with|is a dict whose columns make no frame'): make(data)
+
+def test_files_that_are_not_there(tmp_path):
+    with pytest.raises(FileNotFoundError, match='There is no file .*r.csv'): CollabDataLoaders.from_df(tmp_path/'r.csv')
+    with pytest.raises(ValueError, match='ends in none of .csv'): CollabDataLoaders.from_df(tmp_path/'r.xlsx')
+    for name in ('empty.csv','bad.parquet'):
+        (tmp_path/name).write_bytes(b'')
+        if name=='bad.parquet': pytest.importorskip('pyarrow')
+        with pytest.raises(ValueError, match=f"{name} can't be read as"): CollabDataLoaders.from_df(tmp_path/name)
+
+# Columns
+@pytest.mark.parametrize('cols,want', [('user item time rating','user item rating'), ('user item rating time','user item rating'),
+    ('uid iid when Stars','uid iid Stars'), ('score user item','user item score'), ('user score item','user item score'),
+    ('user item stars rating','user item stars'), ('a b c d','a b c')])
+def test_the_column_called_rating(cols, want, recwarn):
+    df = pd.DataFrame(1, index=range(3), columns=cols.split())
+    assert column_names(df)==want.split() and not recwarn.list
+    assert column_names(df, rating_name=cols.split()[2], user_name=cols.split()[0], item_name=cols.split()[1])==cols.split()[:3]
+
+def test_a_guess_is_told():
+    df = frame('ab','xy')
+    with pytest.warns(UserWarning, match="third column, 'time', whose name is that of a time: pass `rating_name`"):
+        column_names(df[['user','item','time']])
+    with pytest.warns(UserWarning, match="from the column 'rating', and not from 'score'"):
+        column_names(df.assign(score=1)[['user','item','time','rating','score']])
+    text = df.assign(rating='good', time=range(4))[['user','item','time','rating']]
+    with pytest.warns(UserWarning, match='time'): assert column_names(text)[2]=='time'
+    with pytest.raises(ValueError, match="'when' holds times, and ratings are numbers: name the column of ratings with `rating_name`"):
+        check_ratings(df.assign(when=pd.Timestamp('2020'))[['user','item','when']])
+
+@pytest.mark.parametrize('make', [CollabDataLoaders.from_df, CollabDataLoaders.from_interactions])
+def test_columns_of_one_name(make):
+    df = frame('ab','xy')
+    for o in (df[['user','item','rating','rating']], df.iloc[:,[0,0,1,2]], df[['user','item','rating','time','time']]):
+        with pytest.raises(ValueError, match='There are several columns'): make(o)
+    with pytest.raises(ValueError, match='several levels'): make(pd.concat(dict(a=df), axis=1))
+
+def test_numbered_columns(tmp_path):
+    df = frame('abc','xyz').iloc[:,:3].set_axis([0,1,2], axis=1)
+    learn = learner(loaders(df), tmp_path)
+    with learn.no_bar():
+        row,pred,_ = learn.predict(df.iloc[0])
+        assert row[0]=='a' and row[2]==pytest.approx(pred.item())
+    twice = loaders(pd.concat([df,df.assign(**{'x':1}).rename(columns={'x':'x'})[[0,1,2]]]), duplicates='mean', valid_pct=0)
+    assert len(twice.train_ds)==9
+    new = pd.DataFrame({0:['d','d'], 1:['x','y'], 2:[5,1]})
+    assert learn.fold_in(new).label.tolist()==['d'] and 'd' in learn.grow(pd.concat([df,new])).vocab[0]
+
+def test_with_column_leaves_the_frame_alone():
+    df = frame('ab','xy')
+    was = df.copy()
+    assert with_column(df, 'rating', 9.).rating.tolist()==[9.]*4 and df.equals(was)
+
+# Labels
+@pytest.mark.parametrize('labels', [[1,True,'a'], [1,1.,'a'], [0,False,2], [1,True,1.]])
+def test_equal_labels_of_several_types(labels):
+    df = pd.DataFrame(dict(u=pd.Series(labels, dtype=object), i=[1,2,3], r=[1.,2,3]))
+    for make in (loaders, CollabDataLoaders.from_interactions):
+        with pytest.raises(ValueError, match=r"Column 'u' holds .* which are equal and would become one: .*astype\(str\)"): make(df)
+
+@pytest.mark.parametrize('labels,told', [(['86',86,1],True), (['86',87,1],False), (['86',86.5,'x'],False),
+    ([86,87,88],False), (['a','b','c'],False)])
+def test_numbers_that_are_there_as_text(labels, told, recwarn):
+    df = pd.DataFrame(dict(u=pd.Series(labels, dtype=object), i=[1,2,3], r=[1.,2,3]))
+    loaders(df, valid_pct=0)
+    assert any("holds '86' and 86, which are two labels" in str(o.message) for o in recwarn)==told
+
+def test_unknown_labels_of_another_type():
+    ds = loaders(frame([1,2,3],'xy'), valid_pct=0).train_ds
+    asked = pd.DataFrame(dict(user=['3'], item=['x']))
+    with pytest.raises(KeyError, match=r"'3' is of type str, and the training set has 3: convert the ids with `.astype\(int\)`"):
+        ds.encode(asked, 'raise')
+    with pytest.warns(UserWarning, match='astype'): ds.encode(asked)
+
+def test_ids_that_are_lists():
+    df = frame('ab','xy').assign(user=[[1],[2],[3],[4]])
+    with pytest.raises(ValueError, match="Column 'user' holds no ids"): check_ratings(df)
+
+def test_predict_names_missing_columns(tmp_path):
+    learn = learner(loaders(frame('ab','xy')), tmp_path)
+    with pytest.raises(KeyError, match="no column 'user', 'item'; the frame has"): learn.predict(pd.DataFrame(dict(a=[1], b=[2])))
+    with pytest.raises(KeyError, match="no column 'item'; the frame has .*'user', 'b'"): learn.predict(dict(user='a', b='x'))
+
+def test_nothing_to_predict(tmp_path):
+    learn = learner(loaders(frame('ab','xy'), valid_pct=0), tmp_path)
+    with pytest.raises(ValueError, match=r'nothing to predict.*`valid_pct=0`'): learn.get_preds()
+    with pytest.raises(ValueError, match='nothing to predict'): learn.get_preds(dl=learn.test_dl(frame('ab','xy')[:0]))
+
+# Numbers
+@pytest.mark.parametrize('value', [1e39,-1e39])
+def test_ratings_beyond_float32(value):
+    df = frame('ab','xy').assign(rating=[1,2,value,4.], w=[1,2,abs(value),4])
+    with pytest.raises(ValueError, match="'rating' holds .*1e[+]39 in row 2, which float32 takes for infinite"): check_ratings(df)
+    with pytest.raises(ValueError, match="'w' holds .*float32"): loaders(df.assign(rating=1.), weight_name='w', valid_pct=0)
+    with pytest.raises(ValueError, match='float32'): loaders(frame('ab','xy')).test_dl(df)
+
+@pytest.mark.parametrize('y_range', [5,'ab',(1,2,3),(0,np.inf),(np.nan,5),(None,5),('a','b'),(5,1)])
+@pytest.mark.parametrize('f', [check_ratings, CollabDataLoaders.from_df])
+def test_bad_scales(f, y_range):
+    with pytest.raises(ValueError, match='`y_range` is .lowest, highest.'): f(frame('ab','xy'), y_range=y_range)
+
+@pytest.mark.parametrize('pct', [np.nan,np.inf])
+def test_shares_are_numbers(pct):
+    with pytest.raises(ValueError, match='`valid_pct` is the share of'): loaders(frame('ab','xy'), valid_pct=pct)
+
+def test_small_integers_do_not_overflow(tmp_path):
+    dls = loaders(frame(range(20),range(20)), bs=np.int8(100))
+    assert type(dls.train.bs) is int and check_count('n', np.int8(2), 'x').bit_length()==2
+    learn = learner(dls, tmp_path)
+    small,plain = [learn.recommend(3, k=k, exclude_seen=False)['item'].tolist() for k in (np.int8(2),2)]
+    assert small==plain
+
+@pytest.mark.parametrize('kw,said', [(dict(device='gpu?'),'`device` is the name'), (dict(vocab=5),'`vocab` is a vocabulary'),
+    (dict(vocab=dict(user=['a'], item=['x'])),"'user' in `vocab` do not begin with '#na#'"),
+    (dict(seed='x'),'`seed` is None'), (dict(seed=2**64),'`seed`')])
+def test_odd_arguments(kw, said):
+    with pytest.raises(ValueError, match=said): CollabDataLoaders.from_df(frame('ab','xy'), **kw)
+
+# fastai's loaders
+def test_fastais_own_loaders_as_ratings():
+    df = simulate_ratings(30, 20, 200).ratings
+    stock = fastai.collab.CollabDataLoaders.from_df(df, seed=1, device='cpu')
+    train,valid = train_data(stock),valid_data(stock)
+    got = pd.concat([o.decode(o.ids, rating=o.targ) for o in (train,valid)])
+    got = got[~got.isin(['#na#']).any(axis=1)]
+    want = df.set_index(['user','item']).rating
+    for r in got.itertuples(): assert r.rating==pytest.approx(want[r.user,r.item], rel=1e-6)
+    assert len(valid)==40 and train.rating_name==valid.rating_name=='rating' and train.counts['user'].sum()==160

@@ -1,6 +1,7 @@
 "Interactions: negatives, losses, iALS and linear models, against definitions"
 from helpers import * # all of the package, and what the tests share
 import numpy as np,pandas as pd,pytest,torch,warnings
+from fastai.data.transforms import ColSplitter,IndexSplitter
 from fastai.learner import load_learner
 from fastai.torch_core import set_seed,tensor
 from hypothesis import given,settings,strategies as st
@@ -85,7 +86,7 @@ def test_the_frame_is_left_alone():
 
 # ---- Losses ----
 
-@pytest.mark.parametrize('loss', ['bpr','softmax','ccl'])
+@pytest.mark.parametrize('loss', ['bpr','softmax','ccl','warp'])
 def test_training_lowers_the_loss_and_beats_popularity(dls, loss):
     set_seed(0)
     learn = implicit_learner(dls, 8, loss=loss)
@@ -95,7 +96,7 @@ def test_training_lowers_the_loss_and_beats_popularity(dls, loss):
     res = learn.evaluate()
     assert res.ndcg['model']>res.ndcg['random']
 
-@pytest.mark.parametrize('loss', ['bpr','softmax','ccl','ials'])
+@pytest.mark.parametrize('loss', ['bpr','softmax','ccl','warp','ials'])
 def test_the_rest_of_the_learner_works(dls, loss, tmp_path):
     learn = implicit_learner(dls, 4, loss=loss, path=tmp_path)
     fit(learn) if loss!='ials' else ials(dls)
@@ -108,7 +109,7 @@ def test_the_rest_of_the_learner_works(dls, loss, tmp_path):
     moved = implicit_learner(dls, loss=loss, pretrained='x', path=tmp_path)
     assert torch.equal(moved.model.i_weight.weight, learn.model.i_weight.weight)
 
-@pytest.mark.parametrize('loss', ['bpr','softmax','ccl'])
+@pytest.mark.parametrize('loss', ['bpr','softmax','ccl','warp'])
 def test_losses_need_negatives(dls, clicks, loss):
     plain = CollabDataLoaders.from_df(clicks.assign(rating=1), seed=1, unknown='mean', device='cpu')
     with pytest.raises(ValueError, match='needs negatives'): implicit_learner(plain, loss=loss)
@@ -300,3 +301,127 @@ def test_new_users_are_measured_as_if_known(dls, kind):
     mine,theirs = learn.evaluate(valid, per_user=True),learn.evaluate(new(valid), ratings=new(train), per_user=True)
     np.testing.assert_allclose(mine.ndcg, theirs.ndcg.loc[['new '+str(o) for o in mine.index]], rtol=1e-4)
     with pytest.raises(ValueError, match='is `test`'): learn.evaluate(ratings=new(train))
+
+# ---- Split, then counted ----
+
+@pytest.fixture(scope='module')
+def log():
+    "Clicks with repeats, counts, times and weights"
+    rng = np.random.default_rng(0)
+    df = pd.DataFrame(dict(user=rng.integers(20, size=800), item=rng.integers(15, size=800), ts=rng.permutation(800)))
+    return df.assign(n=rng.integers(1, 4, size=800), w=rng.random(800), held=df.ts>700).set_index(pd.Index(range(1000,1800)))
+
+def counted(ds): return {tuple(o):y for o,y in zip(ds.decode(ds.ids).values.tolist(), ds.targ.tolist())}
+
+def counts_of(df, count=None):
+    by_pair = df.groupby(['user','item'])
+    return {k:float(v) for k,v in (by_pair.size() if count is None else by_pair[count].sum()).items()}
+
+splitters = dict(time=TimeSplitter('ts'), last=LeaveLastSplitter('ts', n=3), col=ColSplitter('held'),
+    index=IndexSplitter(list(range(0,800,3))), user=UserSplitter('user', seed=0), fold=KFoldSplitters(4)[0],
+    time_fold=TimeFoldSplitters('ts', cuts=[300,500])[0], user_fold=UserFoldSplitters(3)[1])
+
+@pytest.mark.parametrize('name', splitters)
+@pytest.mark.parametrize('count', [None,'n'])
+def test_clicks_are_split_before_they_are_counted(log, name, count):
+    "Each part has exactly the rows that it was given, counted by itself"
+    train,valid = [log.iloc[list(o)] for o in splitters[name](log)]
+    dls = CollabDataLoaders.from_interactions(log, count_name=count, splitter=splitters[name], device='cpu')
+    assert (counted(dls.train_ds),counted(dls.valid_ds))==(counts_of(train, count),counts_of(valid, count))
+    assert isinstance(dls.train, NegativeDL) and dls.train_ds.rating_name==(count or 'count')
+
+def test_pairs_of_both_parts_are_told_by_evaluate(log):
+    dls = CollabDataLoaders.from_interactions(log, splitter=TimeSplitter('ts'), device='cpu')
+    again = set(counted(dls.train_ds))&set(counted(dls.valid_ds))
+    learn = ials(dls)
+    with pytest.warns(UserWarning, match=f'{len(again)} of {len(dls.valid_ds)} held-out pairs are in the training set too'):
+        learn.evaluate(baselines=False)
+
+def test_without_a_splitter_pairs_are_held_out(log):
+    dls = CollabDataLoaders.from_interactions(log, seed=0, device='cpu')
+    train,valid = counted(dls.train_ds),counted(dls.valid_ds)
+    assert not set(train)&set(valid) and {**train,**valid}==counts_of(log)
+
+def test_weights_of_clicks(log):
+    dls = CollabDataLoaders.from_interactions(log, weight_name='w', valid_pct=0, device='cpu', shuffle=False, bs=2000)
+    x,y,w = dls.one_batch()
+    n = len(w)
+    assert n==len(dls.train_ds) and len(x)==len(y)==n*5
+    want = log.groupby(['user','item']).w.mean()
+    got = dls.train_ds.decode(x[:n]).assign(w=w.numpy()).set_index(['user','item']).w
+    np.testing.assert_allclose(got.sort_index(), want.sort_index(), rtol=1e-5)
+
+@pytest.mark.parametrize('loss', ['bpr','softmax','ccl','warp'])
+def test_weights_are_used(loss):
+    "A weight of 0 is as if a positive were not there, and equal weights are as none"
+    set_seed(0)
+    pred,targ = torch.randn(4*6),torch.cat([torch.ones(6),torch.full((18,), -.02)])
+    f,w = losses[loss](),tensor([1.,1,1,0,0,0])
+    half = [o.view(4,6)[:,:3].reshape(-1) for o in (pred,targ)]
+    torch.testing.assert_close(f(pred, targ, w), f(*half))
+    torch.testing.assert_close(f(pred, targ, torch.full((6,), .3)), f(pred, targ))
+
+def test_learners_from_weighted_clicks(log):
+    dls = CollabDataLoaders.from_interactions(log, weight_name='w', valid_pct=0, device='cpu')
+    assert len(fit(implicit_learner(dls, 4, loss_func='bpr'), 1).recommend(3, k=2, exclude_seen=False))==2
+    with pytest.raises(ValueError, match='no use for `weight_name`'): implicit_learner(dls, loss_func='ials')
+    with pytest.raises(ValueError, match='no use for the weights'): linear_learner(dls)
+    with pytest.raises(ValueError, match='column of users, items or counts'):
+        CollabDataLoaders.from_interactions(log, count_name='n', weight_name='n')
+    with pytest.raises(KeyError, match="no column 'x'"): CollabDataLoaders.from_interactions(log, weight_name='x')
+    with pytest.raises(ValueError, match='not below 0'): CollabDataLoaders.from_interactions(log.assign(w=-1), weight_name='w')
+
+@pytest.mark.parametrize('names', [('user','count'), ('count','item'), (0,1)])
+def test_columns_of_clicks_of_any_name(names):
+    df = pd.DataFrame(dict(zip(names, [[1,1,2],['a','a','b']])))
+    ds = CollabDataLoaders.from_interactions(df, valid_pct=0, device='cpu').train_ds
+    assert ds.vocab.names==names and ds.targ.tolist()==[2.,1.] and ds.rating_name not in names
+
+@pytest.mark.parametrize('kw', [dict(n_neg=-1), dict(n_neg=1.5), dict(n_neg=True), dict(neg_pow='x'), dict(neg_pow=np.nan),
+    dict(neg_pow=None)])
+def test_bad_negatives(clicks, kw):
+    with pytest.raises(ValueError, match=f'`{list(kw)[0]}` is'): CollabDataLoaders.from_interactions(clicks, **kw)
+
+# ---- WARP and the name of a loss ----
+
+def test_warp_by_hand():
+    "Ten items, drawn uniformly: of two negatives one violates, so five items are thought to"
+    pred,targ = tensor([2.,2.,1.5,0,0,0]),tensor([1.,1.,-.1,-.1,-.1,-.1])
+    want = sum(1/j for j in range(1,6))*.5/2 # two positives
+    assert WARPLoss()(pred, targ).item()==pytest.approx(want, rel=1e-4)
+    assert WARPLoss(margin=.25)(pred, targ).item()==0
+
+@given(st.lists(st.floats(-3,3), min_size=12, max_size=12), st.lists(st.floats(.01,.2), min_size=9, max_size=9))
+def test_warp_by_definition(scores, probs):
+    pos,neg = torch.tensor(scores[:3]),torch.tensor(scores[3:]).view(3,3)
+    q = torch.tensor(probs).view(3,3)
+    total = 0
+    for j in range(3):
+        bad = [i for i in range(3) if neg[i,j]>pos[j]-1]
+        if not bad: continue
+        rank = sum(1/q[i,j].item() for i in bad)/3
+        harmonic = torch.digamma(torch.tensor(rank+1)).item()+np.euler_gamma
+        total += harmonic*np.mean([1-pos[j].item()+neg[i,j].item() for i in bad])
+    got = WARPLoss()(torch.cat([pos,neg.view(-1)]), torch.cat([torch.ones(3),-q.view(-1)]))
+    assert got.item()==pytest.approx(total/3, rel=1e-3, abs=1e-4)
+
+@pytest.mark.parametrize('margin', [0,-1,np.inf,'1'])
+def test_bad_margins(margin):
+    with pytest.raises(ValueError, match='`margin` is a finite number'): WARPLoss(margin)
+
+def test_a_loss_by_either_name(dls):
+    by_name = implicit_learner(dls, 4, loss_func='bpr')
+    assert type(by_name.loss_func) is BPRLoss and by_name.lr==.05
+    assert type(implicit_learner(dls, 4, loss='warp').loss_func) is WARPLoss and type(implicit_learner(dls, 4, 'ccl').loss_func) is CCLLoss
+    assert type(implicit_learner(dls, 4).loss_func) is SoftmaxLoss
+    mine = WARPLoss(margin=.5)
+    assert implicit_learner(dls, 4, loss_func=mine).loss_func is mine
+    with pytest.raises(TypeError, match='pass one of them'): implicit_learner(dls, loss='bpr', loss_func='bpr')
+    with pytest.raises(ValueError, match=r'pass `BPRLoss\(\)`'): implicit_learner(dls, loss_func=BPRLoss)
+    with pytest.raises(ValueError, match="`loss_func` is one of .*did you mean `warp`"): implicit_learner(dls, loss_func='wrap')
+    with pytest.raises(ValueError, match="`loss_func` is one of .*not 5"): implicit_learner(dls, loss_func=5)
+
+def test_there_is_no_rate_to_find(dls):
+    learn = linear_learner(dls)
+    with learn.no_bar(),pytest.raises(ValueError, match='EASE has no learning rate to find: it was solved'): learn.lr_find()
+    assert len(learn.recommend(3, k=2))==2
