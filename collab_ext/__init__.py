@@ -6,6 +6,7 @@ Modules:
 - `collab_ext.args`: Refuse an argument that nothing would look at, and say which one was meant
 - `collab_ext.bayes`: Users' and items' rows in closed form: from scratch, from a source's prior, or for new users and items
 - `collab_ext.bundle`: Serve recommendations from one folder of safe files, with no torch and nothing to train
+- `collab_ext.compare`: Is one model better than another, or did it have lucky users? Differences user by user, with intervals and tests
 - `collab_ext.data`: Turn a frame of ratings into checked, split, fast `DataLoaders`
 - `collab_ext.demo`: The main job from a command line: pretrain on one population, adapt to another, compare with training from scratch
 - `collab_ext.export`: Write what a trained learner knows as a folder that serves recommendations
