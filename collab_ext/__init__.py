@@ -30,6 +30,7 @@ Modules:
 - `collab_ext.splits`: Hold out the latest ratings, a share of each user's, whole users, or every rating once
 - `collab_ext.tables`: Find the user and item tables of any model, under one set of names
 - `collab_ext.transfer`: Move what one model has learned into the vocabulary of another, and see what was moved
+- `collab_ext.validate`: How good is a model on data that it was not chosen by? Cross-validation, and a search over settings that can be interrupted
 - `collab_ext.vocab`: Match the labels of one model to the labels of another"""
 
 __version__ = "0.0.1"
