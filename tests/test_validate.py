@@ -57,7 +57,7 @@ def test_data_of_any_kind(df):
     clicks = CollabDataLoaders.from_interactions(df[['user','item']], n_neg=3, seed=1)
     def clicked(dls):
         assert dls.train.n_neg==3
-        l = implicit_learner(dls, 'bpr', n_factors=3)
+        l = implicit_learner(dls, 3, 'bpr')
         with l.no_bar(),l.no_logging(): l.fit(1)
         return l
     assert len(cross_validate(clicks, clicked, k=3))==3
