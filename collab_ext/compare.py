@@ -10,6 +10,7 @@ Docs: https://collab-ext.github.io/collab_ext/compare.html.md"""
 __all__ = ['intervals', 'paired_methods', 'paired', 'holm', 'compare_columns', 'check_reference', 'user_scores', 'compare']
 
 # %% ../nbs/08b_compare.ipynb #4e9944ff
+from collections.abc import Hashable
 from numbers import Real
 import scipy.stats
 from fastai.basics import *
@@ -52,10 +53,11 @@ def paired(
     check_choice('method', method, paired_methods)
     check_count('n_resamples', n_resamples, 'how many draws there are')
     if not isinstance(level, Real) or not 0<level<1: raise ValueError(f"`level` is between 0 and 1, not {level!r}")
-    a,b = [np.asarray(o, dtype=np.float64).reshape(-1) for o in (a,b)]
-    if len(a)!=len(b): raise ValueError(f"There are {len(a)} and {len(b)} numbers: each user has one of both")
-    if len(a)<2: raise ValueError(f"There are {len(a)} users: a comparison takes two or more")
-    if not np.isfinite(a-b).all(): raise ValueError(f"{(~np.isfinite(a-b)).sum()} of {len(a)} users have no number: leave them out")
+    a,b = numbers_of('a', a),numbers_of('b', b)
+    if len(a)!=len(b): raise ValueError(f"There are {len(a)} and {len(b)} numbers in `a` and `b`: each user has one of both")
+    if len(a)<2: raise ValueError(f"`a` and `b` are of {len(a)} users: a comparison takes two or more")
+    missing = ~np.isfinite(a)|~np.isfinite(b)
+    if missing.any(): raise ValueError(f"{missing.sum()} of {len(a)} users have no number in `a` or `b`: leave them out")
     d = a-b
     low = high = d.mean()
     p = 1.
@@ -105,13 +107,14 @@ def check_reference(
     names, # Names of the models
 ):
     "Raise a `ValueError` unless `reference` is one of `names`"
-    if reference in list(names): return
-    raise ValueError(f"`reference` is one of the models {list(names)}, not {reference!r}" + did_you_mean(reference, names))
+    if isinstance(reference, Hashable) and reference in set(names): return
+    raise ValueError(f"`reference` is one of the models {list(names)}, not {reference!r:.80}" + did_you_mean(reference, names))
 
 # %% ../nbs/08b_compare.ipynb #144875be
 def _check_learners(learners):
     "Name → learner"
     if isinstance(learners, Learner): learners = [learners]
+    if not isinstance(learners, (dict,list,tuple,L)): raise ValueError(f"`learners` is a list or a dict of `CollabLearner`s, not {learners!r:.80}")
     if not isinstance(learners, dict): learners = {f'model {i+1}':o for i,o in enumerate(learners)}
     bad = [k for k,o in learners.items() if not isinstance(o, CollabLearner)]
     if bad: raise ValueError(f"`learners` is a list or a dict of `CollabLearner`s; {bad[0]!r} is a {type(learners[bad[0]]).__name__}")
@@ -159,6 +162,7 @@ def compare(
     check_kwargs(kwargs, 'compare', paired, but=('a','b'))
     check_count('k', k, 'the length of the lists')
     check_choice('metric', metric, rank_metrics)
+    check_flag('exclude_seen', exclude_seen)
     learners = _check_learners(learners)
     names = list(L(baselines))
     for o in names: check_baseline('baselines', o)

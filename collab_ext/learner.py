@@ -354,7 +354,9 @@ def predict(self:CollabLearner,
     "Predict one rating"
     names = self.vocab.names
     df = _one_row(row, names)
-    asked = df[[o for o in names if o in df]]
+    missing = [o for o in names if o not in df]
+    if missing: raise KeyError(f"`row` has no {missing[0]!r}; it has {list(df.columns)}, and needs {list(names)}: rename them")
+    asked = df[list(names)]
     pred = self.get_preds(dl=self.test_dl(asked, unknown))[0].reshape(-1)[0]
     rating_name = train_data(self.dls).rating_name
     return df[list(names)].astype(object).assign(**{rating_name: pred.item()}).iloc[0],pred,pred

@@ -10,9 +10,10 @@ Docs: https://collab-ext.github.io/collab_ext/metrics.html.md"""
 __all__ = ['rank_metrics', 'list_metrics', 'UserLists', 'user_list_metrics', 'Measured', 'HeldOut', 'baselines', 'recall',
            'precision', 'ndcg', 'average_precision', 'reciprocal_rank', 'hit_rate', 'user_metrics', 'auc',
            'users_of_items', 'coverage_of', 'novelty_of', 'all_lists_metrics', 'diversity_of', 'popularity_ranks',
-           'serendipity_of', 'each_list_metrics', 'reliability', 'find_hits', 'check_lengths', 'measure', 'as_ratings',
-           'held_out_ratings', 'held_out_pairs', 'draw_distinct', 'Random', 'SameForAll', 'Popular', 'BiasOnly',
-           'ItemKNN', 'check_baseline', 'measure_baselines', 'EpochRanking', 'item_table', 'RankMetric', 'RankMetrics']
+           'serendipity_of', 'each_list_metrics', 'numbers_of', 'reliability', 'find_hits', 'check_lengths', 'measure',
+           'as_ratings', 'held_out_ratings', 'held_out_pairs', 'draw_distinct', 'Random', 'SameForAll', 'Popular',
+           'BiasOnly', 'ItemKNN', 'check_baseline', 'measure_baselines', 'EpochRanking', 'item_table', 'RankMetric',
+           'RankMetrics']
 
 # %% ../nbs/08a_metrics.ipynb #f818263a
 import scipy.sparse as sp
@@ -189,6 +190,16 @@ def each_list_metrics(
     return pd.DataFrame({name:o.numpy() for name,o in res.items() if o is not None}, index=range(len(lists.shown)))
 
 # %% ../nbs/08a_metrics.ipynb #193619f4
+def numbers_of(
+    name:str, # Name of the argument
+    values, # A list, array, Series or tensor of numbers
+)->np.ndarray: # One-dimensional
+    "The numbers in an argument, or a `ValueError` that names it"
+    if isinstance(values, Tensor): values = to_np(values.detach())
+    try: res = np.asarray(values, dtype=np.float64)
+    except (TypeError,ValueError): raise ValueError(f"`{name}` is a list of numbers, not {values!r:.80}") from None
+    return res.reshape(-1)
+
 def reliability(
     pred, # Predicted ratings
     y, # Ratings
@@ -196,8 +207,9 @@ def reliability(
 )->pd.DataFrame: # A row for each bin; `attrs['error']`: mean distance of the two, weighted by ratings
     "Mean prediction and mean rating, from the lowest predictions to the highest"
     check_count('bins', bins, 'the number of bins')
-    pred,y = [to_np(torch.as_tensor(o)).reshape(-1) for o in (pred,y)]
-    if len(pred)!=len(y): raise ValueError(f"There are {len(pred)} predictions and {len(y)} ratings: each prediction needs its rating")
+    pred,y = numbers_of('pred', pred),numbers_of('y', y)
+    if len(pred)!=len(y): raise ValueError(f"There are {len(pred)} predictions and {len(y)} ratings: each of `pred` needs its rating in `y`")
+    if not len(y): raise ValueError("`pred` and `y` are empty: there is nothing to compare")
     df = pd.DataFrame(dict(pred=pred, rating=y))
     bad = df.isna().any(axis=1).sum()
     if bad: raise ValueError(f"{bad} of {len(df)} predictions or ratings are NaN: leave them out, or look for what made them")
@@ -224,13 +236,14 @@ Measured = namedtuple('Measured', 'mean per_user shown')
 
 def check_lengths(
     k, # Length of the lists, or several
+    name='k', # Name of the argument
 )->list: # Of lengths
     "The lengths that are asked for, after checking them"
     several = is_listy(k) or isinstance(k, (np.ndarray,Tensor,range,pd.Series))
-    ks = list(as_labels(k)) if several else [k]
-    for o in ks: check_count('k', o, 'the length of the lists')
-    if not ks or len(set(ks))<len(ks): raise ValueError(f"`k` is the length of the lists, at least 1, or several different ones, not {k!r}")
-    return ks
+    ks = k.tolist() if hasattr(k, 'tolist') else list(k) if several else [k]
+    for o in L(ks): check_count(name, o, 'the length of the lists')
+    if not L(ks) or len(set(L(ks)))<len(L(ks)): raise ValueError(f"`{name}` is the length of the lists, at least 1, or several different ones, not {k!r}")
+    return list(L(ks))
 
 def _metrics_at(lists, k, n_rel):
     "Metrics of the first `k` of each list: of each user, and of all together"
@@ -262,6 +275,7 @@ def measure(
     "Rank all items for each user who has held-out ones, and average"
     check_kwargs(kwargs, 'measure', measure)
     ks = check_lengths(k)
+    check_flag('auc_too', auc_too)
     if features is not None and len(features)!=rel.n_items: raise ValueError(f"`features` has {len(features)} rows, and there are {rel.n_items} rows of items")
     n_rel = ifnone(n_rel, rel.count)
     items = ifnone(items, torch.arange(1, rel.n_items))
@@ -306,8 +320,11 @@ def held_out_ratings(
     if not isinstance(test, pd.DataFrame): raise ValueError(f"`test` is a frame of ratings with the columns {list(vocab)}, not a {type(test).__name__}")
     missing = [o for o in vocab if o not in test.columns]
     if missing: raise KeyError(f"`test` has no column {missing[0]!r}; it has {list(test.columns)}: rename what is users and items to {list(vocab)}")
+    dup = test.columns[test.columns.duplicated()]
+    if len(dup): raise ValueError(f"`test` has several columns {dup[0]!r}: rename all but one")
     last = test.drop_duplicates(list(vocab), keep='last')
-    return Ratings(vocab, rating_name=train.rating_name).encode(last, 'mean')
+    try: return Ratings(vocab, rating_name=train.rating_name).encode(last, 'mean')
+    except ValueError as e: raise ValueError(f"`test`: {e}") from None
 
 def held_out_pairs(
     ds:Ratings, # Held-out ratings
@@ -318,7 +335,7 @@ def held_out_pairs(
     sizes = ds.vocab.sizes
     ids = ds.ids.cpu().long()
     if min_rating is not None:
-        if isinstance(min_rating, bool) or not isinstance(min_rating, (int,float,np.number)): raise ValueError(f"`min_rating` is a number, not {min_rating!r}")
+        if isinstance(min_rating, bool) or not isinstance(min_rating, (int,float,np.number)) or not np.isreal(min_rating): raise ValueError(f"`min_rating` is a number, not {min_rating!r}")
         if ds.targ is None: raise ValueError(f"`min_rating={min_rating}` needs ratings to compare with, in a column {ds.rating_name!r}")
         ids = ids[ds.targ.cpu()>=min_rating]
     rel = UserItems(ids, sizes)

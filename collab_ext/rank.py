@@ -226,11 +226,12 @@ def rank_items(
     "The k items with the highest scores, for each user"
     check_count('k', k, 'the length of the lists')
     if bs is not None: check_count('bs', bs, 'how many users are ranked at a time')
-    if each is None and hasattr(model, 'shortlist'): return model.shortlist(users, items, min(k,len(items)), seen)
+    if each is None and hasattr(model, 'shortlist'): return model.shortlist(users, items, min(int(k),len(items)), seen)
+    check_flag('progress', progress)
     score = scorer(model, items)
     col = _columns(items, n_items)
-    k = min(k, len(items))
-    batches = users.split(ifnone(bs, max(1, 2**22//max(1,len(items)))))
+    k = min(int(k), len(items))
+    batches = users.split(int(bs) if bs else max(1, 2**22//max(1,len(items))))
     rows,preds = [],[]
     for us in progress_bar(batches, leave=False) if progress else batches:
         on_device = us.to(device)

@@ -11,6 +11,7 @@ __all__ = ['unknown_users', 'label_list', 'rows_of', 'item_choices', 'seen_items
            'new_ratings', 'folded_model', 'model_device', 'vectors_of', 'similar_rows', 'item_features']
 
 # %% ../nbs/09_recommend.ipynb #efcf961a
+from collections.abc import Hashable
 from fastai.collab import *
 from fastai.tabular.all import *
 from .vocab import *
@@ -167,7 +168,8 @@ def new_ratings(
     if not len(ratings): raise ValueError("`ratings` is empty: give each new user at least one")
     if name not in ratings: ratings = pd.concat([ratings, pd.Series(1., index=ratings.index, name=name)], axis=1)
     if hasattr(learn.dls.train, 'n_neg'): ratings,_ = as_counts(ratings, user, item, name)
-    ratings = check_ratings(ratings, user, item, name, duplicates='last')
+    try: ratings = check_ratings(ratings, user, item, name, duplicates='last')
+    except ValueError as e: raise ValueError(f"`ratings`: {e}") from None
     vocab = Vocab({user:[NA]+as_labels(pd.unique(ratings[user])), item:learn.vocab.labels[1]})
     empty = Ratings(vocab, rating_name=name, counts=ds.counts)
     return empty.encode(ratings, unknown, ' of `ratings`, which say nothing about known items')
@@ -190,7 +192,7 @@ def _known_users(vocab, users, unknown):
     check_choice('unknown', unknown, unknown_users)
     name = vocab.names[0]
     if users is None: return vocab.labels[0][1:],torch.arange(1, vocab.sizes[0])
-    labels = as_labels(_as_list(users))
+    labels = label_list('users', users)
     rows = vocab.rows(labels, 0).clamp(min=0)
     bad = [o for o,i in zip(labels, rows.tolist()) if i==0]
     msg = f"{len(bad)} unknown {name} ({_named(bad)})"
@@ -234,6 +236,8 @@ def recommend(self:CollabLearner,
     "What to show whom"
     check_count('k', k, 'how many items to show')
     check_choice('unknown', unknown, unknown_users)
+    check_flag('exclude_seen', exclude_seen)
+    if progress is not None: check_flag('progress', progress)
     if ratings is not None and users is not None: raise ValueError("Pass either `users` or `ratings`: the users of `ratings` are the ones who are shown something")
     vocab,seen = self.vocab,None
     cols = item_choices(vocab, candidates, exclude)
@@ -307,7 +311,7 @@ def similar_users(self:CollabLearner,
 def _side_named(vocab, kind):
     "0 for users, 1 for items"
     choices = list(dict.fromkeys(['user','item',*vocab.names]))
-    if kind not in choices: check_choice('kind', kind, choices)
+    if not isinstance(kind, Hashable) or kind not in choices: check_choice('kind', kind, choices)
     return vocab.names.index(kind) if kind in vocab.names else ['user','item'].index(kind)
 
 @patch
@@ -417,6 +421,7 @@ def evaluate(self:CollabLearner,
 )->pd.DataFrame: # A row for each model; `attrs`: the number of users who are averaged, and what was left out
     "How well held-out items are ranked, over the whole catalogue"
     check_lengths(k)
+    for o,v in dict(exclude_seen=exclude_seen, auc=auc, per_user=per_user).items(): check_flag(o, v)
     names = _baseline_names(baselines, ratings, per_user)
     items = item_choices(self.vocab, candidates)
     features = item_features(self, features)
