@@ -48,6 +48,8 @@ from .learner import CollabLearner, collab_learner, collab_splitter, UnknownDrop
 from .adapt import FreezeRows, L2SP
 from .fused import Fused, SparseRows
 from .metrics import RankMetrics, measure, reliability
+from .compare import compare
+from .validate import cross_validate, tune
 from .implicit import BPRLoss, CCLLoss, IALSLoss, SoftmaxLoss, VoteLoss, implicit_learner, linear_factors, linear_learner
 from .bundle import Bundle
 from . import export, plots, recommend, saving # methods of the learner
@@ -57,6 +59,6 @@ from fastai.collab import EmbeddingDotBias, EmbeddingNN
 __all__ = ['BPRLoss', 'Bundle', 'CCLLoss', 'CollabDataLoaders', 'CollabLearner', 'DotBias', 'EASE', 'EmbeddingDotBias', 'EmbeddingNN',
     'FreezeRows', 'Fused', 'GraphFilter', 'IALSLoss', 'KFoldSplitters', 'L2SP', 'LeaveLastSplitter', 'RankMetrics', 'SoftmaxLoss',
     'SparseRows', 'TimeSplitter', 'UnknownDropout', 'UserSplitter', 'Vocab', 'VoteLoss', 'check_ratings', 'collab_learner',
-    'collab_splitter', 'coverage', 'cross_domain_split', 'implicit_learner', 'layouts', 'linear_factors', 'linear_learner',
+    'collab_splitter', 'compare', 'coverage', 'cross_domain_split', 'cross_validate', 'implicit_learner', 'layouts', 'linear_factors', 'linear_learner',
     'load_pretrained_keys', 'match_embeds', 'match_rows', 'measure', 'pull_from_hub', 'push_to_hub', 'read_pair', 'read_source',
-    'read_vocab', 'reliability', 'save_pair', 'simulate_clicks', 'simulate_ratings', 'tables']
+    'read_vocab', 'reliability', 'save_pair', 'simulate_clicks', 'simulate_ratings', 'tables', 'tune']

@@ -114,13 +114,15 @@ def check_reference(
 def _check_learners(learners):
     "Name → learner"
     if isinstance(learners, Learner): learners = [learners]
-    if not isinstance(learners, (dict,list,tuple,L)): raise ValueError(f"`learners` is a list or a dict of `CollabLearner`s, not {learners!r:.80}")
+    if not isinstance(learners, (dict,list,tuple,L)): raise ValueError(f"`learners` is a list or a dict of "
+        f"`CollabLearner`s, not {learners!r:.80}")
     if not isinstance(learners, dict): learners = {f'model {i+1}':o for i,o in enumerate(learners)}
     bad = [k for k,o in learners.items() if not isinstance(o, CollabLearner)]
     if bad: raise ValueError(f"`learners` is a list or a dict of `CollabLearner`s; {bad[0]!r} is a {type(learners[bad[0]]).__name__}")
     if not learners: raise ValueError("`learners` is empty")
     columns = {k:o.vocab.names for k,o in learners.items()}
-    if len(set(columns.values()))>1: raise ValueError(f"The learners name users and items differently: {columns}; rename the columns of their data")
+    if len(set(columns.values()))>1: raise ValueError(f"The learners name users and items differently: {columns}; rename "
+        "the columns of their data")
     return learners
 
 def user_scores(
@@ -176,7 +178,8 @@ def compare(
         columns.update({o:v[metric] for o,v in found.items()})
     df = pd.concat(columns, axis=1)
     known = df.dropna()
-    if len(known)<2: raise ValueError(f"The models have {len(known)} users in common who have something held out: a comparison takes two or more")
+    if len(known)<2: raise ValueError(f"The models have {len(known)} users in common who have something held out: a "
+        "comparison takes two or more")
     res = compare_columns(known, reference, **kwargs)
     res.attrs.update(metric=f'{metric}@{k}', users_without=len(df)-len(known))
     return res

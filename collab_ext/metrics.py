@@ -16,6 +16,7 @@ __all__ = ['rank_metrics', 'list_metrics', 'UserLists', 'user_list_metrics', 'Me
            'RankMetrics']
 
 # %% ../nbs/08a_metrics.ipynb #f818263a
+from numbers import Real
 import scipy.sparse as sp
 from fastai.basics import *
 from .args import *
@@ -103,7 +104,7 @@ def coverage_of(
     return len(shown[shown>=0].unique())/len(items)
 
 def novelty_of(shown, items, seen=None):
-    "Mean self-information of the items shown, in bits; an item without users counts as if it had one. None where nobody has anything, or is shown anything"
+    "Mean self-information of the items shown, in bits; an item without users counts as if it had one. None where there is nothing to tell"
     rows = shown[shown>=0]
     if seen is None or not len(seen) or not len(rows): return None
     n_users = (seen.count>0).sum()
@@ -169,7 +170,7 @@ def serendipity_of(
     return (unexpected*hits).mean(1)
 
 # %% ../nbs/08a_metrics.ipynb #3f7b1a0b
-UserLists = namedtuple('UserLists', 'shown hits items seen features') # as the arguments of the same names above; `seen` and `features` may be None
+UserLists = namedtuple('UserLists', 'shown hits items seen features') # as the arguments above; `seen` and `features` may be None
 
 def _diversity(lists):
     if lists.features is None: return None
@@ -208,7 +209,8 @@ def reliability(
     "Mean prediction and mean rating, from the lowest predictions to the highest"
     check_count('bins', bins, 'the number of bins')
     pred,y = numbers_of('pred', pred),numbers_of('y', y)
-    if len(pred)!=len(y): raise ValueError(f"There are {len(pred)} predictions and {len(y)} ratings: each of `pred` needs its rating in `y`")
+    if len(pred)!=len(y): raise ValueError(f"There are {len(pred)} predictions and {len(y)} ratings: each of `pred` needs "
+        "its rating in `y`")
     if not len(y): raise ValueError("`pred` and `y` are empty: there is nothing to compare")
     df = pd.DataFrame(dict(pred=pred, rating=y))
     bad = df.isna().any(axis=1).sum()
@@ -242,7 +244,8 @@ def check_lengths(
     several = is_listy(k) or isinstance(k, (np.ndarray,Tensor,range,pd.Series))
     ks = k.tolist() if hasattr(k, 'tolist') else list(k) if several else [k]
     for o in L(ks): check_count(name, o, 'the length of the lists')
-    if not L(ks) or len(set(L(ks)))<len(L(ks)): raise ValueError(f"`{name}` is the length of the lists, at least 1, or several different ones, not {k!r}")
+    if not L(ks) or len(set(L(ks)))<len(L(ks)): raise ValueError(f"`{name}` is the length of the lists, at least 1, or "
+        f"several different ones, not {k!r}")
     return list(L(ks))
 
 def _metrics_at(lists, k, n_rel):
@@ -276,7 +279,8 @@ def measure(
     check_kwargs(kwargs, 'measure', measure)
     ks = check_lengths(k)
     check_flag('auc_too', auc_too)
-    if features is not None and len(features)!=rel.n_items: raise ValueError(f"`features` has {len(features)} rows, and there are {rel.n_items} rows of items")
+    if features is not None and len(features)!=rel.n_items: raise ValueError(f"`features` has {len(features)} rows, and "
+        f"there are {rel.n_items} rows of items")
     n_rel = ifnone(n_rel, rel.count)
     items = ifnone(items, torch.arange(1, rel.n_items))
     users = (n_rel>0).nonzero()[:,0]
@@ -296,7 +300,7 @@ def measure(
     return Measured(mean, per_user.set_index(users.numpy()), shown)
 
 # %% ../nbs/08a_metrics.ipynb #e77e82a3
-HeldOut = namedtuple('HeldOut', 'rel n_rel info') # relevant items; number of relevant items of each user, lost ones included; what was left out
+HeldOut = namedtuple('HeldOut', 'rel n_rel info') # relevant items; how many each user has, lost ones included; what was left out
 
 def as_ratings(
     ds, # Dataset of `dls`
@@ -317,9 +321,11 @@ def held_out_ratings(
     if test is None: return as_ratings(dls.valid_ds, dls)
     train = train_data(dls)
     vocab = ifnone(vocab, train.vocab)
-    if not isinstance(test, pd.DataFrame): raise ValueError(f"`test` is a frame of ratings with the columns {list(vocab)}, not a {type(test).__name__}")
+    if not isinstance(test, pd.DataFrame): raise ValueError(f"`test` is a frame of ratings with the columns "
+        f"{list(vocab)}, not a {type(test).__name__}")
     missing = [o for o in vocab if o not in test.columns]
-    if missing: raise KeyError(f"`test` has no column {missing[0]!r}; it has {list(test.columns)}: rename what is users and items to {list(vocab)}")
+    if missing: raise KeyError(f"`test` has no column {missing[0]!r}; it has {list(test.columns)}: rename what is users "
+        f"and items to {list(vocab)}")
     dup = test.columns[test.columns.duplicated()]
     if len(dup): raise ValueError(f"`test` has several columns {dup[0]!r}: rename all but one")
     last = test.drop_duplicates(list(vocab), keep='last')
@@ -335,12 +341,14 @@ def held_out_pairs(
     sizes = ds.vocab.sizes
     ids = ds.ids.cpu().long()
     if min_rating is not None:
-        if isinstance(min_rating, bool) or not isinstance(min_rating, (int,float,np.number)) or not np.isreal(min_rating): raise ValueError(f"`min_rating` is a number, not {min_rating!r}")
+        is_number = isinstance(min_rating, Real) and not isinstance(min_rating, bool)
+        if not is_number: raise ValueError(f"`min_rating` is a number, not {min_rating!r}")
         if ds.targ is None: raise ValueError(f"`min_rating={min_rating}` needs ratings to compare with, in a column {ds.rating_name!r}")
         ids = ids[ds.targ.cpu()>=min_rating]
     rel = UserItems(ids, sizes)
     again = int(seen.has(*rel.pairs.T).sum()) if seen is not None and len(rel) else 0
-    if again: warn(f"{again} of {len(rel)} held-out pairs are in the training set too, and what a user has seen is not shown: leave them out, or pass `exclude_seen=False`")
+    if again: warn(f"{again} of {len(rel)} held-out pairs are in the training set too, and what a user has seen is not "
+        "shown: leave them out, or pass `exclude_seen=False`")
     known_user = ids[:,0]>0
     lost = torch.bincount(ids[known_user&(ids[:,1]==0),0], minlength=sizes[0])
     info = dict(unknown_users_ratings=int((~known_user).sum()), unknown_items_ratings=int(lost.sum()), seen_ratings=again)

@@ -51,7 +51,8 @@ def plot_items(self:CollabLearner,
     count = torch.as_tensor(train_data(self.dls).counts[name])
     rows = 1+count[1:].argsort(descending=True, stable=True)[:n]
     vecs = vectors_of(self, 1)[rows]
-    if min(vecs.shape)<2: raise ValueError(f"A map takes two items or more, with two factors or more, and here are {len(vecs)} and {vecs.shape[1]}")
+    if min(vecs.shape)<2: raise ValueError(f"A map takes two items or more, with two factors or more, and here are "
+        f"{len(vecs)} and {vecs.shape[1]}")
     xy = vecs.pca(2)
     df = with_items(pd.DataFrame({name:vocab.take(rows, 1)}), items, name)
     shown = df[df.columns[min(1, len(df.columns)-1)]]
@@ -112,13 +113,15 @@ def top_losses(self:CollabLearner,
     check_count('k', k, 'how many ratings to show')
     check_flag('largest', largest)
     ds,preds = held_out_ratings(self.dls),held_out_preds(self)
-    if ds.targ is None or hasattr(self.dls.train, 'n_neg'): raise ValueError("Losses of single ratings need ratings, and these data are interactions: see `evaluate(per_user=True)`")
+    if ds.targ is None or hasattr(self.dls.train, 'n_neg'): raise ValueError("Losses of single ratings need ratings, and "
+        "these data are interactions: see `evaluate(per_user=True)`")
     y = ds.targ.cpu()
     loss = (preds-y)**2
     order = loss.argsort(descending=bool(largest), stable=True)[:k]
     pred_name,loss_name = free_names(('prediction','loss'), [*self.vocab.names,ds.rating_name])
-    df = ds.decode(ds.ids.cpu()[order])
-    df = pd.concat([df, pd.DataFrame({ds.rating_name:y[order].numpy(), pred_name:preds[order].numpy(), loss_name:loss[order].numpy()})], axis=1)
+    numbers = pd.DataFrame({ds.rating_name:y.numpy(), pred_name:preds.numpy(), loss_name:loss.numpy()})
+    labels = ds.decode(ds.ids.cpu()[order])
+    df = pd.concat([labels, numbers.iloc[order.numpy()].reset_index(drop=True)], axis=1)
     return with_items(df, items, self.vocab.names[1])
 
 @patch(as_prop=True)

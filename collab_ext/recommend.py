@@ -33,7 +33,8 @@ def label_list(
     labels, # A label or several
 )->list: # Plain labels
     "The labels that an argument names"
-    if isinstance(labels, (pd.DataFrame,dict)): raise ValueError(f"`{name}` is a label or a list of labels, not a {type(labels).__name__}: pass one column of it")
+    if isinstance(labels, (pd.DataFrame,dict)): raise ValueError(f"`{name}` is a label or a list of labels, not a "
+        f"{type(labels).__name__}: pass one column of it")
     try: return as_labels(_as_list(labels))
     except ValueError as e: raise ValueError(f"`{name}`: {e}") from None
 
@@ -161,10 +162,12 @@ def new_ratings(
     ds = train_data(learn.dls)
     (user,item),name = learn.vocab.names,ds.rating_name
     wanted = [user,item] if _all_alike(ds.targ) else [user,item,name]
-    if not isinstance(ratings, pd.DataFrame): raise ValueError(f"`ratings` is a frame with the columns {wanted}, not a {type(ratings).__name__}")
+    if not isinstance(ratings, pd.DataFrame): raise ValueError(f"`ratings` is a frame with the columns {wanted}, not a "
+        f"{type(ratings).__name__}")
     check_columns('ratings', ratings)
     missing = [o for o in wanted if o not in ratings.columns]
-    if missing: raise KeyError(f"`ratings` has no column {missing[0]!r}; it has {list(ratings.columns)}, and needs {wanted}: rename its columns")
+    if missing: raise KeyError(f"`ratings` has no column {missing[0]!r}; it has {list(ratings.columns)}, and needs "
+        f"{wanted}: rename its columns")
     if not len(ratings): raise ValueError("`ratings` is empty: give each new user at least one")
     if name not in ratings: ratings = pd.concat([ratings, pd.Series(1., index=ratings.index, name=name)], axis=1)
     if hasattr(learn.dls.train, 'n_neg'): ratings,_ = as_counts(ratings, user, item, name)
@@ -378,7 +381,8 @@ def item_features(
     "What the diversity of a list compares"
     if features is None: return item_table(get_model(learn.model))
     name,labels = learn.vocab.names[1],learn.vocab.labels[1]
-    if not isinstance(features, pd.DataFrame): raise ValueError(f"`features` is a frame of numbers with items as its index, not a {type(features).__name__}")
+    if not isinstance(features, pd.DataFrame): raise ValueError(f"`features` is a frame of numbers with items as its "
+        f"index, not a {type(features).__name__}")
     check_columns('features', features)
     if name in features: features = features.set_index(name)
     values = _all_numbers(features)
@@ -386,7 +390,8 @@ def item_features(
     if len(dup): raise ValueError(f"`features` has several rows for the item {dup[0]!r}: keep one of them")
     rows = match_rows(label_list('features', features.index), labels)
     known = rows>=0
-    if not known.any(): raise ValueError(f"`features` knows none of the items: its index is such as {features.index[:1].tolist()}, and items are such as {labels[1:2]}")
+    if not known.any(): raise ValueError(f"`features` knows none of the items: its index is such as "
+        f"{features.index[:1].tolist()}, and items are such as {labels[1:2]}")
     return torch.where(known[:,None], values[rows.clamp(min=0)], 0.)
 
 # %% ../nbs/09_recommend.ipynb #ae59b8fc
@@ -417,7 +422,7 @@ def evaluate(self:CollabLearner,
     per_user=False, # Return a row for each user instead, with columns (model, metric) where there are baselines
     bs=None, # Users at a time
     ratings:pd.DataFrame=None, # All ratings of users who are new, as for `recommend`: they are folded in, and `test` is what else they chose
-    features:pd.DataFrame=None, # What `diversity` compares: numbers for each item, with items as the index; the learner's vectors by default
+    features:pd.DataFrame=None, # What `diversity` compares: numbers, with items as the index; the learner's vectors by default
 )->pd.DataFrame: # A row for each model; `attrs`: the number of users who are averaged, and what was left out
     "How well held-out items are ranked, over the whole catalogue"
     check_lengths(k)

@@ -36,7 +36,8 @@ def fold_loaders(
         check_kwargs(kwargs, 'cross_validate', CollabDataLoaders.from_df, but=['ratings','splitter','valid_pct'])
         make = partial(CollabDataLoaders.from_df, data, **merge(dict(unknown='mean'), kwargs))
         return (make(splitter=o) for o in _splitters(splitters, seed))
-    if not callable(data): raise ValueError(f"`data` is a frame of ratings, a function from a splitter to `DataLoaders`, or `DataLoaders`, not a {type(data).__name__}")
+    if not callable(data): raise ValueError(f"`data` is a frame of ratings, a function from a splitter to `DataLoaders`, "
+        f"or `DataLoaders`, not a {type(data).__name__}")
     return (data(o) for o in _splitters(splitters, seed))
 
 def _fresh(dls):
@@ -48,7 +49,8 @@ def _splitters(splitters, seed):
     if callable(splitters): return [splitters]
     if not is_listy(splitters): return KFoldSplitters(splitters, seed=seed)
     bad = [o for o in splitters if not callable(o)]
-    if bad or not splitters: raise ValueError(f"`splitters` is a number of folds, or a list of functions from a frame to row numbers, not {splitters!r}")
+    if bad or not splitters: raise ValueError(f"`splitters` is a number of folds, or a list of functions from a frame to "
+        f"row numbers, not {splitters!r}")
     return list(splitters)
 
 # %% ../nbs/09b_validate.ipynb #397ea83b
@@ -84,8 +86,10 @@ def _fold_results(data, make_learner, splitters, k, seed, eval_kwargs, loaders_k
 
 def _check_validation(make_learner, seed, eval_kwargs):
     if not isinstance(eval_kwargs, dict): raise ValueError(f"`eval_kwargs` is a dict of arguments of `evaluate`, not {eval_kwargs!r}")
-    if not callable(make_learner): raise ValueError(f"`make_learner` is a function from `DataLoaders` to a trained learner, not a {type(make_learner).__name__}")
-    if isinstance(seed, bool) or not isinstance(seed, (int,np.integer)) or seed<0: raise ValueError(f"`seed` is a whole number from 0 on, not {seed!r}")
+    if not callable(make_learner): raise ValueError(f"`make_learner` is a function from `DataLoaders` to a trained "
+        f"learner, not a {type(make_learner).__name__}")
+    is_whole = isinstance(seed, (int,np.integer)) and not isinstance(seed, bool)
+    if not is_whole or seed<0: raise ValueError(f"`seed` is a whole number from 0 on, not {seed!r}")
     check_kwargs(eval_kwargs, 'evaluate', CollabLearner.evaluate, but=['test','k','baselines','per_user','ratings'])
 
 # %% ../nbs/09b_validate.ipynb #a961d177
@@ -106,16 +110,20 @@ def cross_validate(
     return pd.concat([res, res.agg(['mean','std'])]).rename_axis('fold')
 
 # %% ../nbs/09b_validate.ipynb #bccc36a9
+def _is_number(o): return isinstance(o, Real) and not isinstance(o, bool) and np.isfinite(o)
+
 def check_space(
     space:dict, # Name of a setting → (lowest, highest), a list of choices, or a function of a trial
 ):
     "Raise a `ValueError` unless each setting says what may be tried"
-    if not isinstance(space, dict) or not space: raise ValueError(f"`space` is a dict from the name of a setting to (lowest, highest), a list of choices, or a function, not {space!r}")
+    if not isinstance(space, dict) or not space: raise ValueError(f"`space` is a dict from the name of a setting to "
+        f"(lowest, highest), a list of choices, or a function, not {space!r}")
     for name,o in space.items():
         if not isinstance(name, str): raise ValueError(f"`space` has the name {name!r}: names of settings are text")
-        is_range = isinstance(o, tuple) and len(o)==2 and all(isinstance(x, Real) and not isinstance(x, bool) and np.isfinite(x) for x in o) and o[0]<=o[1]
+        is_range = isinstance(o, tuple) and len(o)==2 and all(map(_is_number, o)) and o[0]<=o[1]
         is_choice = isinstance(o, list) and len(o)>0 and all(isinstance(x, (int,float,str,bool,type(None))) for x in o)
-        if not (is_range or is_choice or callable(o)): raise ValueError(f"`space[{name!r}]` is (lowest, highest), a list of plain choices, or a function of a trial, not {o!r}")
+        if not (is_range or is_choice or callable(o)): raise ValueError(f"`space[{name!r}]` is (lowest, highest), a list "
+            f"of plain choices, or a function of a trial, not {o!r}")
 
 def suggest(
     trial, # An Optuna trial
@@ -175,7 +183,8 @@ def open_study(
         direction='maximize' if maximize else 'minimize', load_if_exists=True)
     before = study.user_attrs.get('question')
     if before is None: study.set_user_attr('question', question)
-    elif before!=question: raise ValueError(f"The study {name!r} in {str(storage)!r} asks something else: {before}, and not {question}: pass another `name` or `storage`")
+    elif before!=question: raise ValueError(f"The study {name!r} in {str(storage)!r} asks something else: {before}, and "
+        f"not {question}: pass another `name` or `storage`")
     return study
 
 # %% ../nbs/09b_validate.ipynb #c8468424

@@ -1,6 +1,6 @@
 "Odd arguments of whatever answers: refused by a message of ours that names them, with nothing changed; FULL=1 asks much more"
 from helpers import * # all of the package, and what the tests share
-import matplotlib,numpy as np,pandas as pd,pytest,random,sys,traceback,warnings
+import matplotlib,numpy as np,pandas as pd,pytest,random,traceback,warnings
 from collab_ext import args
 from collab_ext.compare import *
 from collab_ext.metrics import *
@@ -27,18 +27,19 @@ def questions(l):
     seen,rel = [UserItems(o.ids, l.vocab.sizes) for o in (l.dls.train_ds,l.dls.valid_ds)]
     u = l.vocab['user'][1]
     rec = dict(users=u, k=3, exclude_seen=True, candidates=None, exclude=None, items=None, unknown='mean', bs=None, progress=None)
-    return dict(recommend=(l.recommend, rec), new=(l.recommend, dict(rec, users=None, ratings=good_ratings())),
-        similar_items=(l.similar_items, dict(labels='i0', k=3, items=None)), similar_users=(l.similar_users, dict(labels=u, k=3)),
-        explain=(l.explain, dict(user=u, item='i0', k=None, items=None)), predict=(l.predict, dict(row=(u,'i0'), unknown='mean')),
-        evaluate=(l.evaluate, dict(test=test, k=5, min_rating=None, exclude_seen=True, candidates=None, baselines=None, auc=False, per_user=False, bs=None,
-            ratings=None, features=None)),
-        measure=(measure, dict(model=l.model, rel=rel, seen=seen, k=5, items=None, n_rel=None, auc_too=False, features=None)),
-        metrics=(RankMetrics, dict(k=5, names='recall')), reliability=(reliability, dict(pred=[1.,2], y=[1.,2], bins=2)),
-        compare=(compare, dict(learners=[l,l], test=test, metric='ndcg', k=5, min_rating=None, baselines=(), reference=None, interval='t', level=.9)),
-        paired=(paired, dict(a=[1.,2,4], b=[1.,3,3], interval='t', method='t', level=.9, n_resamples=20)),
-        vectors=(l.vectors, dict(kind='item')), top_losses=(l.top_losses, dict(k=3, largest=True, items=None)),
-        plot_recall=(l.plot_recall, dict(test=test, ks=(1,3), baselines=False)), plot_items=(l.plot_items, dict(n=5, items=None)),
-        plot_scores=(l.plot_scores, dict(k=3)))
+    res = dict(recommend=(l.recommend, rec), new=(l.recommend, dict(rec, users=None, ratings=good_ratings())))
+    res.update(similar_items=(l.similar_items, dict(labels='i0', k=3, items=None)), similar_users=(l.similar_users, dict(labels=u, k=3)))
+    res.update(explain=(l.explain, dict(user=u, item='i0', k=None, items=None)), predict=(l.predict, dict(row=(u,'i0'), unknown='mean')))
+    common = dict(test=test, k=5, min_rating=None, exclude_seen=True, baselines=False)
+    res['evaluate'] = l.evaluate,dict(common, candidates=None, auc=False, per_user=False, bs=None, ratings=None, features=None)
+    res['compare'] = compare,dict(common, learners=[l,l], metric='ndcg', baselines=(), reference=None, interval='t', level=.9)
+    res['measure'] = measure,dict(model=l.model, rel=rel, seen=seen, k=5, items=None, n_rel=None, auc_too=False, features=None)
+    res.update(metrics=(RankMetrics, dict(k=5, names='recall')), reliability=(reliability, dict(pred=[1.,2], y=[1.,2], bins=2)))
+    res['paired'] = paired,dict(a=[1.,2,4], b=[1.,3,3], interval='t', method='t', level=.9, n_resamples=20)
+    res.update(vectors=(l.vectors, dict(kind='item')), top_losses=(l.top_losses, dict(k=3, largest=True, items=None)))
+    res.update(plot_recall=(l.plot_recall, dict(test=test, ks=(1,3), baselines=False)), plot_items=(l.plot_items, dict(n=5, items=None)))
+    res['plot_scores'] = l.plot_scores,dict(k=3)
+    return res
 
 skipped = {('measure','model'), ('measure','rel'), ('measure','seen'), ('measure','items'), ('measure','n_rel'), ('measure','features')} # tensors and models, not what users type
 
