@@ -344,3 +344,17 @@ def test_vectors_of_other_models(df, tmp_path):
     assert list(net.vectors('user').columns)==[0,1,2]
     l = linear_learner(CollabDataLoaders.from_interactions(df[['user','item']], device='cpu', seed=1), 'ease')
     assert list(l.vectors('item').index)==l.vocab['item'][1:]
+
+def test_predict_names_what_it_misses(solved):
+    for row in (pd.DataFrame(dict(userId=[3], movieId=['i0'])), dict(userId=3, movieId='i0')):
+        with pytest.raises(KeyError, match=r"`row` has no 'user'; it has \['userId', 'movieId'\], and needs \['user', 'item'\]"): solved.predict(row)
+
+def test_the_largest_losses(solved):
+    worst = solved.top_losses(5, items={'i0':'t'})
+    valid = solved.dls.valid_ds
+    with solved.no_bar(): pred = solved.get_preds()[0]
+    loss = (pred-valid.targ)**2
+    np.testing.assert_allclose(worst.loss, loss.sort(descending=True).values[:5], rtol=1e-4)
+    from fastai.interpret import Interpretation
+    with solved.no_bar(): interp = Interpretation.from_learner(solved)
+    with pytest.raises(NotImplementedError, match='learn.top_losses'): interp.plot_top_losses(3)
