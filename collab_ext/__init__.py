@@ -6,6 +6,7 @@ Modules:
 - `collab_ext.args`: Refuse an argument that nothing would look at, and say which one was meant
 - `collab_ext.bayes`: Users' and items' rows in closed form: from scratch, from a source's prior, or for new users and items
 - `collab_ext.bundle`: Serve recommendations from one folder of safe files, with no torch and nothing to train
+- `collab_ext.compare`: Is one model better than another, or did it have lucky users? Differences user by user, with intervals and tests
 - `collab_ext.data`: Turn a frame of ratings into checked, split, fast `DataLoaders`
 - `collab_ext.demo`: The main job from a command line: pretrain on one population, adapt to another, compare with training from scratch
 - `collab_ext.export`: Write what a trained learner knows as a folder that serves recommendations
@@ -29,6 +30,7 @@ Modules:
 - `collab_ext.splits`: Hold out the latest ratings, a share of each user's, whole users, or each of them once
 - `collab_ext.tables`: Find the user and item tables of any model, under one set of names
 - `collab_ext.transfer`: Move what one model has learned into the vocabulary of another, and see what was moved
+- `collab_ext.validate`: How good is a model on data that it was not chosen by? Cross-validation, and a search over settings that can be interrupted
 - `collab_ext.vocab`: Match the labels of one model to the labels of another"""
 
 __version__ = "0.0.1"
@@ -46,6 +48,8 @@ from .learner import CollabLearner, collab_learner, collab_splitter, UnknownDrop
 from .adapt import FreezeRows, L2SP
 from .fused import Fused, SparseRows
 from .metrics import RankMetrics, measure, reliability
+from .compare import compare
+from .validate import cross_validate, tune
 from .implicit import BPRLoss, CCLLoss, IALSLoss, SoftmaxLoss, VoteLoss, WARPLoss, implicit_learner, linear_factors, linear_learner
 from .bundle import Bundle
 from . import export, plots, recommend, saving # methods of the learner
@@ -55,7 +59,6 @@ from fastai.collab import EmbeddingDotBias, EmbeddingNN
 __all__ = ['BPRLoss', 'Bundle', 'CCLLoss', 'CollabDataLoaders', 'CollabLearner', 'DotBias', 'EASE', 'EmbeddingDotBias', 'EmbeddingNN',
     'FreezeRows', 'Fused', 'GraphFilter', 'IALSLoss', 'KFoldSplitters', 'L2SP', 'LeaveLastSplitter', 'RankMetrics', 'SoftmaxLoss',
     'SparseRows', 'TimeFoldSplitters', 'TimeSplitter', 'UnknownDropout', 'UserFoldSplitters', 'UserSplitter', 'Vocab', 'VoteLoss', 'WARPLoss',
-    'check_ratings', 'collab_learner',
-    'collab_splitter', 'coverage', 'cross_domain_split', 'implicit_learner', 'layouts', 'linear_factors', 'linear_learner',
-    'load_pretrained_keys', 'match_embeds', 'match_rows', 'measure', 'pull_from_hub', 'push_to_hub', 'read_pair', 'read_source',
-    'read_vocab', 'reliability', 'save_pair', 'simulate_clicks', 'simulate_ratings', 'tables']
+    'check_ratings', 'collab_learner', 'collab_splitter', 'compare', 'coverage', 'cross_domain_split', 'cross_validate',
+    'implicit_learner', 'layouts', 'linear_factors', 'linear_learner', 'load_pretrained_keys', 'match_embeds', 'match_rows', 'measure', 'pull_from_hub', 'push_to_hub', 'read_pair', 'read_source',
+    'read_vocab', 'reliability', 'save_pair', 'simulate_clicks', 'simulate_ratings', 'tables', 'tune']

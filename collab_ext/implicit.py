@@ -60,6 +60,12 @@ class NegativeDL(CollabDL):
         self.prob = prob/prob.sum()
         self.cdf = self.prob.cumsum(0)
 
+    def new(self, dataset=None, cls=None, **kwargs):
+        "A loader like this one; of the same data also with the same `seen`"
+        same = dataset is None or dataset is self.dataset
+        mine = dict(n_neg=self.n_neg, neg_pow=self.neg_pow, seen=self.seen if same else None)
+        return super().new(dataset, cls, **merge(mine, kwargs))
+
     def draw(self, n):
         "`n` items, whoever has them"
         return torch.searchsorted(self.cdf, torch.rand(n, dtype=torch.float64)).clamp(1, len(self.cdf)-1)

@@ -14,6 +14,7 @@ from fastai.collab import *
 from fastai.tabular.all import *
 from .args import *
 from .data import *
+from .metrics import *
 from .learner import *
 from .recommend import *
 
@@ -21,7 +22,7 @@ from .recommend import *
 def _axes(ax, **kwargs): return plt.subplots(**kwargs)[1] if ax is None else ax
 
 @patch
-@checks_names
+@delegates(CollabLearner.evaluate, but=['test','k','per_user'], keep=True)
 def plot_recall(self:CollabLearner,
     test=None, # As for `evaluate`
     ks=(1,2,5,10,20,50), # Lengths of the lists
@@ -29,8 +30,10 @@ def plot_recall(self:CollabLearner,
     **kwargs # For `evaluate`
 ):
     "Recall at each length of the list, beside the baselines"
-    recall = {k:self.evaluate(test, k, **kwargs).recall for k in ks}
-    ax = pd.DataFrame(recall).T.plot(marker='.', ax=ax)
+    check_kwargs(kwargs, 'plot_recall', CollabLearner.evaluate, but=['test','k','per_user'])
+    ks = check_lengths(ks, 'ks')
+    recall = self.evaluate(test, ks, **kwargs)[[f'recall@{k}' for k in ks]]
+    ax = recall.set_axis(ks, axis=1).T.plot(marker='.', ax=ax)
     ax.set(xlabel='k', ylabel='recall@k', xscale='log')
     return ax
 
@@ -43,16 +46,20 @@ def plot_items(self:CollabLearner,
     ax=None, # Where to plot
 ):
     "Map of the items' vectors (PCA), with their labels"
+    check_count('n', n, 'how many items to show')
     vocab = self.vocab
     name = vocab.names[1]
     count = torch.as_tensor(train_data(self.dls).counts[name])
     rows = 1+count[1:].argsort(descending=True, stable=True)[:n]
-    xy = vectors_of(self, 1)[rows].pca(2)
-    df = with_items(pd.DataFrame({name:vocab.take(rows, 1), 'x':xy[:,0], 'y':xy[:,1]}), items, name)
-    shown = df[df.columns[0 if items is None else 3]]
+    vecs = vectors_of(self, 1)[rows]
+    if min(vecs.shape)<2: raise ValueError(f"A map takes two items or more, with two factors or more, and here are "
+        f"{len(vecs)} and {vecs.shape[1]}")
+    xy = vecs.pca(2)
+    df = with_items(pd.DataFrame({name:vocab.take(rows, 1)}), items, name)
+    shown = df[df.columns[min(1, len(df.columns)-1)]]
     ax = _axes(ax, figsize=(8,6))
-    ax.scatter(df.x, df.y, s=8)
-    for x,y,label in zip(df.x, df.y, shown): ax.annotate(str(label), (x,y), fontsize=8)
+    ax.scatter(*xy.T, s=8)
+    for x,y,label in zip(*xy.T, shown): ax.annotate(str(label), (x,y), fontsize=8)
     return ax
 
 # %% ../nbs/09a_plots.ipynb #d52f648b
@@ -61,7 +68,7 @@ def held_out_preds(
     learn, # A `CollabLearner`
 )->Tensor: # One for each rating of the validation set
     "Predictions of the validation set"
-    ds = learn.dls.valid_ds
+    ds = held_out_ratings(learn.dls)
     model = get_model(learn.model).eval()
     if not len(ds): raise ValueError("There is no validation set, and so nothing held out to plot: make the data with `valid_pct` above 0")
     return torch.cat([model(o[0]).reshape(-1).cpu() for o in CollabDL(ds, bs=4096, device=model_device(model))])
@@ -73,7 +80,9 @@ def plot_scores(self:CollabLearner,
     ax=None, # Where to plot
 ):
     "Distribution of the scores of recommended items, and of those held out"
-    scores = {'held out':held_out_preds(self), f'first {k}':self.recommend(k=k).score}
+    shown = self.recommend(k=k)
+    score, = free_names(['score'], self.vocab.names)
+    scores = {'held out':held_out_preds(self), f'first {k}':shown[score]}
     ax = _axes(ax)
     for label,o in scores.items(): ax.hist(o.tolist(), bins=30, density=True, alpha=.6, label=label)
     ax.set(xlabel='score', ylabel='density')
@@ -86,7 +95,7 @@ def plot_user_errors(self:CollabLearner,
     ax=None, # Where to plot
 ):
     "Error (RMSE) of each user's held-out ratings, against their number of training ratings"
-    ds = self.dls.valid_ds
+    ds = held_out_ratings(self.dls)
     squared = (held_out_preds(self)-ds.targ.cpu())**2
     rmse = pd.Series(squared.numpy()).groupby(ds.ids[:,0].cpu().numpy()).mean()**.5
     count = torch.as_tensor(train_data(self.dls).counts[self.vocab.names[0]])
@@ -95,3 +104,30 @@ def plot_user_errors(self:CollabLearner,
     ax.scatter(n, rmse, s=6)
     ax.set(xlabel="user's training ratings", ylabel='RMSE', xscale='log')
     return ax
+
+# %% ../nbs/09a_plots.ipynb #824e30d7
+@patch
+def top_losses(self:CollabLearner,
+    k=9, # How many ratings
+    largest=True, # The largest losses? Else the smallest
+    items=None, # What to say of items, as for `recommend`
+)->pd.DataFrame: # User, item, rating, prediction, loss (squared error), and the columns of `items`
+    "The held-out ratings about which predictions are most wrong"
+    check_count('k', k, 'how many ratings to show')
+    check_flag('largest', largest)
+    ds,preds = held_out_ratings(self.dls),held_out_preds(self)
+    if ds.targ is None or hasattr(self.dls.train, 'n_neg'): raise ValueError("Losses of single ratings need ratings, and "
+        "these data are interactions: see `evaluate(per_user=True)`")
+    y = ds.targ.cpu()
+    loss = (preds-y)**2
+    order = loss.argsort(descending=bool(largest), stable=True)[:k]
+    pred_name,loss_name = free_names(('prediction','loss'), [*self.vocab.names,ds.rating_name])
+    numbers = pd.DataFrame({ds.rating_name:y.numpy(), pred_name:preds.numpy(), loss_name:loss.numpy()})
+    labels = ds.decode(ds.ids.cpu()[order])
+    df = pd.concat([labels, numbers.iloc[order.numpy()].reset_index(drop=True)], axis=1)
+    return with_items(df, items, self.vocab.names[1])
+
+@patch(as_prop=True)
+def items(self:CollabDL):
+    "Not there: a message for those who ask, as fastai's `Interpretation` does"
+    raise NotImplementedError("Ratings are tensors, without the `items` that fastai's `Interpretation` shows: use `learn.top_losses(k)`")

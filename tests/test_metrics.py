@@ -118,10 +118,14 @@ def test_train_metrics_are_of_the_validation_set(tmp_path):
     names,vals = l.recorder.metric_names[1:-1],l.recorder.values[0]
     assert dict(zip(names,vals))['train_recall@5']==dict(zip(names,vals))['valid_recall@5']
 
-def test_fastai_loaders_are_refused(tmp_path):
+def test_fastai_loaders_work(tmp_path):
     dls = fastai.collab.CollabDataLoaders.from_df(simulate_ratings(40, 60, 800).ratings, bs=64, device='cpu')
-    l = collab_learner(dls, 3, y_range=(1,5), path=tmp_path, metrics=RankMetrics(5))
-    with pytest.raises(ValueError, match='the `CollabDataLoaders` of collab_ext'): fit(l)
+    l = collab_learner(dls, 3, y_range=(1,5), path=tmp_path, metrics=RankMetrics([5,10]))
+    fit(l)
+    want = l.evaluate(k=[5,10], baselines=False).loc['model']
+    names = l.recorder.metric_names[3:-1]
+    assert list(names)==['recall@5','ndcg@5','recall@10','ndcg@10']
+    assert list(l.recorder.values[-1][2:])==pytest.approx(want[list(names)].tolist())
 
 def test_a_metric_is_one_line(tmp_path, monkeypatch):
     monkeypatch.setitem(rank_metrics, 'first', lambda hits,n: hits[:,0].float())
@@ -148,7 +152,140 @@ def test_a_shorter_list_is_the_beginning_of_a_longer_one(seed, k):
     long,short = [measure(Fixed(scores), rel, seen, o) for o in (10,k)]
     users = tensor(long.per_user.index)
     cut = user_metrics(find_hits(rel, users, long.shown)[:,:k], rel.count[users])
-    assert np.allclose(cut, short.per_user)
+    assert np.allclose(cut, short.per_user[cut.columns])
+
+@given(st.integers(0,10_000), st.sets(st.integers(1,60), min_size=1, max_size=3))
+def test_several_lengths_are_one_each(seed, ks):
+    scores,rel,seen = case(seed)
+    rel,seen = user_items(rel),user_items(seen)
+    several = measure(Fixed(scores), rel, seen, list(ks), features=torch.eye(40))
+    for k in ks:
+        one = measure(Fixed(scores), rel, seen, k, features=torch.eye(40))
+        for got,want in zip((several.mean,several.per_user), (one.mean,one.per_user)):
+            np.testing.assert_allclose(got.filter(regex=f'@{k}$'), want)
+            assert list(got.filter(regex=f'@{k}$').keys())==[f'{o}@{k}' for o in want.keys()]
+
+@pytest.mark.parametrize('k', [[], [5,5], [0], [5,'3'], (2.5,), True, None])
+def test_lengths_that_cannot_be(k):
+    scores,rel,_ = case(0)
+    for f in (lambda: measure(Fixed(scores), user_items(rel), k=k), lambda: RankMetrics(k)):
+        with pytest.raises(ValueError, match='`k` is the length of the lists, at least 1'): f()
+
+# ---- Beyond what is relevant
+
+@given(st.integers(0,10_000), st.integers(1,6))
+def test_diversity_by_definition(seed, k):
+    rng = np.random.default_rng(seed)
+    features = rng.normal(size=(12,4))*(rng.random((12,1))<.8)
+    shown = np.stack([rng.permutation(np.arange(1,12))[:k] for _ in range(5)])
+    shown[rng.random(shown.shape)<.2] = -1
+    got = diversity_of(torch.from_numpy(shown), torch.from_numpy(features), bs=2)
+    for row,o in zip(shown, got):
+        v = [features[i] for i in row if i>=0 and features[i].any()]
+        pairs = [1-a@b/np.linalg.norm(a)/np.linalg.norm(b) for i,a in enumerate(v) for b in v[:i]]
+        assert np.isnan(o) if not pairs else o.item()==pytest.approx(np.mean(pairs), abs=1e-5)
+
+def test_serendipity_as_in_rectools():
+    "The example of RecTools' documentation"
+    seen = UserItems(tensor([[1,1],[1,2],[2,1],[2,2],[3,1]]), (5,5))
+    shown = tensor([[1,2],[2,3],[3,-1],[2,3]])
+    rel = UserItems(tensor([[1,1],[1,2],[2,2],[2,3],[3,2],[4,2]]), (5,5))
+    hits,items = find_hits(rel, tensor(1,2,3,4), shown),torch.arange(1,5)
+    assert serendipity_of(shown[:,:1], hits[:,:1], items, seen).tolist()==[0,.25,0,.25]
+    assert serendipity_of(shown, hits, items, seen).tolist()==[0,.5,0,.125]
+
+def test_what_cannot_be_told_is_left_out():
+    scores,rel,seen = case(0)
+    rel,nothing = user_items(rel),user_items(seen&False)
+    assert not {'diversity','serendipity','novelty'}&set(measure(Fixed(scores), rel).mean.index)
+    assert not {'serendipity','novelty'}&set(measure(Fixed(scores), rel, nothing).mean.index)
+    assert novelty_of(tensor([[-1,-1]]), torch.arange(1,40), user_items(seen)) is None
+    with pytest.raises(ValueError, match='`features` has 3 rows, and there are 40'): measure(Fixed(scores), rel, features=torch.eye(3))
+
+def test_novelty_of_one_user_is_a_number(tmp_path):
+    df = frame([7], [f'i{o}' for o in range(12)])
+    l = learner(loaders(df, splitter=lambda _: (range(9),range(9,12))), tmp_path)
+    with pytest.warns(UserWarning, match='1 users .7. have seen everything'): l.recommend(7)
+    more = pd.DataFrame(dict(user=7, item=['x','y'], rating=5))
+    res = l.evaluate(more, baselines='popular') # nothing is left to show
+    assert res.notna().all(axis=None) and (res.recall==0).all()
+
+# ---- Baselines without scores
+
+@given(st.integers(0,10_000), st.integers(1,45))
+def test_the_unseen_in_order(seed, k):
+    rng = np.random.default_rng(seed)
+    seen = rng.random((6,40))<rng.random((6,1))
+    order = rng.permutation(np.arange(1,40))[:rng.integers(1,40)]
+    users = tensor(3,1,5)
+    got = nth_unseen(user_items(seen), users, tensor(order), torch.arange(k).expand(3,-1))
+    for u,row in zip(users.tolist(), got.tolist()):
+        left = [i for i in order if not seen[u,i]][:k]
+        assert row==left+[-1]*(k-len(left))
+
+def test_the_unseen_beyond_the_beginning():
+    "A user who has the first 500 of 1,000 items, beside one who has none"
+    seen = UserItems(torch.stack([torch.ones(500).long(), torch.arange(1,501)], 1), (3,1001))
+    got = nth_unseen(seen, tensor(1,2), torch.arange(1,1001), tensor([[0,1],[0,1]]))
+    assert got.tolist()==[[501,502],[1,2]]
+
+@pytest.mark.parametrize('name', ['popular','bias'])
+@given(st.integers(0,10_000))
+def test_a_shortlist_is_what_the_scores_say(name, seed):
+    df = simulate_ratings(12, 30, 120, seed=seed%100).ratings
+    ds = loaders(df, valid_pct=0).train_ds
+    model = baselines[name](ds)
+    has,users,items = UserItems(ds.ids, ds.vocab.sizes),torch.arange(1, ds.vocab.sizes[0]),torch.arange(1, ds.vocab.sizes[1])[::2]
+    rows,vals = rank_items(model, users, items, ds.vocab.sizes[1], 7, has)
+    want_rows,want = rank_items(model, users, items, ds.vocab.sizes[1], 7, has, each=lambda *_: None)
+    assert torch.equal(vals, want) and torch.equal(rows<0, want_rows<0)
+    place,col = (rows>=0).nonzero(as_tuple=True)
+    assert not has.has(users[place], rows[place,col]).any() and torch.isin(rows[place,col], items).all()
+
+def test_chance_is_fair():
+    n = tensor(4,40,400).repeat_interleave(4000)
+    drawn = draw_distinct(n, 4, torch.Generator().manual_seed(0))
+    for o in (4,40,400):
+        d = drawn[n==o]
+        assert (d.sort(dim=1).values.diff(dim=1)>0).all() and d.min()>=0 and d.max()<o
+        assert d.float().mean().item()==pytest.approx((o-1)/2, rel=.02)
+        assert d[:,0].float().mean().item()==pytest.approx((o-1)/2, rel=.05)
+    assert draw_distinct(tensor([0,2]), 3, torch.Generator()).sort(dim=1).values.tolist()==[[0,1,2],[0,1,2]]
+
+def test_random_lists_hold_what_is_unseen():
+    ds = loaders(simulate_ratings(12, 30, 180).ratings, valid_pct=0).train_ds
+    has,users,items = UserItems(ds.ids, ds.vocab.sizes),torch.arange(1, ds.vocab.sizes[0]),torch.arange(1, ds.vocab.sizes[1])
+    rows,_ = rank_items(Random(ds), users, items, len(items)+1, 12, has)
+    for u,row in zip(users.tolist(), rows):
+        shown = row[row>=0]
+        assert len(shown)==min(12, len(items)-has.count[u]) and len(shown.unique())==len(shown)
+        assert not has.has(torch.full_like(shown, u), shown).any()
+
+def test_item_neighbours_by_definition():
+    ds = loaders(simulate_ratings(40, 30, 400).ratings, valid_pct=0).train_ds
+    has = UserItems(ds.ids, ds.vocab.sizes)
+    X = has.csr().toarray()
+    C = X.T@X/np.sqrt(np.outer(*[X.sum(0).clip(1)]*2))
+    np.fill_diagonal(C, 0)
+    kept = C*(C>=-np.sort(-C, 1)[:,4:5])
+    users = torch.arange(1,41)
+    got = ItemKNN(ds, has, neighbours=5).scores(users).numpy()
+    ties = np.array([len(np.unique(o[o>0].round(6)))<(o>0).sum() for o in C])
+    ok = (X[1:]*ties).sum(1)==0
+    np.testing.assert_allclose(got[ok], (X[1:]@kept)[ok], atol=1e-5)
+    everything = ItemKNN(ds, has, neighbours=30).scores(users).numpy()
+    np.testing.assert_allclose(everything, X[1:]@C, atol=1e-5)
+
+def test_long_histories_are_thinned():
+    df = frame(range(20), [f'i{o}' for o in range(300)])
+    ds = loaders(df, valid_pct=0).train_ds
+    some = metrics._thinned(UserItems(ds.ids, ds.vocab.sizes), 50, 0)
+    assert some.sum(1).mean()==pytest.approx(50*20/21, rel=.1) and some[0].nnz==0
+
+def test_other_names_of_baselines():
+    with pytest.raises(ValueError, match='did you mean `popular`'): check_baseline('baselines', 'popularity')
+    with pytest.raises(ValueError, match='did you mean `itemknn`'): check_baseline('baselines', 'ItemKNN')
+    with pytest.raises(ValueError, match="not 3$"): check_baseline('baselines', 3)
 
 def test_misspelt_arguments_are_refused():
     scores,rel,seen = case(0)

@@ -97,11 +97,53 @@ def test_nobody_is_like_themselves(solved):
     v = torch.nn.functional.normalize(solved.model.weight(['i0',alike['item'][0]]), dim=1)
     assert alike.similarity[0]==pytest.approx((v[0]@v[1]).item(), abs=1e-5)
 
+# ---- A list of what is in stock ----
+
+def test_a_stock_list_has_unknown_ids(solved):
+    items = solved.vocab['item'][1:6]
+    with pytest.warns(UserWarning, match="2 of 7 `candidates` are unknown item .'new', 7.") as w: got = solved.recommend(3, candidates=[*items,'new',7], exclude_seen=False)
+    assert len(w)==1 and same(got, solved.recommend(3, candidates=items, exclude_seen=False))
+    with pytest.warns(UserWarning, match='`candidates` are unknown'): solved.evaluate(candidates=[*solved.vocab['item'][1:],'new'])
+    with warnings.catch_warnings():
+        warnings.simplefilter('error')
+        assert same(solved.recommend(3, exclude=['sold out',*items]), solved.recommend(3, exclude=items))
+        assert same(solved.recommend(3, exclude='sold out'), solved.recommend(3))
+    with pytest.raises(KeyError, match="1 of 1 `candidates` are unknown item .'new'.: none of them"): solved.recommend(3, candidates='new')
+
+def test_titles_as_a_dict(solved):
+    titles = {o:f't{o}' for o in solved.vocab['item'][1:]}
+    r = solved.recommend(3, 3, items=titles)
+    assert (r.title=='t'+r['item']).all()
+    assert same(r, solved.recommend(3, 3, items=pd.Series(titles, name='title')))
+    assert same(solved.recommend(3, 3, items={}).title.isna().tolist(), [True]*3)
+    assert list(solved.similar_items('i0', 2, items=titles).title)==['t'+o for o in solved.similar_items('i0', 2)['item']]
+    solved.explain(3, 'i1', items=titles)
+
+def test_items_without_their_labels(solved):
+    f = pd.DataFrame(dict(film=solved.vocab['item'][1:], title='t'))
+    for call in (lambda: solved.recommend(3, items=f), lambda: solved.similar_items('i0', items=f), lambda: solved.explain(3, 'i1', items=f)):
+        with pytest.raises(ValueError, match=r"`items` has no column 'item', and no labels as its index; its columns are \['film', 'title'\]"): call()
+    with pytest.raises(ValueError, match='`items` has several columns'): solved.recommend(3, items=pd.DataFrame([['i0',1,2]], columns=['item','a','a']))
+    with pytest.raises(ValueError, match='`items` is a frame'): solved.recommend(3, items=['a','b'])
+    for labels in ([1,2], [1.5,None], [pd.Timestamp(0),pd.Timestamp(1)]):
+        other = pd.DataFrame(dict(title=['a','b']), index=pd.Index(labels, name='id'))
+        if isinstance(labels[0], pd.Timestamp):
+            with pytest.raises(ValueError, match='`items`: The label'): solved.recommend(3, items=other)
+        else: assert solved.recommend(3, 3, items=other).title.isna().all()
+
+@pytest.mark.parametrize('names', [('rank','score'), (0,1), ('of','similarity'), ('user','contribution')])
+def test_any_names_of_columns(df, names, tmp_path):
+    l = collab_learner(loaders(df[['user','item','rating']].set_axis([*names,'rating'], axis=1)), 3, path=tmp_path)
+    with l.no_bar(),l.no_logging(): l.solve(2)
+    r = l.recommend(3, k=4)
+    assert set(r[names[0]])=={3} and r[names[1]].isin(l.vocab.labels[1]).all() and len(r.columns)==4
+    for f in (l.similar_items('i0'), l.explain(3, 'i1')): assert f[names[1]].isin(l.vocab.labels[1]).all()
+    assert l.similar_users(3)[names[0]].isin(l.vocab.labels[0]).all()
+    assert len(l.recommend(ratings=pd.DataFrame({names[0]:['x'], names[1]:['i0'], 'rating':[5.]}), k=2))==2
+
 # ---- Bad questions ----
 
 def test_unknown_items_are_named(solved):
-    for kw in (dict(candidates=['i0','nope']), dict(exclude='nope')):
-        with pytest.raises(KeyError, match="unknown item .'nope'"): solved.recommend(3, **kw)
     with pytest.raises(KeyError, match="unknown item .'nope'"): solved.similar_items(['i0','nope'])
     with pytest.raises(KeyError, match="unknown user .'zoe'"): solved.similar_users('zoe')
     with pytest.raises(KeyError, match="unknown item .'nope'"): solved.explain(3, 'nope')
@@ -154,7 +196,10 @@ def test_nan(df, tmp_path):
 
 def test_new_ratings_that_make_no_sense(solved):
     good = frame(['x'], ['i0','i1'])
-    with pytest.raises(KeyError, match="no column 'rating'"): solved.recommend(ratings=good.drop(columns='rating'))
+    for o in ('rating','user','item'):
+        with pytest.raises(KeyError, match=f"`ratings` has no column '{o}'.*needs .'user', 'item', 'rating'") as e: solved.recommend(ratings=good.rename(columns={o:'x'}))
+        assert '_name' not in str(e.value)
+    with pytest.raises(ValueError, match='`ratings` is empty'): solved.recommend(ratings=good[:0])
     with pytest.raises(ValueError, match='holds nan'): solved.recommend(ratings=good.assign(rating=[1,np.nan]))
     with pytest.raises(ValueError, match='a frame with the columns'): solved.recommend(ratings=dict(x=1))
     with pytest.warns(UserWarning, match="unknown item .'nope'"): r = solved.recommend(ratings=frame(['x'], ['i0','nope']), k=3)
@@ -235,3 +280,81 @@ def test_nothing_held_out_to_plot(df, tmp_path):
     l = learner(loaders(df, valid_pct=0), tmp_path)
     for f in (l.plot_scores,l.plot_user_errors):
         with pytest.raises(ValueError, match='nothing held out to plot'): f()
+
+# ---- One item, one user, any loaders ----
+
+def test_a_catalogue_of_one(tmp_path):
+    l = learner(pd.DataFrame(dict(user=[1,2,3], item='only', rating=[3.,4,5])), tmp_path)
+    res = l.similar_items('only', k=3)
+    assert not len(res) and list(res.columns)==['of','rank','item','similarity']
+    assert len(l.similar_items(['only','only'], items={'only':'t'}))==0
+    assert len(l.similar_users(1, k=9))==2
+
+def test_huge_ratings_are_explained(tmp_path):
+    df = simulate_ratings(30, 25, 300).ratings
+    df['rating'] *= 1e12
+    l = collab_learner(loaders(df, valid_pct=0), 3, path=tmp_path)
+    with l.no_bar(),l.no_logging(): l.solve(3)
+    why = l.explain(3, 'i1')
+    assert np.isfinite(why.contribution).all() and np.isfinite([why.attrs['score'],why.attrs['rest']]).all()
+    assert why.contribution.sum()+why.attrs['rest']==pytest.approx(why.attrs['score'], rel=1e-3)
+
+def test_fastai_loaders_are_evaluated(df, tmp_path):
+    import fastai.collab
+    l = collab_learner(fastai.collab.CollabDataLoaders.from_df(df, bs=64, seed=1, device='cpu'), 3, y_range=(1,5), path=tmp_path)
+    res = l.evaluate(k=5)
+    valid = l.dls.valid_ds.items
+    vocab = l.vocab
+    test = pd.DataFrame({o:[vocab[o][i] for i in valid[o]] for o in vocab}).assign(rating=l.dls.valid_ds.ys.to_numpy())
+    assert same(res, l.evaluate(test, k=5)) and list(res.index)==['model','random','popular','bias','itemknn']
+    assert l.evaluate(k=5, per_user=True).recall.mean()==pytest.approx(res.recall['model'])
+
+def test_users_beside_the_baselines(solved):
+    table = solved.evaluate(baselines=['popular','bias'])
+    each = solved.evaluate(baselines=['popular','bias'], per_user=True)
+    assert list(each.columns.unique(0))==['model','popular','bias']
+    for o in table.index: assert each[o].ndcg.mean()==pytest.approx(table.ndcg[o])
+    assert each.index.name=='user' and same(each['model'], solved.evaluate(per_user=True))
+
+def test_names_of_baselines(solved):
+    with pytest.raises(ValueError, match='`baselines` is one of.*did you mean `popular`'): solved.evaluate(baselines='popularity')
+
+def test_features_of_items(solved):
+    items = solved.vocab['item'][1:]
+    alike = pd.DataFrame(dict(item=items, genre=1.))
+    assert solved.evaluate(features=alike, baselines=False).diversity['model']==pytest.approx(0, abs=1e-6)
+    apart = pd.DataFrame(np.eye(len(items)), index=items)
+    assert solved.evaluate(features=apart, baselines='random').diversity.tolist()==pytest.approx([1,1])
+    with pytest.raises(ValueError, match="Column 'genre' of `features` holds no numbers"): solved.evaluate(features=alike.assign(genre='x'))
+    with pytest.raises(ValueError, match='`features` knows none of the items'): solved.evaluate(features=alike.assign(item=range(len(alike))))
+    with pytest.raises(ValueError, match="`features` has several rows for the item 'i0'"): solved.evaluate(features=pd.concat([alike,alike[:1]]))
+    with pytest.raises(ValueError, match='`features` is a frame'): solved.evaluate(features=[1])
+
+@pytest.mark.parametrize('kind', ['item','user'])
+def test_vectors_by_label(solved, kind):
+    f = solved.vectors(kind)
+    assert list(f.index)==solved.vocab[kind][1:] and f.index.name==kind and list(f.columns)==[0,1,2,'bias']
+    label = f.index[4]
+    np.testing.assert_allclose(f.loc[label].to_numpy()[:3], solved.model.weight([label], is_item=kind=='item')[0].detach())
+    assert f.bias[label]==pytest.approx(solved.model.bias([label], is_item=kind=='item').item())
+    with pytest.raises(ValueError, match="`kind` is one of 'user', 'item'"): solved.vectors('users')
+
+def test_vectors_of_other_models(df, tmp_path):
+    net = learner(loaders(df), tmp_path, use_nn=True)
+    assert list(net.vectors('user').columns)==[0,1,2]
+    l = linear_learner(CollabDataLoaders.from_interactions(df[['user','item']], device='cpu', seed=1), 'ease')
+    assert list(l.vectors('item').index)==l.vocab['item'][1:]
+
+def test_predict_names_what_it_misses(solved):
+    for row in (pd.DataFrame(dict(userId=[3], movieId=['i0'])), dict(userId=3, movieId='i0')):
+        with pytest.raises(KeyError, match=r"`row` has no 'user'; it has \['userId', 'movieId'\], and needs \['user', 'item'\]"): solved.predict(row)
+
+def test_the_largest_losses(solved):
+    worst = solved.top_losses(5, items={'i0':'t'})
+    valid = solved.dls.valid_ds
+    with solved.no_bar(): pred = solved.get_preds()[0]
+    loss = (pred-valid.targ)**2
+    np.testing.assert_allclose(worst.loss, loss.sort(descending=True).values[:5], rtol=1e-4)
+    from fastai.interpret import Interpretation
+    with solved.no_bar(): interp = Interpretation.from_learner(solved)
+    with pytest.raises(NotImplementedError, match='learn.top_losses'): interp.plot_top_losses(3)
