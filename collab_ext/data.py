@@ -199,7 +199,10 @@ class Ratings:
         return type(self)(**{**{o:getattr(self,o) for o in fields}, **changes})
 
     def new(self, ids, targ=None): return self.replace(ids=ids, targ=targ, weight=None, folded=None)
-    def new_empty(self): return self.new(self.ids[:0], None if self.targ is None else self.targ[:0])
+    def new_empty(self):
+        "No ratings, but what was seen: a learner that is exported still hides it"
+        targ = None if self.targ is None else self.targ[:0]
+        return self.replace(ids=self.ids[:0], targ=targ, weight=None, folded=self.seen_ids)
 
 # %% ../nbs/01_data.ipynb #64ec5be2
 def take_rows(

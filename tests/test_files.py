@@ -44,7 +44,7 @@ class Steps:
     def run(self, act):
         sys.addaudithook(lambda ev,args: self() if ev in events else None)
         open_ = builtins.open
-        builtins.open = lambda f,mode='r',*args,**kw: Torn(open_(f,mode,*args,**kw), self) if 'w' in mode else open_(f,mode,*args,**kw)
+        builtins.open = lambda f,mode='r',*args,**kw: Torn(open_(f,mode,*args,**kw), self) if set('wx')&set(mode) else open_(f,mode,*args,**kw)
         self.on = True
         sys.settrace(self.trace)
         act()
@@ -259,7 +259,7 @@ def test_full_disk(tmp_path, monkeypatch, first):
     stem,open_ = tmp_path/'m',builtins.open
     def open_full(f, mode='r', *args, **kw):
         o = open_(f, mode, *args, **kw)
-        return Full(o, None) if 'w' in mode else o
+        return Full(o, None) if set('wx')&set(mode) else o
 
     if not first: save(stem, 0)
     for k in range(1000):
