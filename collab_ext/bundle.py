@@ -277,12 +277,12 @@ def _read_parquet(data, n_rows, limit):
 
 
 # %% ../nbs/11_bundle.ipynb #0f9f8d36
-def _row_index(labels):
+def _row_index(labels, place='the bundle'):
     "An index from the labels in the first column of a frame to their rows"
     index = pd.Index(labels.iloc[:,0])
     if index.is_unique: return index
     label = index[index.duplicated()][0]
-    raise ValueError(f"The label {label!r} of {index.name!r} is in the bundle more than once: keep one row of each")
+    raise ValueError(f"The label {label!r} of {index.name!r} is in {place} more than once: keep one row of each")
 
 def _row(index, label):
     "The row of `label`, -1 where there is none"
@@ -322,8 +322,8 @@ class Bundle:
         self.tables,self.users,self.items = _parse_all(folder, self.info, parts)
         _check_tables(folder, self.tables, self.users, self.items, self.info)
         if not len(self.users.columns) or not len(self.items.columns): raise ValueError(f"The labels in {folder} are missing: export it again")
-        self.u2i = _row_index(self.users)
-        self.i2i = _row_index(self.items)
+        self.u2i = _row_index(self.users, folder)
+        self.i2i = _row_index(self.items, folder)
         self.is_linear = self.info.get('kind')=='linear'
         self.index = None
         if self.is_linear: return

@@ -727,7 +727,7 @@ def _check_finite(state, file):
 def _check_info(info, vocab, tabs, file):
     "Raise a `ValueError` unless what a learner keeps beside its labels is what it should be"
     width = first(w.shape[1] for t,w in tabs.items() if t.endswith('_weight'))
-    flaw = _counts_flaw(info.get('counts') or {}, vocab)
+    flaw = _counts_flaw(info.get('counts', {}), vocab)
     scale = info.get('scale')
     is_scale = scale is None or isinstance(scale, (list,tuple)) and len(scale)==2 and all(map(_is_number, scale)) and scale[1]>=0
     if not _is_range(info.get('y_range')): flaw = "its `y_range` is no range"

@@ -1,6 +1,6 @@
 "Bundles: the same answers, and no trust in files"
 from helpers import * # all of the package, and what the tests share
-import hashlib,json,subprocess,sys
+import hashlib,json,os,subprocess,sys
 from concurrent.futures import ThreadPoolExecutor
 import numpy as np,pandas as pd,pytest,torch
 from pathlib import Path
@@ -229,7 +229,7 @@ def test_what_does_not_belong_together_is_not_written(learn, tmp_path):
     with pytest.raises(ValueError, match="`info` lacks 'mean'"): write(info={})
     assert not (tmp_path/'c').exists()
     twice = b.users.replace(b.users.iloc[1,0], b.users.iloc[0,0])
-    with pytest.raises(ValueError, match='in the bundle more than once'): Bundle(write(users=twice))
+    with pytest.raises(ValueError, match='more than once'): Bundle(write(users=twice))
 
 @pytest.mark.parametrize('text', ['[]', '{}', '1'])
 def test_a_description_without_a_version_is_damaged(learn, tmp_path, text):
@@ -316,3 +316,76 @@ def test_a_linear_bundle_is_bounded(tmp_path):
     users = l.vocab['user'][1:]
     a,b = full.recommend(users, 5),some.recommend(users, 5)
     assert len(a.merge(b, on=['user','item']))>.6*len(a)
+
+# ---- Written in one step, by one at a time ----
+
+def test_files_are_as_readable_as_their_neighbours(learn, tmp_path):
+    old = os.umask(0o027)
+    try: folder = learn.export_bundle(tmp_path/'b')
+    finally: os.umask(old)
+    assert {o.stat().st_mode&0o777 for o in folder.iterdir() if o.name!='.bundle.lock'}=={0o640} and folder.stat().st_mode&0o777==0o750
+
+def test_an_old_reader_finishes_after_a_new_export(learn, tmp_path):
+    "Whoever has read the old description still finds its files, and after two exports begins again"
+    from collab_ext import bundle
+    folder = learn.export_bundle(tmp_path/'b')
+    info = bundle._read_info(folder)
+    other = learner(loaders(simulate_ratings(20, 31, 200).ratings), tmp_path)
+    other.export_bundle(folder)
+    assert set(bundle._read_parts(folder, info, True))=={'tables','users','items'}
+    other.export_bundle(folder, with_seen=False)
+    with pytest.raises(FileNotFoundError): bundle._read_parts(folder, info, True)
+    assert len(Bundle(folder).items)==other.vocab.sizes[1]-1
+
+@pytest.mark.parametrize('name', ['../x.parquet','/etc/passwd','sub/items.parquet','items.parquet\0','notes.txt'])
+def test_a_description_names_no_file_elsewhere(learn, tmp_path, name):
+    from collab_ext import bundle
+    folder = learn.export_bundle(tmp_path/'b')
+    info = json.loads((folder/'bundle.json').read_text())
+    info['sha256'] = {name if k.startswith('items') else k:v for k,v in info['sha256'].items()}
+    (folder/'bundle.json').write_text(json.dumps(dict(info, check=bundle._check_of(info))))
+    with pytest.raises(ValueError, match='which is no file of a bundle'): Bundle(folder)
+
+def test_the_description_has_a_sum(learn, tmp_path):
+    file = learn.export_bundle(tmp_path/'b')/'bundle.json'
+    file.write_text(json.dumps(dict(json.loads(file.read_text()), mean=9.)))
+    with pytest.raises(ValueError, match='does not fit its own checksum'): Bundle(tmp_path/'b')
+
+def test_no_link_is_followed(learn, tmp_path):
+    folder = learn.export_bundle(tmp_path/'b')
+    mine = tmp_path/'mine'
+    mine.write_text('mine')
+    for o in list(folder.iterdir()):
+        if o.name=='.bundle.lock': continue
+        o.unlink()
+        o.symlink_to(mine)
+    learn.export_bundle(folder)
+    assert mine.read_text()=='mine' and len(Bundle(folder).users)==20
+    (tmp_path/'link').symlink_to(folder)
+    with pytest.raises(ValueError, match='is a link'): learn.export_bundle(tmp_path/'link')
+
+def test_an_export_waits_for_another_and_says_so(learn, tmp_path):
+    from filelock import FileLock
+    folder = learn.export_bundle(tmp_path/'b')
+    was = (folder/'bundle.json').read_bytes()
+    with FileLock(folder/'.bundle.lock'), pytest.raises(TimeoutError, match='for 0.05 s: wait until it is done'): learn.export_bundle(folder, wait=.05)
+    assert (folder/'bundle.json').read_bytes()==was
+
+def test_the_package_serves_without_torch(learn, tmp_path):
+    "Nothing of the training half is imported before it is asked for, and then all of it"
+    learn.export_bundle(tmp_path/'b')
+    code = ("import sys\nfrom collab_ext.bundle import Bundle\nimport collab_ext\n"
+        f"print(len(Bundle({str(tmp_path/'b')!r}).recommend({learn.vocab['user'][1]!r}, k=3)))\n"
+        "assert not {'torch','fastai'} & set(sys.modules) and {'collab_learner','Bundle'} <= set(dir(collab_ext))\n"
+        "from collab_ext import *\nassert CollabLearner.recommend and Bundle is collab_ext.Bundle and set(collab_ext.__all__) <= set(globals())\n"
+        "try: collab_ext.nonsense\nexcept AttributeError as e: print(e)")
+    res = subprocess.run([sys.executable, '-W', 'ignore', '-c', code], capture_output=True, text=True)
+    assert res.stdout.splitlines()==['3',"module 'collab_ext' has no attribute 'nonsense'"], res.stderr
+
+@pytest.mark.parametrize('module', ['learner','vocab','recommend'])
+def test_a_learner_has_its_methods_whichever_module_comes_first(module):
+    code = (f"import collab_ext.{module} as m,sys\nfrom collab_ext.learner import CollabLearner\n"
+        "assert CollabLearner.recommend and CollabLearner.save and CollabLearner.export_bundle and sys.modules[m.__name__] is m\n"
+        "import collab_ext\nassert collab_ext.CollabLearner is CollabLearner")
+    res = subprocess.run([sys.executable, '-W', 'ignore', '-c', code], capture_output=True, text=True)
+    assert not res.returncode, res.stderr

@@ -130,3 +130,23 @@ def test_every_table_gets_the_width_that_was_asked_for(n_u, n_i, k_u, k_i, k):
 @pytest.mark.parametrize('k', [0,-1,2.5,True,None])
 def test_no_width(k):
     with pytest.raises(ValueError, match='`n_factors` is the width'): project_wgts({'u_weight.weight':torch.zeros(2,3)}, k)
+
+# The hub
+class Hub:
+    "A hub that remembers what it was asked"
+    asked = []
+    def __init__(self, token=None): self.token = token
+    def create_repo(self, repo_id, **kwargs): Hub.asked.append(('repo', self.token, kwargs))
+    def create_commit(self, repo_id, operations, commit_message, repo_type=None):
+        Hub.asked.append(('commit', self.token, [o.path_in_repo for o in operations]))
+        return 'address'
+
+@pytest.mark.parametrize('name', ['m[1]','m*','m?','m'])
+def test_a_push_sends_the_two_files_and_no_neighbours(tmp_path, monkeypatch, name):
+    hub = pytest.importorskip('huggingface_hub')
+    monkeypatch.setattr(hub, 'HfApi', Hub)
+    Hub.asked.clear()
+    wgts = {'u_weight.weight':torch.zeros(2,2), 'i_weight.weight':torch.zeros(2,2)}
+    for o in (name,'m1','mm'): save_pair(tmp_path/o, wgts, dict(user=[1,2], item=[1,2]))
+    assert push_to_hub(tmp_path/name, 'me/movies', token='secret', private=True)=='address'
+    assert Hub.asked==[('repo','secret',dict(exist_ok=True, private=True)), ('commit','secret',[f'{name}.pth',f'{name}_vocab.pkl'])]
