@@ -37,21 +37,37 @@ from importlib import import_module
 from importlib.machinery import ModuleSpec
 
 # Where `from collab_ext import name` finds it. Nothing of it is imported before it is asked for: `collab_ext.bundle` serves without torch.
-_names = dict(vocab='Vocab match_rows coverage', data='CollabDataLoaders Ratings check_ratings',
-    splits='TimeSplitter UserSplitter LeaveLastSplitter KFoldSplitters', simulate='simulate_ratings simulate_clicks cross_domain_split',
-    tables='layouts tables', model='DotBias Link EmbeddingDotBias', files='Pair save_pair read_pair read_vocab read_weights',
-    sources='read_source pull_from_hub push_to_hub', transfer='match_embeds load_pretrained_keys', linear='EASE GraphFilter',
-    learner='CollabLearner collab_learner collab_splitter UnknownDropout WeightedMSE EmbeddingNN', adapt='FreezeRows L2SP',
-    fused='Fused SparseRows', metrics='RankMetrics measure reliability', bundle='Bundle',
-    implicit='BPRLoss CCLLoss IALSLoss SoftmaxLoss VoteLoss implicit_learner linear_factors linear_learner',
-    export='', plots='', recommend='', saving='') # methods of the learner
+_places = """
+vocab: Vocab match_rows coverage
+data: CollabDataLoaders Ratings check_ratings
+splits: TimeSplitter UserSplitter LeaveLastSplitter KFoldSplitters
+simulate: simulate_ratings simulate_clicks cross_domain_split
+tables: layouts tables
+model: DotBias Link EmbeddingDotBias
+files: Pair save_pair read_pair read_vocab read_weights
+sources: read_source pull_from_hub push_to_hub
+transfer: match_embeds load_pretrained_keys
+linear: EASE GraphFilter
+learner: CollabLearner collab_learner collab_splitter UnknownDropout WeightedMSE EmbeddingNN
+adapt: FreezeRows L2SP
+fused: Fused SparseRows
+metrics: RankMetrics measure reliability
+implicit: BPRLoss CCLLoss IALSLoss SoftmaxLoss VoteLoss implicit_learner linear_factors linear_learner
+bundle: Bundle
+export: # these four have methods of the learner
+plots:
+recommend:
+saving:
+"""
+_parts = [o.partition('#')[0].partition(':') for o in _places.split('\n') if o]
+_names = {module:names.split() for module,_,names in _parts}
 
 def _import_all():
     "Import every module of `_names`, and what it names"
     if _Whole in sys.meta_path: sys.meta_path.remove(_Whole)
     for module,names in _names.items():
         found = import_module(f'{__name__}.{module}')
-        globals().update({o:getattr(found, o) for o in names.split()})
+        globals().update({o:getattr(found, o) for o in names})
 
 class _Loaded:
     "A loader of a module that was imported meanwhile"
@@ -76,7 +92,7 @@ def __getattr__(name):
     if name in ('Bundle','bundle'):
         module = import_module(f'{__name__}.bundle')
         return module if name=='bundle' else module.Bundle
-    if name in _names or any(name in o.split() for o in _names.values()): _import_all()
+    if name in _names or any(name in o for o in _names.values()): _import_all()
     if name in globals(): return globals()[name]
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 

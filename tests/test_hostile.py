@@ -3,7 +3,7 @@
 Small by default; `FULL=1 pytest -s tests/test_hostile.py` tries 20,000 flips and cuts, 1,500 hostile contents, every bomb, 400 kills and
 20,000 reads beside two writers."""
 from helpers import * # all of the package, and what the tests share
-import hashlib,io,itertools,json,os,pickle,random,resource,shutil,signal,struct,time,warnings,zipfile
+import io,itertools,json,os,pickle,random,shutil,signal,struct,time,warnings,zipfile
 import numpy as np,pandas as pd,pytest,torch
 from collections import Counter,OrderedDict
 from copy import deepcopy
@@ -12,7 +12,7 @@ from safetensors.numpy import save as to_safetensors
 from collab_ext import bundle,files
 from collab_ext.bundle import Bundle,write_bundle
 from collab_ext.export import *
-from helpers import fit,frame,learner,loaders,same,weights
+from helpers import fit,learner,loaders,same,weights
 
 pytest.importorskip('pyarrow')
 full = os.environ.get('FULL')=='1'
@@ -197,7 +197,8 @@ def test_hostile_pairs(tmp_path):
     print(dict(outcome))
 
 odd_arrays = [np.zeros(0,np.float32), np.zeros((6,3,1),np.float32), np.zeros((5,3),np.float32), np.full((6,3),np.nan,np.float32), np.zeros((6,3),np.int64),
-    np.array([0,9]), np.array([0,-1]), np.array([3,2,1,0,0,0,0]), np.zeros((6,3),bool), np.float32(1).reshape(()), np.array([2**62]*7), np.zeros((6,0),np.float32)]
+    np.array([0,9]), np.array([0,-1]), np.array([3,2,1,0,0,0,0]), np.zeros((6,3),bool), np.float32(1).reshape(()),
+    np.array([2**62]*7), np.zeros((6,0),np.float32)]
 odd_frames = [pd.DataFrame(), pd.DataFrame(dict(a=[1])), pd.DataFrame(dict(user=['a']*6)), pd.DataFrame(dict(user=[[1]]*6)), pd.DataFrame(dict(user=[None]*6)),
     pd.DataFrame(dict(a=range(6),b=pd.Categorical(list('xyzxyz')))), pd.DataFrame(dict(a=pd.date_range('2020',periods=6))), pd.DataFrame(dict(a=[{'x':1}]*6))]
 
@@ -250,7 +251,7 @@ def frame_of(op, n): return op+struct.pack('<Q', n)
 
 def references(width=60, depth=10, leaf=b'K\x01'):
     "A list of references to lists of references"
-    res = b'\x80\x04('+leaf*width+b'l\x94' if False else b'\x80\x04]\x94('+leaf*width+b'e'
+    res = b'\x80\x04]\x94('+leaf*width+b'e'
     for i in range(depth): res += b'0]\x94('+b'h'+bytes([i])+(b'h'+bytes([i]))*(width-1)+b'e'
     return res+b'.'
 
@@ -286,15 +287,26 @@ def tensor_pickle(n, size, stride, times=1, offset=0, key='0'):
     return b'\x80\x02}('+items+b'u.'
 
 numbers = np.arange(100, dtype=np.float32).tobytes()
-weight_bombs = dict(pickle_bombs, stride0=torch_zip(tensor_pickle(100, (2**40,), (0,)), {'0':numbers}), overlap=torch_zip(tensor_pickle(100, (50,50), (1,1)), {'0':numbers}),
-    outside=torch_zip(tensor_pickle(100, (200,), (1,)), {'0':numbers}), beyond=torch_zip(tensor_pickle(2**33, (2**33,), (1,)), {'0':numbers}),
-    empty=torch_zip(tensor_pickle(100, (0,2**50), (1,1)), {'0':numbers}), negative=torch_zip(tensor_pickle(100, (-1,), (1,)), {'0':numbers}),
+huge = 2**33
+one_storage = {'0':numbers}
+legacy_start = b''.join(pickle.dumps(o, 2) for o in (0x1950a86a20f9469cfc6c, 1001, dict(little_endian=True)))
+packed_pickle = b'\x80\x04]('+b'N'*10**8+b'e.'
+many_references = b'\x80\x02}(X\5\0\0\0model}X\3\0\0\0opt}K\0'+references()[2:-1]+b'su.'
+weight_bombs = dict(pickle_bombs,
+    stride0=torch_zip(tensor_pickle(100, (2**40,), (0,)), one_storage),
+    overlap=torch_zip(tensor_pickle(100, (50,50), (1,1)), one_storage),
+    outside=torch_zip(tensor_pickle(100, (200,), (1,)), one_storage),
+    beyond=torch_zip(tensor_pickle(huge, (huge,), (1,)), one_storage),
+    empty=torch_zip(tensor_pickle(100, (0,2**50), (1,1)), one_storage),
+    negative=torch_zip(tensor_pickle(100, (-1,), (1,)), one_storage),
+    views=torch_zip(tensor_pickle(250_000, (250_000,), (1,), 4000), {'0':bytes(10**6)}),
+    entries=torch_zip(tensor_pickle(100, (100,), (1,)), one_storage, twice=20_000),
     deflated=torch_zip(tensor_pickle(5*10**7, (5*10**7,), (1,)), {'0':bytes(2*10**8)}, zipfile.ZIP_DEFLATED),
-    deflated_pickle=torch_zip(b'\x80\x04]('+b'N'*10**8+b'e.', {}, zipfile.ZIP_DEFLATED), views=torch_zip(tensor_pickle(250_000, (250_000,), (1,), 4000), {'0':bytes(10**6)}),
-    entries=torch_zip(tensor_pickle(100, (100,), (1,)), {'0':numbers}, twice=20_000),
-    pickle_in_zip=torch_zip(pickle_bombs['bytearray8']), references_in_zip=torch_zip(b'\x80\x02}(X\5\0\0\0model}X\3\0\0\0opt}K\0'+references()[2:-1]+b'su.'),
-    void_in_zip=torch_zip(void_scalar(b'V4000000000')), legacy=pickle.dumps(0x1950a86a20f9469cfc6c,2)+pickle.dumps(1001,2)+pickle.dumps(dict(little_endian=True),2)+
-    tensor_pickle(2**33, (2**33,), (1,)).replace(b'tQ', b'NtQ')+pickle.dumps(['0'],2))
+    deflated_pickle=torch_zip(packed_pickle, {}, zipfile.ZIP_DEFLATED),
+    pickle_in_zip=torch_zip(pickle_bombs['bytearray8']),
+    references_in_zip=torch_zip(many_references),
+    void_in_zip=torch_zip(void_scalar(b'V4000000000')),
+    legacy=legacy_start+tensor_pickle(huge, (huge,), (1,)).replace(b'tQ', b'NtQ')+pickle.dumps(['0'], 2))
 
 def parquet(df, **kwargs):
     f = io.BytesIO()
