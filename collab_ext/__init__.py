@@ -34,26 +34,73 @@ Modules:
 - `collab_ext.vocab`: Match the labels of one model to the labels of another"""
 
 __version__ = "0.0.1"
-from .vocab import Vocab, match_rows, coverage
-from .data import CollabDataLoaders, Ratings, check_ratings
-from .splits import TimeSplitter, UserSplitter, LeaveLastSplitter, KFoldSplitters, TimeFoldSplitters, UserFoldSplitters
-from .simulate import simulate_ratings, simulate_clicks, cross_domain_split
-from .tables import layouts, tables
-from .model import DotBias, Link
-from .files import Pair, save_pair, read_pair, read_vocab, read_weights
-from .sources import read_source, pull_from_hub, push_to_hub
-from .transfer import match_embeds, load_pretrained_keys
-from .linear import EASE, GraphFilter
-from .learner import CollabLearner, collab_learner, collab_splitter, UnknownDropout, WeightedMSE
-from .adapt import FreezeRows, L2SP
-from .fused import Fused, SparseRows
-from .metrics import RankMetrics, measure, reliability
-from .compare import compare
-from .validate import cross_validate, tune
-from .implicit import BPRLoss, CCLLoss, IALSLoss, SoftmaxLoss, VoteLoss, WARPLoss, implicit_learner, linear_factors, linear_learner
-from .bundle import Bundle
-from . import export, plots, recommend, saving # methods of the learner
-from fastai.collab import EmbeddingDotBias, EmbeddingNN
+import sys
+from importlib import import_module
+from importlib.machinery import ModuleSpec
+
+# Where `from collab_ext import name` finds it. Nothing of it is imported before it is asked for: `collab_ext.bundle` serves without torch.
+_places = """
+vocab: Vocab match_rows coverage
+data: CollabDataLoaders Ratings check_ratings
+splits: TimeSplitter UserSplitter LeaveLastSplitter KFoldSplitters TimeFoldSplitters UserFoldSplitters
+simulate: simulate_ratings simulate_clicks cross_domain_split
+tables: layouts tables
+model: DotBias Link EmbeddingDotBias
+files: Pair save_pair read_pair read_vocab read_weights
+sources: read_source pull_from_hub push_to_hub
+transfer: match_embeds load_pretrained_keys
+linear: EASE GraphFilter
+learner: CollabLearner collab_learner collab_splitter UnknownDropout WeightedMSE EmbeddingNN
+adapt: FreezeRows L2SP
+fused: Fused SparseRows
+metrics: RankMetrics measure reliability
+compare: compare
+validate: cross_validate tune
+implicit: BPRLoss CCLLoss IALSLoss SoftmaxLoss VoteLoss WARPLoss implicit_learner linear_factors linear_learner
+bundle: Bundle
+export: # these four have methods of the learner
+plots:
+recommend:
+saving:
+"""
+_parts = [o.partition('#')[0].partition(':') for o in _places.split('\n') if o]
+_names = {module:names.split() for module,_,names in _parts}
+
+def _import_all():
+    "Import every module of `_names`, and what it names"
+    if _Whole in sys.meta_path: sys.meta_path.remove(_Whole)
+    for module,names in _names.items():
+        found = import_module(f'{__name__}.{module}')
+        globals().update({o:getattr(found, o) for o in names})
+
+class _Loaded:
+    "A loader of a module that was imported meanwhile"
+    def __init__(self, spec): self.spec = spec
+    def create_module(self, spec): return sys.modules[spec.name]
+    def exec_module(self, module): module.__spec__ = self.spec
+
+class _Whole:
+    "Imports all modules before the first one but `bundle`, so that a learner has its methods, whichever module it was imported or unpickled from"
+    @staticmethod
+    def find_spec(name, path=None, target=None):
+        if not name.startswith(f'{__name__}.') or name==f'{__name__}.bundle': return None
+        _import_all()
+        there = sys.modules.get(name)
+        if there is None: return None # one that is imported on request alone
+        there.__spec__ = ModuleSpec(name, _Loaded(there.__spec__)) # or Python would run it again
+        return there.__spec__
+
+sys.meta_path.insert(0, _Whole)
+
+def __getattr__(name):
+    if name in ('Bundle','bundle'):
+        module = import_module(f'{__name__}.bundle')
+        return module if name=='bundle' else module.Bundle
+    if name in _names or any(name in o for o in _names.values()): _import_all()
+    if name in globals(): return globals()[name]
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+def __dir__(): return sorted({*globals(), *__all__})
 
 # What `from collab_ext import *` gives: what users type. Everything else is imported from its module.
 __all__ = ['BPRLoss', 'Bundle', 'CCLLoss', 'CollabDataLoaders', 'CollabLearner', 'DotBias', 'EASE', 'EmbeddingDotBias', 'EmbeddingNN',

@@ -10,13 +10,15 @@ Docs: https://collab-ext.github.io/collab_ext/bundle.html.md"""
 __all__ = ['bundle_version', 'write_bundle', 'Bundle']
 
 # %% ../nbs/11_bundle.ipynb #5b0aa882
-import hashlib,json,shutil,tempfile
+import hashlib,io,json,os,re,secrets
 import numpy as np,pandas as pd
+from contextlib import contextmanager
 from pathlib import Path
 from fastcore.basics import patch
 
 # %% ../nbs/11_bundle.ipynb #2d7a44d8
-bundle_version = 1
+bundle_version = 2
+_dot_tables = ('u_weight','i_weight','u_bias','i_bias','u_any')
 
 def _check_lacking(what, found, needed):
     "Raise an error if one of `needed` is not in `found`"
@@ -29,79 +31,258 @@ def _check_sizes(folder, tables, users, items):
         n = len(tables[weight])
         if n!=len(labels): raise ValueError(f"{folder} has {n} {name} vectors and {len(labels)} labels: each vector needs one label")
 
+
 # %% ../nbs/11_bundle.ipynb #95ada120
+_part_name = re.compile(r'(?:tables(?:-[0-9a-f]{32})?\.safetensors|(?:users|items)(?:-[0-9a-f]{32})?\.parquet)')
+_tmp_name = re.compile(r'\.[0-9a-f]{16}\.tmp')
+_lock_name = '.bundle.lock'
+
+def _is_ours(name): return name==_lock_name or bool(_part_name.fullmatch(name) or _tmp_name.fullmatch(name))
+
 def _check_folder(folder):
-    "Raise an error if `folder` is there and is neither a bundle nor empty"
+    "Raise an error unless a bundle may be written to `folder`"
+    if folder.is_symlink(): raise ValueError(f"{folder} is a link, and a bundle follows none: name the folder that it leads to")
     if not folder.exists() or (folder/'bundle.json').exists(): return
-    is_empty = folder.is_dir() and not any(folder.iterdir())
-    if not is_empty: raise FileExistsError(f"{folder} is there already and is no bundle: name another folder, or remove it")
+    if folder.is_dir() and all(_is_ours(o.name) for o in folder.iterdir()): return # empty, or left by a write that was killed
+    raise FileExistsError(f"{folder} is there already and is no bundle: name another folder, or remove it")
 
-# %% ../nbs/11_bundle.ipynb #4be7c4a4
-def _checksum(file): return hashlib.sha256(Path(file).read_bytes()).hexdigest()
 
-def _write_files(folder, tables, users, items, info):
-    "Write the files of a bundle into `folder`, which is empty"
-    from safetensors.numpy import save_file
+# %% ../nbs/11_bundle.ipynb #57d26509
+def _write_new(folder, name, data):
+    "Write the file `name`, whole or not at all"
+    tmp = folder/f'.{secrets.token_hex(8)}.tmp'
+    try:
+        with open(tmp,'xb') as f:
+            f.write(data)
+            f.flush()
+            os.fsync(f.fileno())
+        os.replace(tmp, folder/name)
+    finally: tmp.unlink(missing_ok=True)
+
+def _parquet(df):
+    "`df` as the content of a Parquet file"
+    f = io.BytesIO()
+    df.to_parquet(f, index=False)
+    return f.getvalue()
+
+# %% ../nbs/11_bundle.ipynb #8b7860bc
+def _contents(tables, users, items):
+    "Name and content of the three files that hold `tables` and labels"
+    from safetensors.numpy import save
     arrays = {k:np.ascontiguousarray(v) for k,v in tables.items()}
-    save_file(arrays, folder/'tables.safetensors')
-    users.to_parquet(folder/'users.parquet', index=False)
-    items.to_parquet(folder/'items.parquet', index=False)
-    sums = {o.name:_checksum(o) for o in sorted(folder.iterdir())}
-    info = dict(info, version=bundle_version, sha256=sums)
-    (folder/'bundle.json').write_text(json.dumps(info, indent=1))
+    parts = [('tables','safetensors',save(arrays)), ('users','parquet',_parquet(users)), ('items','parquet',_parquet(items))]
+    return {f'{name}-{_sha256(data)[:32]}.{ext}':data for name,ext,data in parts}
 
-def _replace_folder(new, folder):
-    "Put the folder `new` in the place of `folder`, which may be there"
-    if folder.exists(): shutil.rmtree(folder)
-    new.rename(folder)
+def _sha256(data): return hashlib.sha256(data).hexdigest()
 
-# %% ../nbs/11_bundle.ipynb #6f1c9f2e
+def _check_of(info):
+    "The checksum of all that `info` says"
+    said = {k:v for k,v in info.items() if k!='check'}
+    return _sha256(json.dumps(said, sort_keys=True).encode())
+
+# %% ../nbs/11_bundle.ipynb #45de8325
+@contextmanager
+def _only_writer(folder, wait):
+    "Hold the lock of `folder`"
+    from filelock import FileLock,Timeout
+    lock = FileLock(folder/_lock_name, timeout=wait)
+    try: lock.acquire()
+    except Timeout as e: raise TimeoutError(f"Another process has been writing {folder} for {wait:g} s: wait until it is done, or pass "
+        "a longer `wait`") from e
+    except NotImplementedError as e: raise OSError(f"The file system of {folder} has no locks: write the bundle elsewhere and copy it") from e
+    try: yield
+    finally: lock.release()
+
+
+# %% ../nbs/11_bundle.ipynb #57ecf704
+def _files_of(info):
+    "The files that `info` names; none if it is not what it should be"
+    names = info.get('sha256') if isinstance(info, dict) else None
+    return set(names) if isinstance(names, dict) else set()
+
+def _old_files(folder):
+    "The files of the bundle that is in `folder` now"
+    try: return _files_of(json.loads((folder/'bundle.json').read_bytes()))
+    except (OSError,ValueError,RecursionError): return set() # there is none that can be read
+
+def _clean(folder, keep):
+    "Remove the files of bundles in `folder` that are not among `keep`, and what killed processes left"
+    old = [o for o in folder.iterdir() if _is_ours(o.name) and o.name not in {*keep,_lock_name}]
+    for o in old:
+        if o.is_symlink() or o.is_file(): o.unlink()
+
+# %% ../nbs/11_bundle.ipynb #862ff51a
 def write_bundle(
     folder, # Where to; an older bundle there is replaced
     tables:dict, # Name → array: `u_weight` and `i_weight` (rows × factors), `u_bias`, `i_bias`, `u_any`; perhaps `seen` and `seen_start`
     users:pd.DataFrame, # One column: the users' labels
     items:pd.DataFrame, # First column: the items' labels; others: what is to be said of them
     info:dict, # Plain data for `bundle.json`; `mean` and `y_range` (lowest and highest rating, or None) turn scores into ratings
+    wait=60, # How long to wait for another process that writes there (seconds)
 )->Path: # The folder
     "Write a bundle, all of it or nothing"
     folder = Path(folder)
     _check_folder(folder)
-    _check_lacking('tables', tables, ('u_weight','i_weight','u_bias','i_bias','u_any'))
+    _check_lacking('tables', tables, _needed_tables(info))
     _check_lacking('info', info, ('mean','y_range'))
-    _check_sizes(folder, tables, users, items)
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    tmp = Path(tempfile.mkdtemp(prefix=f'.{folder.name}-', dir=folder.parent))
-    try:
-        _write_files(tmp, tables, users, items, info)
-        tmp.chmod(0o755) # `mkdtemp` lets only its owner in
-        _replace_folder(tmp, folder)
-    finally: shutil.rmtree(tmp, ignore_errors=True)
+    _check_tables(folder, tables, users, items, info)
+    contents = _contents(tables, users, items)
+    info = dict(info, version=bundle_version, sha256={k:_sha256(v) for k,v in contents.items()})
+    text = json.dumps(dict(info, check=_check_of(info)), indent=1)
+    folder.mkdir(parents=True, exist_ok=True)
+    with _only_writer(folder, wait):
+        before = _old_files(folder)
+        for k,v in contents.items(): _write_new(folder, k, v)
+        _write_new(folder, 'bundle.json', text.encode())
+        _clean(folder, keep={*contents,*before})
     return folder
 
+# %% ../nbs/11_bundle.ipynb #c00e0fdf
+def _needed_tables(info): return _linear_tables if info.get('kind')=='linear' else _dot_tables
+
+_linear_tables = ('link_start','link_item','link_value','own_start','own_item','own_value','any_score')
+
+# %% ../nbs/11_bundle.ipynb #6bd3b080
+def _check_shape(folder, tables, name, shape):
+    v = tables[name]
+    if v.shape!=shape: raise ValueError(f"The table `{name}` in {folder} has shape {v.shape} instead of {shape}: export it again")
+    if v.dtype.kind!='f' or not np.isfinite(v).all():
+        raise ValueError(f"The table `{name}` in {folder} does not hold finite numbers: export it again")
+
+def _check_lists(folder, start, rows, n, n_items):
+    "Raise an error unless `start` cuts `rows` into `n` lists of rows of items"
+    whole = start.dtype.kind==rows.dtype.kind=='i' and start.shape==(n+1,) and rows.ndim==1
+    fits = whole and start[0]==0 and start[-1]==len(rows) and (np.diff(start)>=0).all()
+    if not fits or (len(rows) and not 0<=rows.min()<=rows.max()<n_items):
+        raise ValueError(f"The lists of items in {folder} do not fit its {n} rows: export it again")
+
+# %% ../nbs/11_bundle.ipynb #f7d87067
+def _check_dot(folder, tables, users, items):
+    if min(tables[o].ndim for o in _dot_tables)<1: raise ValueError(f"A table in {folder} has no rows: export it again")
+    _check_sizes(folder, tables, users, items)
+    n_factors = tables['u_any'].size-1
+    shapes = dict(u_weight=(len(users),n_factors), u_bias=(len(users),), i_weight=(len(items),n_factors), i_bias=(len(items),))
+    for name,shape in {**shapes, 'u_any':(n_factors+1,)}.items(): _check_shape(folder, tables, name, shape)
+
+def _check_linear(folder, tables, users, items):
+    n_links,n_own = tables['link_item'].size,tables['own_item'].size
+    for name,shape in dict(link_value=(n_links,), own_value=(n_own,), any_score=(len(items),)).items():
+        _check_shape(folder, tables, name, shape)
+    _check_lists(folder, tables['link_start'], tables['link_item'], len(items), len(items))
+    _check_lists(folder, tables['own_start'], tables['own_item'], len(users), len(items))
+
+# %% ../nbs/11_bundle.ipynb #2d69331e
+def _is_finite(o): return isinstance(o, (int,float)) and not isinstance(o, bool) and abs(o)<1e300
+
+def _check_tables(folder, tables, users, items, info):
+    "Raise an error unless these make a bundle that can answer"
+    check = _check_linear if info.get('kind')=='linear' else _check_dot
+    check(folder, tables, users, items)
+    has_seen = {'seen','seen_start'} <= set(tables)
+    if has_seen: _check_lists(folder, tables['seen_start'], tables['seen'], len(users), len(items))
+    y_range = info['y_range']
+    is_range = isinstance(y_range, (list,tuple)) and len(y_range)==2 and all(map(_is_finite, y_range)) and y_range[0]<y_range[1]
+    if not _is_finite(info['mean']) or not (y_range is None or is_range):
+        raise ValueError(f"The mean {info['mean']!r} or the range {y_range!r} in {folder} is none: a mean is a finite number, and a range two")
+
 # %% ../nbs/11_bundle.ipynb #2d9c1b0e
+_max_info = 1_000_000 # bytes of `bundle.json`
+
+def _read_bytes(file, limit=None):
+    "The content of a file of at most `limit` bytes"
+    if file.exists() and not file.is_file(): raise ValueError(f"{file} is damaged: it is no file")
+    with open(file,'rb') as f:
+        if limit and os.fstat(f.fileno()).st_size>limit: raise ValueError(f"{file} is damaged: it has more than {limit} bytes")
+        return f.read()
+
+def _names_flaw(info):
+    "What is wrong with the names of files in `info`, or None"
+    sums = info.get('sha256')
+    if not isinstance(sums, dict) or not all(isinstance(o, str) for o in sums.values()): return "it has no checksums"
+    bad = [o for o in sums if not _part_name.fullmatch(o)]
+    if bad: return f"it names {bad[0]!r:.80}, which is no file of a bundle"
+    if sorted(o.split('.')[0].split('-')[0] for o in sums)!=['items','tables','users']: return "it does not name three files"
+
 def _read_info(folder):
     "What `bundle.json` says"
     file = folder/'bundle.json'
     if not file.exists(): raise FileNotFoundError(f"There is no bundle in {folder}: it has no `bundle.json`")
-    try: info = json.loads(file.read_text())
-    except ValueError as e: raise ValueError(f"{file} is damaged: {e}") from e
-    if not isinstance(info, dict) or 'version' not in info: raise ValueError(f"{file} is damaged: it names no version")
-    if info['version']>bundle_version:
-        raise ValueError(f"{folder} is a bundle of version {info['version']}, and this reads {bundle_version}: update the library")
+    try: info = json.loads(_read_bytes(file, _max_info))
+    except (ValueError,RecursionError) as e: raise ValueError(f"{file} is damaged: {e}") from e
+    version = info.get('version') if isinstance(info, dict) else None
+    if type(version) is not int: raise ValueError(f"{file} is damaged: it names no version")
+    if version>bundle_version:
+        raise ValueError(f"{folder} is a bundle of version {version}, and this reads {bundle_version}: update the library")
+    flaw = _names_flaw(info)
+    if version>1 and info.get('check')!=_check_of(info): flaw = "it does not fit its own checksum"
+    if flaw: raise ValueError(f"{file} is damaged: {flaw}; export the bundle again")
+    _check_lacking(file, info, ('mean','y_range'))
     return info
 
-def _check_sums(folder, sums):
-    "Raise an error unless the files in `folder` have the checksums `sums`"
-    bad = [k for k,v in sums.items() if not (folder/k).exists() or _checksum(folder/k)!=v]
-    if bad: raise ValueError(f"{', '.join(bad)} in {folder} is missing or not what the bundle was written with: export it again")
+
+# %% ../nbs/11_bundle.ipynb #479a33af
+def _read_parts(folder, info, check):
+    "The content of the three files that `info` names, by what they hold"
+    res = {}
+    for name,mark in info['sha256'].items():
+        data = _read_bytes(folder/name)
+        if check and _sha256(data)!=mark: raise ValueError(f"{name} has another checksum")
+        res[name.split('.')[0].split('-')[0]] = data
+    return res
+
+def _read_whole(folder, check=True, tries=100):
+    "What `bundle.json` says, and the content of the files that it names"
+    for _ in range(tries):
+        info = _read_info(folder)
+        try: return info,_read_parts(folder, info, check)
+        except (FileNotFoundError,ValueError) as e: flaw = e
+        if _read_info(folder)==info:
+            raise ValueError(f"A file of the bundle in {folder} is missing or not what it was written with ({flaw}): export it again") from flaw
+    raise ValueError(f"{folder} was replaced {tries} times while it was read: wait until no process exports to it")
+
+
+# %% ../nbs/11_bundle.ipynb #26c12d73
+_plain_encodings = {'PLAIN','RLE','PLAIN_DICTIONARY','RLE_DICTIONARY','BIT_PACKED'}
+_plain_codecs = {'UNCOMPRESSED','SNAPPY'}
+
+def _parquet_flaw(meta, n_rows, limit):
+    "What is wrong with a Parquet file that should have `n_rows` rows and take `limit` bytes at most, or None"
+    if meta.num_rows!=n_rows: return f"it claims {meta.num_rows} rows, where {n_rows} belong"
+    if n_rows*meta.num_columns*8>limit: return "it claims more columns than its size can hold"
+    groups = [meta.row_group(i) for i in range(meta.num_row_groups)]
+    chunks = [g.column(j) for g in groups for j in range(meta.num_columns)]
+    if sum(o.num_rows for o in groups)!=n_rows: return "its parts do not have its rows"
+    if any(o.compression not in _plain_codecs or not set(o.encodings)<=_plain_encodings for o in chunks): return "it is packed too tightly"
+    if sum(o.total_uncompressed_size for o in chunks)>limit: return "it claims to be larger than its size allows"
+
+def _text_size(column):
+    "How many bytes the texts of a column take, written out"
+    import pyarrow as pa,pyarrow.compute as pc
+    if not pa.types.is_dictionary(column.type): return 0
+    sizes = [pc.sum(pc.binary_length(o.dictionary).take(o.indices)).as_py() for o in column.chunks]
+    return sum(o or 0 for o in sizes)
+
+def _read_parquet(data, n_rows, limit):
+    "The frame in the Parquet file `data`"
+    import pyarrow as pa,pyarrow.parquet as pq
+    meta = pq.read_metadata(io.BytesIO(data))
+    if flaw:=_parquet_flaw(meta, n_rows, limit): raise ValueError(flaw)
+    schema = meta.schema.to_arrow_schema()
+    texts = [o.name for o in schema if pa.types.is_string(o.type) or pa.types.is_large_string(o.type) or pa.types.is_binary(o.type)]
+    nested = [o for o in schema if pa.types.is_nested(o.type) or pa.types.is_fixed_size_binary(o.type)]
+    if nested or len(schema)!=meta.num_columns: raise ValueError("its columns are no plain columns")
+    table = pq.ParquetFile(io.BytesIO(data), read_dictionary=texts).read(use_threads=False)
+    if sum(map(_text_size, table.columns))>limit: raise ValueError("its texts are longer than its size allows")
+    return table.cast(schema).to_pandas()
+
 
 # %% ../nbs/11_bundle.ipynb #0f9f8d36
-def _row_index(labels):
+def _row_index(labels, place='the bundle'):
     "An index from the labels in the first column of a frame to their rows"
     index = pd.Index(labels.iloc[:,0])
     if index.is_unique: return index
     label = index[index.duplicated()][0]
-    raise ValueError(f"The label {label!r} of {index.name!r} is in the bundle more than once: keep one row of each")
+    raise ValueError(f"The label {label!r} of {index.name!r} is in {place} more than once: keep one row of each")
 
 def _row(index, label):
     "The row of `label`, -1 where there is none"
@@ -109,27 +290,50 @@ def _row(index, label):
     except KeyError: return -1
 
 # %% ../nbs/11_bundle.ipynb #b27cbc3c
+_arrow_errors = (ValueError,TypeError,LookupError,OverflowError,MemoryError,RuntimeError,NotImplementedError,AttributeError,OSError)
+
+def _parse(folder, part, read, *args):
+    "What `read` makes of one file of a bundle"
+    from safetensors import SafetensorError
+    try: return read(*args)
+    except (*_arrow_errors,SafetensorError) as e: raise ValueError(f"The {part} of the bundle in {folder} are damaged: {e}; export it again") from e
+
+def _parse_all(folder, info, parts):
+    "Tables, and the frames of users and items"
+    from safetensors.numpy import load
+    limit = 50_000_000 + 4*sum(map(len, parts.values()))
+    tables = _parse(folder, 'tables', load, parts['tables'])
+    _check_lacking(folder, tables, _needed_tables(info))
+    sides = dict(users='own_start', items='any_score') if info.get('kind')=='linear' else dict(users='u_bias', items='i_bias')
+    frames = []
+    for side,name in sides.items():
+        n = tables[name].size - (name=='own_start')
+        frames.append(_parse(folder, side, _read_parquet, parts[side], n, limit))
+    return tables,*frames
+
 class Bundle:
     "Recommendations from a folder"
     def __init__(self,
         folder, # Written by `write_bundle`
-        check=True, # Compare checksums, which reads all files once
+        check=True, # Compare checksums
     ):
-        from safetensors.numpy import load_file
         self.folder = folder = Path(folder)
-        self.info = _read_info(folder)
-        if check: _check_sums(folder, self.info['sha256'])
-        self.users = pd.read_parquet(folder/'users.parquet')
-        self.items = pd.read_parquet(folder/'items.parquet')
-        self.tables = load_file(folder/'tables.safetensors')
-        _check_sizes(folder, self.tables, self.users, self.items)
-        self.u2i = _row_index(self.users)
-        self.i2i = _row_index(self.items)
+        self.info,parts = _read_whole(folder, check)
+        self.tables,self.users,self.items = _parse_all(folder, self.info, parts)
+        _check_tables(folder, self.tables, self.users, self.items, self.info)
+        if not len(self.users.columns) or not len(self.items.columns): raise ValueError(f"The labels in {folder} are missing: export it again")
+        self.u2i = _row_index(self.users, folder)
+        self.i2i = _row_index(self.items, folder)
+        self.is_linear = self.info.get('kind')=='linear'
+        self.index = None
+        if self.is_linear: return
         self.V = np.column_stack([self.tables['i_weight'], self.tables['i_bias']]) # items × (factors + 1)
         self.norms = np.linalg.norm(self.tables['i_weight'], axis=1)
-        self.index = None
 
-    def __repr__(self): return f"Bundle of {len(self.users)} users and {len(self.items)} items, {self.V.shape[1]-1} factors"
+    def __repr__(self):
+        what = f"{len(self.tables['link_item'])} links" if self.is_linear else f"{self.V.shape[1]-1} factors"
+        return f"Bundle of {len(self.users)} users and {len(self.items)} items, {what}"
+
 
 # %% ../nbs/11_bundle.ipynb #4f6f2d11
 @patch
@@ -139,17 +343,20 @@ def _seen_by(self:Bundle, u):
     start,end = self.tables['seen_start'][u:u+2]
     return self.tables['seen'][start:end]
 
+def _is_many(o): return hasattr(o, '__iter__') and not isinstance(o, (str,bytes))
+
 @patch
 def vector(self:Bundle,
     user, # A label
 )->tuple: # The user's vector (factors), their bias, and the rows of the items they have seen
     "What is known of a user; an unknown user has the row of `#na#`, and has seen nothing"
-    is_many = hasattr(user, '__len__') and not isinstance(user, (str,bytes))
-    if is_many: raise ValueError(f"`recommend` of a bundle takes one user, not a {type(user).__name__}: ask for each in turn")
+    if _is_many(user): raise ValueError(f"`vector` takes one user, not a {type(user).__name__}: ask for each in turn")
+    if self.is_linear: raise ValueError("The users of a linear model have no vectors: ask `recommend`")
     u = _row(self.u2i, user)
     t,seen = self.tables,self._seen_by(u)
     if u<0: return t['u_any'][:-1],t['u_any'][-1],seen
     return t['u_weight'][u],t['u_bias'][u],seen
+
 
 # %% ../nbs/11_bundle.ipynb #a4f3c95b
 @patch
@@ -167,67 +374,121 @@ def finish(self:Bundle,
 def _best(scores, k):
     "Positions of the `k` highest `scores`, in order; -inf doesn't count"
     k = min(k, len(scores))
+    if not k: return np.zeros(0, np.int64)
     top = np.argpartition(-scores, k-1)[:k]
     top = top[np.argsort(-scores[top], kind='stable')]
     return top[scores[top]>-np.inf]
 
-def _exact_rows(V, query, k, hidden):
-    "The `k` rows of `V` with the highest products with `query`, the rows `hidden` left out"
-    scores = V@query
-    scores[hidden] = -np.inf
-    return _best(scores, k)
+@patch
+def _queries(self:Bundle, u):
+    "What to multiply the rows of `V` by for the users of rows `u`, -1 for the unknown one (users × (factors + 1)), and their biases"
+    t = self.tables
+    vecs = np.where((u<0)[:,None], t['u_any'][:-1], t['u_weight'][u])
+    bias = np.where(u<0, t['u_any'][-1], t['u_bias'][u])
+    ones = np.ones((len(u),1), np.float32) # they meet the items' biases
+    return np.hstack([vecs,ones]).astype(np.float32),bias
+
+
+# %% ../nbs/11_bundle.ipynb #de6e359a
+def _linear_scores(t, u, n_items):
+    "Scores of all items for the user of row `u`, from what they have"
+    if u<0: return t['any_score'].copy()
+    res = np.zeros(n_items, np.float32)
+    for at in range(*t['own_start'][u:u+2]):
+        a,b = t['link_start'][t['own_item'][at]:][:2]
+        np.add.at(res, t['link_item'][a:b], t['own_value'][at]*t['link_value'][a:b])
+    return res
+
+@patch
+def _scores(self:Bundle, u):
+    "Scores of all items for the users of rows `u`, -1 for the unknown one (users × items), and the users' biases"
+    if self.is_linear: return np.stack([_linear_scores(self.tables, o, len(self.items)) for o in u]),np.zeros(len(u), np.float32)
+    query,bias = self._queries(u)
+    return query@self.V.T,bias
+
 
 # %% ../nbs/11_bundle.ipynb #d0be5b1f
 def _as_list(name, o):
     "A list of labels, from one label, many, or None"
-    if isinstance(o, pd.DataFrame): raise ValueError(f"`{name}` takes labels, not a DataFrame: pass the column that holds them")
+    if isinstance(o, (pd.DataFrame,dict)): raise ValueError(f"`{name}` takes labels, not a {type(o).__name__}: pass the column that holds them")
     if o is None: return []
-    is_one = isinstance(o, (str,bytes)) or not hasattr(o, '__iter__')
-    return [o] if is_one else list(o)
+    return list(o) if _is_many(o) else [o]
 
 def _check_count(name, value, what):
     "Raise a `ValueError` unless `value` is a whole number above 0"
     whole = isinstance(value, (int,np.integer)) and not isinstance(value, bool)
     if not whole or value<1: raise ValueError(f"`{name}` is {what}, at least 1, not {value!r}")
 
+# %% ../nbs/11_bundle.ipynb #6954de17
+def _rows(index, labels):
+    "The row of each of `labels`, -1 where there is none"
+    return np.array([_row(index, o) for o in labels], dtype=np.int64)
+
 @patch
-def _query(self:Bundle, user, exclude_seen=True, exclude=None):
-    "What to multiply the rows of `V` by, the user's bias, and the rows that are not to be shown"
-    vec,bias,seen = self.vector(user)
-    query = np.append(vec, 1).astype(np.float32) # the 1 meets the items' biases
-    hidden = self.i2i.get_indexer(_as_list('exclude', exclude))
-    hidden = hidden[hidden>=0]
-    if exclude_seen: hidden = np.union1d(seen, hidden)
-    return query,bias,hidden.astype(np.int64)
+def _hidden(self:Bundle, exclude=None, candidates=None):
+    "Is each item kept from everybody?"
+    res = np.zeros(len(self.items), bool)
+    if candidates is not None:
+        shown = _rows(self.i2i, _as_list('candidates', candidates))
+        res[:] = True
+        res[shown[shown>=0]] = False
+    hidden = _rows(self.i2i, _as_list('exclude', exclude))
+    res[hidden[hidden>=0]] = True
+    return res
 
 # %% ../nbs/11_bundle.ipynb #fbd3d0b6
 @patch
-def _frame(self:Bundle, rows, name, values):
-    "The items of `rows`, in order, with `values` as the column `name`"
+def _frame(self:Bundle, rows, name, values, lead):
+    "The items of `rows`, in order, with `values` as the column `name`, behind the columns `lead`"
     res = self.items.iloc[rows].reset_index(drop=True)
-    taken = [o for o in ('rank',name) if o in res]
+    taken = [o for o in (*lead,name) if o in res]
     if taken: res = res.drop(columns=taken) # a column of such a name gives way, as in `learn.recommend`
-    res.insert(0, 'rank', range(1, len(res)+1))
-    res.insert(2, name, values)
+    for i,(k,v) in enumerate(lead.items()): res.insert(i, k, v)
+    res.insert(len(lead)+1, name, values)
     return res
 
 @patch
+def _top_rows(self:Bundle, u, k, exclude_seen, hidden, index=None):
+    "For each user of rows `u` the rows of the best `k` items, and their ratings"
+    if index is not None: return [_index_rows(self, o, k, exclude_seen, hidden, index) for o in u]
+    scores,bias = self._scores(u)
+    scores[:,hidden] = -np.inf
+    res = []
+    for j,o in enumerate(u):
+        if exclude_seen: scores[j,self._seen_by(o)] = -np.inf
+        rows = _best(scores[j], k)
+        res.append((rows, self.finish(scores[j,rows], bias[j])))
+    return res
+
+# %% ../nbs/11_bundle.ipynb #e68ad908
+@patch
 def recommend(self:Bundle,
-    user, # A user; an unknown one is shown what the unknown user's row (`#na#`) predicts
+    user, # A user, or many in a list; an unknown one is shown what the unknown user's row (`#na#`) predicts
     k=10, # How many items; fewer, if there are fewer
     exclude_seen=True, # Leave out what was seen when the bundle was made
     exclude=None, # Item, or items, not to be shown, such as those seen since; unknown ones are ignored
-)->pd.DataFrame: # Rank, item, score (what the model predicts), and what is known of the items
-    "What to show a user"
+    candidates=None, # The only items that may be shown, such as those in stock; unknown ones are ignored
+)->pd.DataFrame: # Rank, item, score (what the model predicts), and what is known of the items; for many users, the user first
+    "What to show a user, or each of many"
     _check_count('k', k, 'how many items to show')
-    query,bias,hidden = self._query(user, exclude_seen, exclude)
-    rows = _top_rows(self.V, query, k, hidden, self.index)
-    scores = self.V[rows]@query
-    return self._frame(rows, 'score', self.finish(scores, bias))
+    users = _as_list('user', user) if _is_many(user) else [user]
+    u = _rows(self.u2i, users)
+    hidden = self._hidden(exclude, candidates)
+    index = None if candidates is not None else self.index # an index would look at all items to find a few
+    n_block = max(1, 2**22//max(1, len(self.items))) # users whose scores take some 16 MB
+    blocks = [self._top_rows(u[i:i+n_block], k, exclude_seen, hidden, index) for i in range(0, len(u), n_block)]
+    found = [o for block in blocks for o in block]
+    return _answer(self, users, found, _is_many(user))
 
-def _top_rows(V, query, k, hidden, index=None):
-    "As `_exact_rows`; with an `index`, among the rows that it finds"
-    return _exact_rows(V, query, k, hidden) if index is None else _index_rows(index, V, query, k, hidden)
+# %% ../nbs/11_bundle.ipynb #f03de253
+def _answer(bundle, users, found, many):
+    "One frame of the rows and ratings `found` for each of `users`"
+    sizes = [len(rows) for rows,_ in found]
+    rows = np.concatenate([rows for rows,_ in found] or [np.zeros(0, np.int64)])
+    ratings = np.concatenate([vals for _,vals in found] or [np.zeros(0, np.float32)])
+    lead = dict(rank=[i for n in sizes for i in range(1, n+1)])
+    if many: lead = {bundle.users.columns[0]:[o for o,n in zip(users,sizes) for _ in range(n)], **lead}
+    return bundle._frame(rows, 'score', ratings, lead)
 
 # %% ../nbs/11_bundle.ipynb #e3b6a7ce
 @patch
@@ -239,12 +500,21 @@ def similar_items(self:Bundle,
     _check_count('k', k, 'how many items to show')
     i = _row(self.i2i, item)
     if i<0: raise KeyError(f"There is no item {item!r} in this bundle")
-    vecs = self.V[:,:-1]
-    lengths = np.maximum(self.norms*self.norms[i], 1e-12) # a vector of zeros is like no other
-    cosines = vecs@vecs[i]/lengths
+    products,norms = _link_products(self.tables, i) if self.is_linear else (self.V[:,:-1]@self.V[i,:-1], self.norms)
+    cosines = products/np.maximum(norms*norms[i], 1e-12) # a vector of zeros is like no other
     cosines[i] = -np.inf
     rows = _best(cosines, k)
-    return self._frame(rows, 'similarity', cosines[rows])
+    return self._frame(rows, 'similarity', cosines[rows], dict(rank=range(1, len(rows)+1)))
+
+def _link_products(t, i):
+    "For a linear model, products of the links to item `i` with those to each item, and the lengths of all"
+    n = len(t['any_score'])
+    source = np.repeat(np.arange(n), np.diff(t['link_start']))
+    to_i = np.zeros(n, np.float32)
+    here = t['link_item']==i
+    to_i[source[here]] = t['link_value'][here]
+    products = np.bincount(t['link_item'], t['link_value']*to_i[source], n)
+    return products,np.sqrt(np.bincount(t['link_item'], t['link_value']**2, n))
 
 # %% ../nbs/11_bundle.ipynb #c1ad05f4
 def _equally_long(V):
@@ -262,6 +532,7 @@ def build_index(self:Bundle,
 )->'Bundle': # This bundle
     "Search approximately from now on"
     from usearch.index import Index
+    if self.is_linear: raise ValueError("An index is for vectors, and a linear model has none: its bundle is searched exactly")
     vecs = _equally_long(self.V)
     index = Index(ndim=vecs.shape[1], metric='cos', dtype='f32', connectivity=connectivity,
         expansion_add=expansion_add, expansion_search=expansion)
@@ -269,13 +540,17 @@ def build_index(self:Bundle,
     self.index = index
     return self
 
-def _index_rows(index, V, query, k, hidden):
-    "The `k` best of the rows that `index` finds, by their exact products"
-    n = min(k+len(hidden), len(V)) # what is hidden may be found too
+def _index_rows(bundle, u, k, exclude_seen, hidden, index):
+    "The `k` best of the rows that `index` finds for the user of row `u`, by their exact products, and their ratings"
+    query,bias = bundle._queries(np.array([u]))
+    hidden = hidden.copy()
+    if exclude_seen: hidden[bundle._seen_by(u)] = True
+    n = min(k+int(hidden.sum()), len(hidden)) # what is hidden may be found too
     found = index.search(np.append(query, 0).astype(np.float32), n).keys.astype(np.int64)
-    rows = found[~np.isin(found, hidden)]
-    order = np.argsort(-(V[rows]@query), kind='stable')
-    return rows[order][:k]
+    rows = found[~hidden[found]]
+    scores = bundle.V[rows]@query[0]
+    best = np.argsort(-scores, kind='stable')[:k]
+    return rows[best],bundle.finish(scores[best], bias[0])
 
 # %% ../nbs/11_bundle.ipynb #5b3f0a6e
 @patch
@@ -288,11 +563,9 @@ def index_recall(self:Bundle,
     _check_count('k', k, 'the length of the lists')
     _check_count('n_users', n_users, 'how many users to try')
     if self.index is None: raise ValueError("This bundle has no index to measure: call `build_index` first")
-    users = self.users.iloc[:,0].sample(min(n_users, len(self.users)), random_state=seed)
+    some = pd.Series(range(len(self.users))).sample(min(n_users, len(self.users)), random_state=seed)
     shares = []
-    for user in users:
-        query,_,hidden = self._query(user)
-        exact = _top_rows(self.V, query, k, hidden)
-        found = _top_rows(self.V, query, k, hidden, self.index)
+    for u in some:
+        (exact,_),(found,_) = [self._top_rows(np.array([u]), k, True, self._hidden(), o)[0] for o in (None,self.index)]
         shares.append(np.isin(exact, found).sum()/max(len(exact), 1))
     return float(np.mean(shares))

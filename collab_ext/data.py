@@ -310,7 +310,11 @@ class Ratings:
         return type(self)(**{**{o:getattr(self,o) for o in fields}, **changes})
 
     def new(self, ids, targ=None): return self.replace(ids=ids, targ=targ, weight=None, folded=None, folded_targ=None)
-    def new_empty(self): return self.new(self.ids[:0], None if self.targ is None else self.targ[:0])
+    def new_empty(self):
+        "No ratings, but what was seen: a learner that is exported still hides it"
+        none = None if self.targ is None else self.targ[:0]
+        seen_targ = None if self.targ is None else self.seen_targ
+        return self.replace(ids=self.ids[:0], targ=none, weight=None, folded=self.seen_ids, folded_targ=seen_targ)
 
 # %% ../nbs/01_data.ipynb #64ec5be2
 def take_rows(

@@ -10,6 +10,7 @@ Docs: https://collab-ext.github.io/collab_ext/export.html.md"""
 __all__ = []
 
 # %% ../nbs/11a_export.ipynb #9e57b6a4
+import scipy.sparse as sp
 from fastai.collab import *
 from fastai.tabular.all import *
 from .vocab import *
@@ -17,6 +18,7 @@ from .args import *
 from .data import *
 from .tables import *
 from .learner import *
+from .linear import *
 from .rank import *
 from .recommend import *
 from .bundle import *
@@ -34,19 +36,55 @@ def _dot_model(learn):
     "The model of `learn`, which is a dot product"
     model = get_model(learn.model)
     if isinstance(model, EmbeddingDotBias): return model
-    raise ValueError(f"A bundle holds vectors whose products are scores, and {type(model).__name__} has none: "
-        "train a dot product, perhaps from `linear_factors`")
+    raise ValueError(f"A bundle holds vectors whose products are scores, or links between items, and {type(model).__name__} has none: "
+        "train a dot product, or a linear model")
+
+def _check_finite(tabs):
+    "Raise an error unless the arrays in `tabs` are finite"
+    for k,v in tabs.items():
+        if not np.isfinite(v).all(): raise ValueError(f"The table {k} holds values that are not finite: the model is damaged; "
+            "load an earlier one, or train with a lower learning rate")
 
 def _model_tables(model):
     "Vectors and biases of users and items as arrays, and apart from them the row of the unknown user"
     tabs = {k:to_np(v.detach().float()) for k,v in tables(model).items()}
-    for k,v in tabs.items():
-        if not np.isfinite(v).all(): raise ValueError(f"The table {k} holds values that are not finite: the model is damaged; "
-            "load an earlier one, or train with a lower learning rate")
+    _check_finite(tabs)
     u_bias = tabs['u_bias'].reshape(-1)
     i_bias = tabs['i_bias'].reshape(-1)
     unknown_user = np.append(tabs['u_weight'][0], u_bias[0])
     return dict(u_weight=tabs['u_weight'][1:], i_weight=tabs['i_weight'][1:], u_bias=u_bias[1:], i_bias=i_bias[1:], u_any=unknown_user)
+
+# %% ../nbs/11a_export.ipynb #d45ca7b4
+def _strongest(scores, k):
+    "Columns and values of the `k` entries of each row that are farthest from zero"
+    cols = scores.abs().topk(k, 1).indices.sort(1).values
+    return cols,scores.gather(1, cols)
+
+def _item_links(
+    model, # `ItemModel`
+    n_links, # How many for each item
+    n_block=512, # Items whose rows are made at a time
+)->dict: # `link_start`, `link_item` and `link_value`, items counted from 0
+    "The strongest links from each item to others"
+    n = model.n_items-1
+    k = min(n_links, n)
+    blocks = []
+    for rows in torch.arange(1, n+1).split(n_block):
+        one_each = sp.csr_matrix((np.ones(len(rows), np.float32), (range(len(rows)), rows.numpy())), shape=(len(rows),n+1))
+        blocks.append(_strongest(model.of_history(one_each)[:,1:].float(), k))
+    items,values = [torch.cat(o).reshape(-1) for o in zip(*blocks)]
+    return dict(link_start=np.arange(n+1)*k, link_item=to_np(items.int()), link_value=to_np(values))
+
+def _linear_tables_of(model, n_links):
+    "Links of items, what each user has, and the scores for somebody unknown"
+    own = model.history[1:,1:]
+    if own.nnz: own.sort_indices()
+    have = dict(own_start=own.indptr.astype(np.int64), own_item=own.indices.astype(np.int32), own_value=own.data.astype(np.float32))
+    for_any = to_np(model.of_history(model.average_history)[0,1:].float())
+    res = dict(_item_links(model, n_links), **have, any_score=for_any)
+    _check_finite(res)
+    return res
+
 
 # %% ../nbs/11a_export.ipynb #c85ab2f3
 def _seen_tables(
@@ -63,15 +101,21 @@ def export_bundle(self:CollabLearner,
     folder:str|Path, # Where to; an older bundle there is replaced
     items:pd.DataFrame=None, # What to say of items, as for `recommend`
     with_seen=True, # Store which items each user has seen
+    n_links=500, # Links that each item keeps, for a linear model
+    wait=60, # How long to wait for another process that writes there (seconds)
 )->Path: # The folder
-    "Write vectors, labels and seen items, to be served without this library's training half"
-    model = _dot_model(self)
+    "Write vectors or links, labels and seen items, to be served without this library's training half"
+    check_count('n_links', n_links, 'how many links each item keeps')
+    model = get_model(self.model)
+    is_linear = isinstance(model, ItemModel)
     vocab = self.vocab
     user,item = vocab.names
     users = _label_frame(user, vocab.labels[0])
     shown = with_items(_label_frame(item, vocab.labels[1]), items, item)
-    arrays = _model_tables(model)
+    arrays = _linear_tables_of(model, n_links) if is_linear else _model_tables(_dot_model(self))
     if with_seen: arrays.update(_seen_tables(seen_items(self)))
     y_range = None if model.y_range is None else [float(o) for o in model.y_range]
-    info = dict(user=user, item=item, mean=float(getattr(model, 'mean', 0.)), y_range=y_range)
-    return write_bundle(folder, arrays, users, shown, info)
+    mean = 0. if is_linear else float(getattr(model, 'mean', 0.)) # the mean of a linear model is in its input
+    info = dict(user=user, item=item, mean=mean, y_range=y_range)
+    if is_linear: info['kind'] = 'linear'
+    return write_bundle(folder, arrays, users, shown, info, wait)

@@ -326,8 +326,7 @@ def held_out_ratings(
     missing = [o for o in vocab if o not in test.columns]
     if missing: raise KeyError(f"`test` has no column {missing[0]!r}; it has {list(test.columns)}: rename what is users "
         f"and items to {list(vocab)}")
-    dup = test.columns[test.columns.duplicated()]
-    if len(dup): raise ValueError(f"`test` has several columns {dup[0]!r}: rename all but one")
+    check_columns(test)
     last = test.drop_duplicates(list(vocab), keep='last')
     try: return Ratings(vocab, rating_name=train.rating_name).encode(last, 'mean')
     except ValueError as e: raise ValueError(f"`test`: {e}") from None

@@ -55,7 +55,7 @@ def learner_info(
     if hasattr(model, 'y_range'): res['y_range'] = None if model.y_range is None else [float(o) for o in model.y_range]
     if not _tells(learn.dls.train_ds): return res
     counts,y = train_data(learn.dls).counts,train_ratings(learn.dls)
-    if counts: res['counts'] = {k:v.tolist() for k,v in counts.items()}
+    if any(v.sum()>0 for v in counts.values()): res['counts'] = {k:v.tolist() for k,v in counts.items()}
     if len(y): res['scale'] = [float(y.mean()), float(y.std())]
     return res
 
@@ -180,16 +180,18 @@ def pull_from_hub(
 def push_to_hub(
     stem:str|Path, # Path of a saved pair without endings
     repo_id:str, # 'owner/name'; made if need be
+    token=None, # As for `HfApi`; the one of `hf auth login` by default
     **kwargs # For `HfApi.create_repo`
 )->str: # Address of the commit
-    "Put a saved pair on the Hugging Face hub"
+    "Put a saved pair on the Hugging Face hub, in one commit"
     _need_hub()
-    from huggingface_hub import HfApi
-    read_pair(stem) # a damaged pair is not published
-    api = HfApi()
+    from huggingface_hub import CommitOperationAdd,HfApi
     pth,pkl = pair_paths(stem)
+    if read_pair(stem).vocab is None: raise FileNotFoundError(f"{pth} has no vocabulary beside it ({pkl.name}): save it with `CollabLearner.save`")
+    api = HfApi(token=token)
     api.create_repo(repo_id, exist_ok=True, **kwargs)
-    return str(api.upload_folder(repo_id=repo_id, folder_path=pth.parent, allow_patterns=[pth.name,pkl.name]))
+    adds = [CommitOperationAdd(path_in_repo=o.name, path_or_fileobj=o) for o in (pth,pkl)] # names, not patterns that others match too
+    return str(api.create_commit(repo_id, adds, commit_message=f"Add {pth.stem}", repo_type=kwargs.get('repo_type')))
 
 # %% ../nbs/03a_sources.ipynb #da021291
 def _makes_pair(o): return callable(getattr(o, 'as_pair', None))

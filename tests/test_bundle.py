@@ -1,6 +1,6 @@
 "Bundles: the same answers, and no trust in files"
 from helpers import * # all of the package, and what the tests share
-import hashlib,json,subprocess,sys
+import hashlib,json,os,subprocess,sys
 from concurrent.futures import ThreadPoolExecutor
 import numpy as np,pandas as pd,pytest,torch
 from pathlib import Path
@@ -73,19 +73,32 @@ def test_bundles_of_version_0_0_1_give_their_answers(tmp_path, user, exclude_see
     near = b.similar_items('Alien', k=2)
     assert near.film.tolist()==['Heat','Titanic'] and near.year.tolist()==[1995,1997]
 
-def test_the_format_is_that_of_version_0_0_1(tmp_path):
+def part(folder, name):
+    "The file of a bundle that holds its tables, users or items"
+    res, = [o for o in Path(folder).iterdir() if o.name.startswith(name)]
+    return res
+
+def test_the_contents_are_those_of_version_0_0_1(tmp_path):
+    "Other names and a checksum more; the files are the same, byte by byte"
     old = old_bundle(tmp_path/'old')
     b = Bundle(old)
     info = {k:v for k,v in b.info.items() if k not in ('version','sha256')}
     new = write_bundle(tmp_path/'new', b.tables, b.users, b.items, info)
-    assert json.loads((old/'bundle.json').read_text())==json.loads((new/'bundle.json').read_text())
-    for o in old.iterdir():
-        if o.suffix!='.json': assert o.read_bytes()==(new/o.name).read_bytes()
+    said = Bundle(new).info
+    assert {k:said[k] for k in info}==info and set(said)-set(info)=={'version','sha256','check'} and said['version']==2
+    for o in ('tables','users','items'): assert part(old, o).read_bytes()==part(new, o).read_bytes()
 
-def test_an_export_has_the_tables_and_keys_of_version_0_0_1(learn, tmp_path):
+def test_an_export_has_the_tables_of_version_0_0_1(learn, tmp_path):
     old,new = Bundle(old_bundle(tmp_path/'old')),Bundle(learn.export_bundle(tmp_path/'b'))
-    assert list(new.info)==list(old.info)
     assert {k:(v.dtype,v.ndim) for k,v in new.tables.items()}=={k:(v.dtype,v.ndim) for k,v in old.tables.items()}
+
+def test_an_export_over_a_bundle_of_version_0_0_1(learn, tmp_path):
+    "Its files are kept for whoever has just read its description, and go at the next write"
+    folder = old_bundle(tmp_path/'b')
+    learn.export_bundle(folder)
+    assert len(Bundle(folder).users)==20 and (folder/'tables.safetensors').exists()
+    learn.export_bundle(folder)
+    assert sorted(o.name.split('-')[0] for o in folder.iterdir())==['.bundle.lock','bundle.json','items','tables','users']
 
 # ---- The files of a folder ----
 
@@ -105,9 +118,9 @@ def test_without_seen_nothing_is_left_out(learn, tmp_path):
     u = learn.vocab['user'][1]
     assert 'seen' not in b.tables and b.recommend(u, 5)['item'].tolist()==learn.recommend(u, 5, exclude_seen=False)['item'].tolist()
 
-@pytest.mark.parametrize('file', ['tables.safetensors','items.parquet','users.parquet'])
+@pytest.mark.parametrize('file', ['tables','items','users'])
 def test_damage_is_seen(learn, tmp_path, file):
-    f = learn.export_bundle(tmp_path/'b')/file
+    f = part(learn.export_bundle(tmp_path/'b'), file)
     f.write_bytes(f.read_bytes()[:-3]+b'xyz')
     with pytest.raises(ValueError, match=file): Bundle(tmp_path/'b')
     f.unlink()
@@ -200,9 +213,9 @@ def test_bad_questions(learn, tmp_path):
     b = Bundle(learn.export_bundle(tmp_path/'b'))
     first = b.recommend(b.users.iloc[0,0], 1).iloc[0,1]
     assert first not in b.recommend(b.users.iloc[0,0], 3, exclude=first).iloc[:,1].tolist()
-    with pytest.raises(ValueError, match='takes one user, not a list'): b.recommend([1,2])
+    with pytest.raises(ValueError, match='takes one user, not a list'): b.vector([1,2])
     with pytest.raises(ValueError, match='at least 1, not 0'): b.similar_items(b.items.iloc[0,0], k=0)
-    with pytest.raises(ValueError, match='takes one user, not a tuple'): b.recommend((1,2))
+    with pytest.raises(ValueError, match='not a DataFrame: pass the column'): b.recommend(b.users)
     with pytest.raises(ValueError, match='not a DataFrame: pass the column'): b.recommend(1, exclude=b.recommend(1))
     everything = b.recommend(1, k=99, exclude=None)
     assert len(b.recommend(1, k=99, exclude=['not in the bundle']))==len(everything)
@@ -216,7 +229,7 @@ def test_what_does_not_belong_together_is_not_written(learn, tmp_path):
     with pytest.raises(ValueError, match="`info` lacks 'mean'"): write(info={})
     assert not (tmp_path/'c').exists()
     twice = b.users.replace(b.users.iloc[1,0], b.users.iloc[0,0])
-    with pytest.raises(ValueError, match='in the bundle more than once'): Bundle(write(users=twice))
+    with pytest.raises(ValueError, match='more than once'): Bundle(write(users=twice))
 
 @pytest.mark.parametrize('text', ['[]', '{}', '1'])
 def test_a_description_without_a_version_is_damaged(learn, tmp_path, text):
@@ -225,5 +238,154 @@ def test_a_description_without_a_version_is_damaged(learn, tmp_path, text):
 
 def test_a_later_version_asks_for_an_update(learn, tmp_path):
     file = learn.export_bundle(tmp_path/'b')/'bundle.json'
-    file.write_text(json.dumps(dict(json.loads(file.read_text()), version=2)))
+    file.write_text(json.dumps(dict(json.loads(file.read_text()), version=3)))
     with pytest.raises(ValueError, match='update the library'): Bundle(tmp_path/'b')
+
+# ---- Many users, and some items ----
+
+def test_many_users_in_one_frame(learn, tmp_path):
+    b = Bundle(learn.export_bundle(tmp_path/'b'))
+    users = [*learn.vocab['user'][1:], 'zoe', learn.vocab['user'][1]] # an unknown one, and one twice
+    got = b.recommend(users, 4)
+    assert list(got)==['user','rank','item','score'] and got.user.tolist()==[u for u in users for _ in range(4)]
+    for n,u in enumerate(users):
+        one = b.recommend(u, 4)
+        mine = got[4*n:4*n+4].reset_index(drop=True)
+        assert mine['item'].tolist()==one['item'].tolist() and mine['rank'].tolist()==[1,2,3,4]
+        np.testing.assert_allclose(mine.score, one.score, atol=1e-5)
+    assert list(b.recommend([], 4))==list(got) and not len(b.recommend([], 4))
+    everything = b.recommend(users, 4, exclude=b.items['item'])
+    assert list(everything)==list(got) and not len(everything)
+
+def test_batches_by_an_index(learn, tmp_path):
+    pytest.importorskip('usearch')
+    users = learn.vocab['user'][1:]
+    b = Bundle(learn.export_bundle(tmp_path/'b'))
+    exact = b.recommend(users, 3)
+    assert b.build_index().recommend(users, 3)['item'].tolist()==exact['item'].tolist()
+
+@pytest.mark.parametrize('many', [False,True])
+def test_candidates(learn, tmp_path, many):
+    b = Bundle(learn.export_bundle(tmp_path/'b'))
+    user = learn.vocab['user'][1]
+    some = b.items['item'][::3].tolist()
+    asked = [user] if many else user
+    everything = b.recommend(user, 99)
+    want = everything[everything['item'].isin(some)]['item'].tolist()
+    assert b.recommend(asked, 99, candidates=some+['not in the bundle'])['item'].tolist()==want
+    assert b.recommend(asked, 99, candidates=some, exclude=want[0])['item'].tolist()==want[1:]
+    assert not len(b.recommend(asked, candidates=['not in the bundle'])) and not len(b.recommend(asked, candidates=[]))
+    assert b.recommend(asked, candidates=want[0])['item'].tolist()==want[:1]
+
+def test_a_catalogue_of_one_item_has_no_similar_one(tmp_path):
+    tabs = dict(u_weight=np.ones((2,3),np.float32), i_weight=np.ones((1,3),np.float32), u_bias=np.zeros(2,np.float32),
+        i_bias=np.zeros(1,np.float32), u_any=np.zeros(4,np.float32))
+    b = Bundle(write_bundle(tmp_path/'b', tabs, pd.DataFrame(dict(u=[1,2])), pd.DataFrame(dict(i=['x'])), dict(mean=0., y_range=None)))
+    assert list(b.similar_items('x'))==['rank','i','similarity'] and not len(b.similar_items('x'))
+
+# ---- Linear models ----
+
+@pytest.mark.parametrize('kind', ['ease','graph'])
+@pytest.mark.parametrize('exclude', [False,True])
+def test_linear_models_as_the_learner(tmp_path, kind, exclude):
+    dls = CollabDataLoaders.from_interactions(simulate_clicks(60, 40, 12), seed=1, unknown='mean', device='cpu')
+    l = linear_learner(dls, kind, path=tmp_path)
+    b = Bundle(l.export_bundle(tmp_path/'b'))
+    users = l.vocab['user'][1:]
+    got = b.recommend(users, 5, exclude_seen=exclude)
+    for u in users:
+        want = l.recommend(u, 5, exclude_seen=exclude)
+        mine = got[got.user==u]
+        np.testing.assert_allclose(mine.score, want.score, atol=1e-4)
+        assert mine['item'].tolist()==want['item'].tolist()
+    unknown_user = l.recommend('zoe', 4, unknown='mean')
+    np.testing.assert_allclose(b.recommend('zoe', 4).score, unknown_user.score, atol=1e-4)
+    if kind=='ease':
+        near = l.similar_items(l.vocab['item'][1], 5)
+        assert b.similar_items(l.vocab['item'][1], 5)['item'].tolist()==near['item'].tolist()
+    with pytest.raises(ValueError, match='has none'): b.build_index()
+    with pytest.raises(ValueError, match='no vectors'): b.vector(users[0])
+
+def test_a_linear_bundle_is_bounded(tmp_path):
+    dls = CollabDataLoaders.from_interactions(simulate_clicks(60, 40, 12), seed=1, unknown='mean', device='cpu')
+    l = linear_learner(dls, path=tmp_path)
+    full,some = [Bundle(l.export_bundle(tmp_path/f'b{n}', n_links=n)) for n in (500,10)]
+    n = len(full.items)
+    assert len(some.tables['link_item'])==10*n and len(full.tables['link_item'])==n*n
+    assert {k:v.nbytes for k,v in some.tables.items()}['link_value']==40*n
+    users = l.vocab['user'][1:]
+    a,b = full.recommend(users, 5),some.recommend(users, 5)
+    assert len(a.merge(b, on=['user','item']))>.6*len(a)
+
+# ---- Written in one step, by one at a time ----
+
+def test_files_are_as_readable_as_their_neighbours(learn, tmp_path):
+    old = os.umask(0o027)
+    try: folder = learn.export_bundle(tmp_path/'b')
+    finally: os.umask(old)
+    assert {o.stat().st_mode&0o777 for o in folder.iterdir() if o.name!='.bundle.lock'}=={0o640} and folder.stat().st_mode&0o777==0o750
+
+def test_an_old_reader_finishes_after_a_new_export(learn, tmp_path):
+    "Whoever has read the old description still finds its files, and after two exports begins again"
+    from collab_ext import bundle
+    folder = learn.export_bundle(tmp_path/'b')
+    info = bundle._read_info(folder)
+    other = learner(loaders(simulate_ratings(20, 31, 200).ratings), tmp_path)
+    other.export_bundle(folder)
+    assert set(bundle._read_parts(folder, info, True))=={'tables','users','items'}
+    other.export_bundle(folder, with_seen=False)
+    with pytest.raises(FileNotFoundError): bundle._read_parts(folder, info, True)
+    assert len(Bundle(folder).items)==other.vocab.sizes[1]-1
+
+@pytest.mark.parametrize('name', ['../x.parquet','/etc/passwd','sub/items.parquet','items.parquet\0','notes.txt'])
+def test_a_description_names_no_file_elsewhere(learn, tmp_path, name):
+    from collab_ext import bundle
+    folder = learn.export_bundle(tmp_path/'b')
+    info = json.loads((folder/'bundle.json').read_text())
+    info['sha256'] = {name if k.startswith('items') else k:v for k,v in info['sha256'].items()}
+    (folder/'bundle.json').write_text(json.dumps(dict(info, check=bundle._check_of(info))))
+    with pytest.raises(ValueError, match='which is no file of a bundle'): Bundle(folder)
+
+def test_the_description_has_a_sum(learn, tmp_path):
+    file = learn.export_bundle(tmp_path/'b')/'bundle.json'
+    file.write_text(json.dumps(dict(json.loads(file.read_text()), mean=9.)))
+    with pytest.raises(ValueError, match='does not fit its own checksum'): Bundle(tmp_path/'b')
+
+def test_no_link_is_followed(learn, tmp_path):
+    folder = learn.export_bundle(tmp_path/'b')
+    mine = tmp_path/'mine'
+    mine.write_text('mine')
+    for o in list(folder.iterdir()):
+        if o.name=='.bundle.lock': continue
+        o.unlink()
+        o.symlink_to(mine)
+    learn.export_bundle(folder)
+    assert mine.read_text()=='mine' and len(Bundle(folder).users)==20
+    (tmp_path/'link').symlink_to(folder)
+    with pytest.raises(ValueError, match='is a link'): learn.export_bundle(tmp_path/'link')
+
+def test_an_export_waits_for_another_and_says_so(learn, tmp_path):
+    from filelock import FileLock
+    folder = learn.export_bundle(tmp_path/'b')
+    was = (folder/'bundle.json').read_bytes()
+    with FileLock(folder/'.bundle.lock'), pytest.raises(TimeoutError, match='for 0.05 s: wait until it is done'): learn.export_bundle(folder, wait=.05)
+    assert (folder/'bundle.json').read_bytes()==was
+
+def test_the_package_serves_without_torch(learn, tmp_path):
+    "Nothing of the training half is imported before it is asked for, and then all of it"
+    learn.export_bundle(tmp_path/'b')
+    code = ("import sys\nfrom collab_ext.bundle import Bundle\nimport collab_ext\n"
+        f"print(len(Bundle({str(tmp_path/'b')!r}).recommend({learn.vocab['user'][1]!r}, k=3)))\n"
+        "assert not {'torch','fastai'} & set(sys.modules) and {'collab_learner','Bundle'} <= set(dir(collab_ext))\n"
+        "from collab_ext import *\nassert CollabLearner.recommend and Bundle is collab_ext.Bundle and set(collab_ext.__all__) <= set(globals())\n"
+        "try: collab_ext.nonsense\nexcept AttributeError as e: print(e)")
+    res = subprocess.run([sys.executable, '-W', 'ignore', '-c', code], capture_output=True, text=True)
+    assert res.stdout.splitlines()==['3',"module 'collab_ext' has no attribute 'nonsense'"], res.stderr
+
+@pytest.mark.parametrize('module', ['learner','vocab','recommend'])
+def test_a_learner_has_its_methods_whichever_module_comes_first(module):
+    code = (f"import collab_ext.{module} as m,sys\nfrom collab_ext.learner import CollabLearner\n"
+        "assert CollabLearner.recommend and CollabLearner.save and CollabLearner.export_bundle and sys.modules[m.__name__] is m\n"
+        "import collab_ext\nassert collab_ext.CollabLearner is CollabLearner")
+    res = subprocess.run([sys.executable, '-W', 'ignore', '-c', code], capture_output=True, text=True)
+    assert not res.returncode, res.stderr

@@ -44,7 +44,7 @@ class Steps:
     def run(self, act):
         sys.addaudithook(lambda ev,args: self() if ev in events else None)
         open_ = builtins.open
-        builtins.open = lambda f,mode='r',*args,**kw: Torn(open_(f,mode,*args,**kw), self) if 'w' in mode else open_(f,mode,*args,**kw)
+        builtins.open = lambda f,mode='r',*args,**kw: Torn(open_(f,mode,*args,**kw), self) if set('wx')&set(mode) else open_(f,mode,*args,**kw)
         self.on = True
         sys.settrace(self.trace)
         act()
@@ -259,7 +259,7 @@ def test_full_disk(tmp_path, monkeypatch, first):
     stem,open_ = tmp_path/'m',builtins.open
     def open_full(f, mode='r', *args, **kw):
         o = open_(f, mode, *args, **kw)
-        return Full(o, None) if 'w' in mode else o
+        return Full(o, None) if set('wx')&set(mode) else o
 
     if not first: save(stem, 0)
     for k in range(1000):
@@ -574,3 +574,137 @@ def test_text_classifier(tmp_path, era, wrap):
         wrong = wrong_rows(learn, but=(NA,))
         assert {t for t,_ in wrong}=={'u_bias'} # the only table that a classifier lacks
         assert list(learn.report.to_frame().index)==['u_weight','i_weight','i_bias']
+
+# ---- What a file may cost, and whom a writer waits for ----
+
+def test_torch_is_not_asked_to_read(tmp_path, monkeypatch):
+    "Files are read on any torch: by no reader of torch's"
+    save(tmp_path/'m', 1)
+    def refuse(*args, **kwargs): raise AssertionError('torch.load was called')
+    monkeypatch.setattr(torch, 'load', refuse)
+    assert number(tmp_path/'m')==1
+
+@pytest.mark.parametrize('legacy', [False,True], ids=['zip','legacy'])
+def test_reads_what_torch_reads(tmp_path, legacy):
+    "Every type of number, shared storages, parts and transposes, scalars and empty ones"
+    base = torch.arange(24.).reshape(4,6)
+    types = [torch.float64,torch.float32,torch.float16,torch.bfloat16,torch.int64,torch.int32,torch.int16,torch.int8,torch.uint8,torch.bool]
+    state = OrderedDict({str(o):base.to(o) for o in types}, part=base[1:3,2:], turned=base.T, again=base, scalar=torch.tensor(2.), none=torch.zeros(0,3),
+        parameter=torch.nn.Parameter(torch.ones(2)))
+    opt = dict(state=[dict(step=3, avg=base[0])], hypers=[dict(lr=np.float64(.1), n=np.int32(4), betas=(.9,.99))])
+    torch.save(dict(model=state, opt=opt), tmp_path/'w.pth', _use_new_zipfile_serialization=not legacy)
+    for mapped in (False,True):
+        got,got_opt = files.read_weights(tmp_path/'w.pth', mmap=mapped)
+        assert same(OrderedDict(got), OrderedDict((k,v.data) for k,v in state.items()))
+        assert same(got_opt, dict(state=[dict(step=3, avg=base[0])], hypers=[dict(lr=.1, n=4, betas=(.9,.99))]))
+
+def test_shared_storages_stay_shared(tmp_path):
+    w = torch.zeros(3,2)
+    torch.save(dict(a=w, b=w), tmp_path/'w.pth')
+    got,_ = files.read_weights(tmp_path/'w.pth')
+    got['a'][0] = 1
+    assert same(got['a'], got['b'])
+
+def test_truncated_weights_of_every_length_name_the_file(tmp_path):
+    torch.save({'u_weight.weight':torch.zeros(900,3)}, tmp_path/'w.pth') # more than 4 KiB
+    data = (tmp_path/'w.pth').read_bytes()
+    for n in range(0, len(data), 97):
+        (tmp_path/'w.pth').write_bytes(data[:n])
+        with pytest.raises(ValueError, match='w.pth'): files.read_weights(tmp_path/'w.pth')
+
+@pytest.mark.parametrize('change', [lambda o: o['hypers'][0].update(lr=2.), lambda o: o['state'].append({}), lambda o: o.pop('hypers')])
+def test_the_sum_covers_the_state_of_the_optimizer(tmp_path, change):
+    save(tmp_path/'m', 1)
+    content = torch.load(tmp_path/'m.pth', weights_only=True)
+    change(content['opt'])
+    torch.save(content, tmp_path/'m.pth')
+    with pytest.raises(ValueError, match="m.pth is damaged: its optimizer's state"): read_pair(tmp_path/'m')
+    torch.save(content['model'], tmp_path/'m.pth')
+    with pytest.raises(ValueError, match="m.pth is damaged: its optimizer's state"): read_pair(tmp_path/'m')
+
+@pytest.mark.parametrize('info,said', [(dict(y_range=[0,math.inf]), 'y_range'), (dict(y_range=5), 'y_range'), (dict(scale=[1,'a']), 'scale'),
+    (dict(counts=dict(user=[1], item=[1])), "counts of 'user'"), (dict(counts=3), 'counts'),
+    (dict(prior=dict(mean=1., noise=1., sides=[{}, {}])), 'prior is missing'), (dict(prior=dict(mean=math.nan, noise=1., sides=[{}, {}])), 'prior')])
+def test_info_that_is_no_learners(tmp_path, info, said):
+    save(tmp_path/'m', 1, info=info)
+    with pytest.raises(ValueError, match=f'm_vocab.pkl is damaged: .*{said}'): read_pair(tmp_path/'m')
+
+def test_labels_that_are_there_twice(tmp_path):
+    save_pair(tmp_path/'m', {'u_weight.weight':torch.zeros(2,2)}, dict(user=['a','a'], item=[]))
+    with pytest.raises(ValueError, match="label of 'user' is there more than once"): read_pair(tmp_path/'m')
+
+def test_a_lock_has_a_time_limit(tmp_path):
+    from filelock import FileLock
+    save(tmp_path/'m', 1)
+    with FileLock(tmp_path/'.m.lock'), pytest.raises(TimeoutError, match='m.pth for 0.05 s: wait until it is done'): save(tmp_path/'m', 2, wait=.05)
+    assert number(tmp_path/'m')==1 and not leftovers(tmp_path)
+    learn = learner(frame('ab','xy'), tmp_path)
+    learn.save('n')
+    with FileLock(tmp_path/'models/.n.lock'), pytest.raises(TimeoutError): learn.save('n', wait=.05)
+
+@pytest.mark.parametrize('error', [OSError(errno.ENOLCK, 'x'), OSError(errno.ENOSYS, 'x'), NotImplementedError('x')], ids=repr)
+def test_a_file_system_without_locks(tmp_path, monkeypatch, error):
+    def acquire(self): raise error
+    monkeypatch.setattr(files.FileLock, 'acquire', acquire)
+    with pytest.raises(OSError, match="has no locks, so .*m.pth can't be written safely: save elsewhere"): save(tmp_path/'m', 1)
+    assert not list(tmp_path.iterdir())
+
+def test_a_link_is_replaced_not_followed(tmp_path):
+    (tmp_path/'other').write_text('mine')
+    for o in ('m.pth','m_vocab.pkl'): (tmp_path/o).symlink_to(tmp_path/'other')
+    save(tmp_path/'m', 1)
+    assert number(tmp_path/'m')==1 and (tmp_path/'other').read_text()=='mine'
+
+@pytest.mark.parametrize('name', ['', '.', '..', 'a/..', '.pth', Path('')])
+def test_a_pair_needs_a_name(tmp_path, name):
+    learn = learner(frame('ab','xy'), tmp_path)
+    for way in (learn.save,learn.load):
+        with pytest.raises(ValueError, match='has no name'): way(name)
+    assert not list(tmp_path.iterdir())
+
+# ---- Linear models ----
+
+def clicks(n_users=30, seed=0): return CollabDataLoaders.from_interactions(simulate_clicks(n_users, 20, 8, seed=seed), valid_pct=0, device='cpu', unknown='mean')
+
+@pytest.mark.parametrize('kind', ['ease','graph'])
+def test_a_linear_model_comes_back(tmp_path, kind):
+    settings = dict(ease=dict(ridge=50.), graph=dict(rank=5, low_pass=.3))[kind]
+    learn = linear_learner(clicks(), kind, path=tmp_path, **settings)
+    learn.save('m')
+    other = linear_learner(clicks(seed=1), kind, path=tmp_path) # other ratings, other settings
+    users = learn.vocab['user'][1:]
+    assert not same(other.recommend(users, 3, exclude_seen=False), learn.recommend(users, 3, exclude_seen=False))
+    other.load('m')
+    assert same(other.recommend(users, 3, exclude_seen=False), learn.recommend(users, 3, exclude_seen=False))
+    assert other.model.settings==learn.model.settings and other.solver is None
+
+def test_a_linear_model_is_refused_where_it_does_not_fit(tmp_path):
+    learn = linear_learner(clicks(), path=tmp_path)
+    learn.save('m')
+    before = weights(learn)
+    with pytest.raises(ValueError, match='m.pth holds a EASE, and this learner is a GraphFilter'): linear_learner(clicks(), 'graph', path=tmp_path).load('m')
+    with pytest.raises(ValueError, match='is not matched by label: solve it from this data'): linear_learner(clicks(29), path=tmp_path).load('m')
+    learner(frame('ab','xy'), tmp_path).save('t')
+    with pytest.raises(ValueError, match='t.pth holds a model of tables'): learn.load('t')
+    with pytest.raises(ValueError, match='m.pth holds a EASE, and this learner is a DotBias'): learner(frame('ab','xy'), tmp_path).load('m')
+    assert same(weights(learn), before)
+
+@pytest.mark.parametrize('bad', ['indptr','indices','B','average'])
+def test_a_damaged_linear_model_changes_nothing(tmp_path, bad):
+    learn = linear_learner(clicks(), path=tmp_path)
+    p = read_pair(learn.save('m').with_suffix(''))
+    state = {**p.wgts, bad:p.wgts[bad]+(1000 if bad[:3]=='ind' else math.inf)}
+    save_pair(tmp_path/'models/m', state, p.vocab, info=p.info)
+    before = weights(learn)
+    with pytest.raises(ValueError, match='m.pth is'): learn.load('m')
+    assert same(weights(learn), before)
+
+@pytest.mark.filterwarnings('ignore')
+def test_an_exported_learner_hides_what_was_seen(tmp_path):
+    from fastai.learner import load_learner
+    for learn in (fit(learner(loaders(simulate_ratings(20, 30, 200).ratings), tmp_path)), linear_learner(clicks(), path=tmp_path)):
+        users = learn.vocab['user'][1:]
+        want = learn.recommend(users, 5)
+        learn.export('x.pkl')
+        assert same(load_learner(tmp_path/'x.pkl').recommend(users, 5), want)
+        assert same(learn.recommend(users, 5), want)

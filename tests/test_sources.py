@@ -52,7 +52,7 @@ def test_a_fastai_learner_on_another_scale(worlds, tmp_path, y_range, new_range)
 
 def test_a_fastai_net(worlds, tmp_path):
     p = learner_pair(stock(worlds[0], tmp_path, n=1, use_nn=True))
-    assert 'mean' not in p.wgts and 'y_range' not in p.info and p.info['scale']
+    assert 'mean' not in p.wgts and p.info['y_range'] is None and p.info['scale']
 
 def test_a_plain_learner_on_our_loaders(worlds, tmp_path):
     dls = loaders(worlds[0])
@@ -64,7 +64,7 @@ def test_a_learner_without_its_data(worlds, tmp_path):
     "An exported learner has labels and no ratings"
     stock(worlds[0], tmp_path, (0,5.5), n=1).export(tmp_path/'x.pkl')
     p = learner_pair(load_learner(tmp_path/'x.pkl'))
-    assert p.info==dict(y_range=[0.,5.5]) and 'mean' not in p.wgts and len(p.vocab['user'])>1
+    assert p.info==dict(counts={}, y_range=[0.,5.5], scale=None) and 'mean' not in p.wgts and len(p.vocab['user'])>1
 
 def test_a_learner_without_labels():
     dl = torch.utils.data.DataLoader(torch.utils.data.TensorDataset(torch.zeros(4,1), torch.zeros(4,1)))
@@ -130,3 +130,23 @@ def test_every_table_gets_the_width_that_was_asked_for(n_u, n_i, k_u, k_i, k):
 @pytest.mark.parametrize('k', [0,-1,2.5,True,None])
 def test_no_width(k):
     with pytest.raises(ValueError, match='`n_factors` is the width'): project_wgts({'u_weight.weight':torch.zeros(2,3)}, k)
+
+# The hub
+class Hub:
+    "A hub that remembers what it was asked"
+    asked = []
+    def __init__(self, token=None): self.token = token
+    def create_repo(self, repo_id, **kwargs): Hub.asked.append(('repo', self.token, kwargs))
+    def create_commit(self, repo_id, operations, commit_message, repo_type=None):
+        Hub.asked.append(('commit', self.token, [o.path_in_repo for o in operations]))
+        return 'address'
+
+@pytest.mark.parametrize('name', ['m[1]','m*','m?','m'])
+def test_a_push_sends_the_two_files_and_no_neighbours(tmp_path, monkeypatch, name):
+    hub = pytest.importorskip('huggingface_hub')
+    monkeypatch.setattr(hub, 'HfApi', Hub)
+    Hub.asked.clear()
+    wgts = {'u_weight.weight':torch.zeros(2,2), 'i_weight.weight':torch.zeros(2,2)}
+    for o in (name,'m1','mm'): save_pair(tmp_path/o, wgts, dict(user=[1,2], item=[1,2]))
+    assert push_to_hub(tmp_path/name, 'me/movies', token='secret', private=True)=='address'
+    assert Hub.asked==[('repo','secret',dict(exist_ok=True, private=True)), ('commit','secret',[f'{name}.pth',f'{name}_vocab.pkl'])]
