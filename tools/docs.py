@@ -1,5 +1,5 @@
 "Build the documentation in `_docs` without Quarto: nbdev processes the notebooks, smalldocs renders them, then the pages are checked"
-import html, os, re, shutil, sys
+import html, json, os, re, shutil, sys
 from html.parser import HTMLParser
 from urllib.parse import unquote, urljoin
 
@@ -15,7 +15,7 @@ from smalldocs.site import Site
 from reference import Docs, mend
 
 # Quarto's own business, which smalldocs says that it leaves out
-_ignore = 'commonmark|format-links|keep-md|output-file|output-dir|html-math-method|keywords'
+_ignore = 'commonmark|format-links|keep-md|output-file|output-dir|html-math-method|search-words'
 # Pages
 
 _math = re.compile(r'<span class="math (inline|display)">\\[(\[](.*?)\\[)\]]</span>', re.S)
@@ -45,8 +45,6 @@ class NbdevSite(Site):
         super().render_page(page)
         page.html = mathml(page.html)
         page.env['math'] = False # no KaTeX
-        words = page.front.get('keywords')
-        if words: page.env['search'][0]['text'] += f' ({words})'
 
     def copy_assets(self, nav):
         "Themes come with the fonts of another site; the system's are used instead"
@@ -54,6 +52,17 @@ class NbdevSite(Site):
         for f in (self.out/'site_libs').rglob('*.css'):
             css = f.read_text(encoding='utf-8')
             f.write_text(re.sub(r'@import\s+url\([^)]*\);?', '', css), encoding='utf-8')
+
+    def write_search(self):
+        "Write the index of the search, and in it what users call the subject of a page (`search-words` in its title cell)"
+        super().write_search()
+        f = self.out/'search.json'
+        entries = json.loads(f.read_text(encoding='utf-8'))
+        for page in self.pages.values():
+            words,where = page.front.get('search-words', ''),str(page.out)
+            about = dict(href=where, title=page.title, text=page.front.get('description', ''))
+            entries += [dict(about, objectID=f'{where}?{o}', section=o) for o in words.split(', ') if o]
+        f.write_text(json.dumps(entries, ensure_ascii=False), encoding='utf-8')
 
     def llms_link(self, href, page):
         "A link in a markdown copy leads to the other page's copy, which is named as Quarto names it"
