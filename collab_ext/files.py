@@ -749,7 +749,8 @@ def read_pair(
     if entry is None or entry['vocab'] is None: return Pair(state, opt, None, {}, pth)
     info = entry['info']
     labels = _checked_vocab(entry['vocab'], pkl)
-    if has_tables(state): check_rows(tables(state), labels)
+    tabs = tables(state) if has_tables(state) else {} # a linear model, or one of the user's own, may have none
+    check_rows(tabs, labels)
     _check_finite(state, pth)
     if 'prior' in info: info = dict(info, prior=read_prior(info))
     _check_info(info, labels, tabs, pkl)

@@ -1,5 +1,5 @@
-"Write README.md from the index notebook: its prose, its visible code cells and what they print"
-import re, sys
+"Write README.md from the index notebook: its prose, its visible code cells and what they print; and the pictures that it shows"
+import base64, re, sys
 from fastcore.nbio import read_nb, nb_frontmatter, cell_frontmatter, join_out
 from fastcore.script import call_parse
 from fastcore.xtras import strip_ansi
@@ -39,13 +39,23 @@ def nb2md(path):
     title = f"# {fm['title']}\n\n> {fm['description']}" if fm else ''
     return '\n\n'.join(filter(None, [title, *map(_cell2md, nb.cells)])) + '\n'
 
+# Picture of the index page → the notebook that draws it, and a cell of it
+_pictures = {'images/new_town.png': ('20_new_town.ipynb', 'plot_errors(errors);')}
+
+def picture(nb, source):
+    "The stored picture below the cell of the notebook `nb` that ends with `source`"
+    cell = next(c for c in read_nb(nb).cells if c.source.endswith(source))
+    png = next(o.data['image/png'] for o in cell.outputs if 'image/png' in o.get('data', {}))
+    return base64.b64decode(join_out(png))
+
 @call_parse
 def main(
-    check:bool=False, # Write nothing; fail if README.md is not what would be written
+    check:bool=False, # Write nothing; fail if a file is not what would be written
 ):
-    "Write README.md from the index notebook"
+    "Write README.md from the index notebook, and its pictures from the tutorials"
     cfg = get_config()
-    readme,md = cfg.config_path/'README.md',nb2md(cfg.nbs_path/cfg.readme_nb)
-    if not check: return readme.write_text(md, encoding='utf-8')
-    if not readme.exists() or readme.read_text(encoding='utf-8')!=md:
-        sys.exit(f'README.md is not in step with {cfg.nbs_path.name}/{cfg.readme_nb}: run `python tools/readme.py`')
+    files = {cfg.nbs_path/k: picture(cfg.nbs_path/nb, source) for k,(nb,source) in _pictures.items()}
+    files[cfg.config_path/'README.md'] = nb2md(cfg.nbs_path/cfg.readme_nb).encode('utf-8')
+    for f,new in files.items():
+        if not check: f.write_bytes(new)
+        elif not f.exists() or f.read_bytes()!=new: sys.exit(f'{f.name} is not in step with the notebooks: run `python tools/readme.py`')

@@ -1,0 +1,87 @@
+"The reference part of the site's pages: what nbdev leaves out of it, its links, its order, and its signatures"
+import ast, re
+
+from fastai.callback.core import event
+from fastcore.basics import merge
+from fastcore.nbio import mk_cell, read_nb, write_nb
+from nbdev.doclinks import NbdevLookup
+from nbdev.process import Processor
+from nbdev.processors import FilterDefaults, add_show_docs
+
+_events = {o for o in vars(event) if not o.startswith('_')}
+
+def is_shown(m):
+    "Does the method `m` of a class get an entry? Public ones that say what they do, except those that fastai calls in training"
+    return isinstance(m, ast.FunctionDef) and m.name[0]!='_' and m.name not in _events and ast.get_docstring(m)
+
+class ShowMethods(Processor):
+    "Give the methods that stand in the body of an exported class entries too; nbdev leaves them out"
+    def begin(self):
+        for c in reversed([c for c in self.nb.cells if c.cell_type=='code' and 'export' in c.directives_]):
+            classes = [o for o in c.parsed_() if isinstance(o, ast.ClassDef) and o.name[0]!='_']
+            shows = [f'show_doc({o.name}.{m.name}, title_level=4)' for o in classes for m in filter(is_shown, o.body)]
+            i = self.nb.cells.index(c)
+            self.nb.cells[i+1:i+1] = map(mk_cell, shows)
+
+class Docs(FilterDefaults):
+    "nbdev's processing of a notebook, with entries for methods, and with links from the names that users call methods by"
+    def base_procs(self):
+        res = super().base_procs()
+        i = res.index(add_show_docs)
+        return [*res[:i],ShowMethods,*res[i:]]
+
+    def __call__(self, nb):
+        NbdevLookup().syms.update(method_links())
+        return super().__call__(nb)
+
+def method_links():
+    "Where `solve`, `learn.solve` and `from_df` lead; fastai has another `solve`, about images"
+    ours = merge(*NbdevLookup().entries['collab_ext']['syms'].values())
+    names = {k.split('.', 2)[2]:v for k,v in ours.items()}
+    res = {}
+    for cls,called in dict(CollabDataLoaders='dls', CollabLearner='learn').items():
+        for k,v in names.items():
+            owner,_,m = k.partition('.')
+            if owner!=cls or not m or m[0]=='_': continue
+            res[f'{called}.{m}'] = v
+            if m not in names: res[m] = v
+    return res
+
+def tidy(sig):
+    "The markdown `sig` of a reference entry without module names of ours, types that say nothing, and the events that each callback takes"
+    sig = re.sub(r'\b(?:__main__|collab_ext(?:\.\w+)*)\.(?=\w)', '', sig)
+    sig = re.sub(rf"\b(?:{'|'.join(_events)})(?::NoneType)?=None(?:,\s*)?", '', sig)
+    sig = re.sub(r'\(\s*\*,\s*\)', '()', sig)
+    sig = re.sub(r':NoneType(?==None)', '', sig)
+    return re.sub(r'(```python\n)def ([A-Z]\w*\(.*?\)):?(\n```)', r'\1\2\3', sig, flags=re.S)
+
+def entry_of(cell):
+    "The markdown of the reference entry in `cell`; None if there is none"
+    if not re.search(r'^show_doc\(', cell.source, re.M): return
+    return ''.join(''.join(o['data'].get('text/markdown', '')) for o in cell.get('outputs', []) if 'data' in o)
+
+def line_of(cell):
+    "Line of the module that the entry in `cell` is about; 0 if it names none"
+    m = re.search(r'#L(\d+)\)', entry_of(cell))
+    return int(m[1]) if m else 0
+
+def in_order(cells):
+    "`cells` with neighbouring reference entries in the order of the module; nbdev reverses those of one cell"
+    res,run = [],[]
+    for c in [*cells,None]:
+        if c is not None and c.cell_type=='code' and entry_of(c) is not None: run.append(c)
+        else:
+            res += sorted(run, key=line_of) if all(map(line_of, run)) else run
+            run = []
+            if c is not None: res.append(c)
+    return res
+
+def mend(f):
+    "Tidy the processed notebook `f`"
+    nb = read_nb(f)
+    for c in nb.cells:
+        if c.cell_type=='markdown': c.remove_directives()
+        elif entry_of(c):
+            for o in c.outputs: o['data']['text/markdown'] = tidy(''.join(o['data']['text/markdown']))
+    nb.cells = in_order(nb.cells)
+    write_nb(nb, f)
