@@ -283,6 +283,7 @@ def _source_prior(p):
     moment = _above_zero(p['feature_moment']) # 0.0.1 saved it without the ridge, so that rounding could make it indefinite
     return Posterior(None, None, p['row_cov'], coefs=p['coefs'], feature_moment=moment)
 
+# %% ../nbs/05a_bayes.ipynb #bbafa9c5
 def moved_side(
     rows:Tensor, # The source's rows [vector, bias]
     idx:Tensor, # For each new row its row in the source, -1 where there is none

@@ -112,12 +112,6 @@ class CollabLearner(Learner):
         bars = [] if len(dl) else [o for o in self.cbs if isinstance(o, ProgressCallback)]
         with self.removed_cbs(bars): super()._do_epoch_validate(ds_idx, dl)
 
-    def serve(self, dls):
-        "Go on with other data, whose labels are those of the model's rows"
-        self.dls = dls
-        if hasattr(self.model, 'classes'): self.model.classes = dls.classes
-        return self
-
     def __getstate__(self): return dict(super().__getstate__(), _solved=None)
 
     @delegates(Learner.fit)
@@ -137,6 +131,16 @@ class CollabLearner(Learner):
         res = super().get_preds(ds_idx, dl, reorder=reorder, **kwargs)
         def flat(o): return o.reshape(-1) if isinstance(o, Tensor) and o.numel()==o.shape[:1].numel() else o
         return tuple(flat(o) for o in res)
+
+# %% ../nbs/06_learner.ipynb #ac16a4ef
+@patch
+def serve(self:CollabLearner,
+    dls, # Loaders whose vocabulary is that of the model's rows
+)->CollabLearner: # This learner
+    "Go on with other data, whose labels are those of the model's rows"
+    self.dls = dls
+    if hasattr(self.model, 'classes'): self.model.classes = dls.classes
+    return self
 
 # %% ../nbs/06_learner.ipynb #9e91587d
 class _Module:
@@ -251,6 +255,7 @@ def _start_adapted(learn, solver, transfer, src):
     if len(learn.dls.valid_ds): _note_start(learn, transfer)
     return adapted
 
+# %% ../nbs/06_learner.ipynb #5f00c2f3
 def _note_start(learn, transfer):
     "Validation error before training; warn if a constant would do better"
     rmse,mean_rmse = rating_rmse(get_model(learn.model), learn.dls.valid_ds, learn.dls.device),_mean_rmse(learn.dls)
