@@ -724,6 +724,11 @@ def _check_finite(state, file):
     bad = [k for k,v in state.items() if not v.isfinite().all()]
     if bad: raise ValueError(f"{file} is damaged: its `{bad[0]}` holds NaN or infinite values; load an earlier one")
 
+def _check_mean(state, file):
+    "Raise a `ValueError` unless the global mean, where there is one, is a number"
+    mean = state.get('mean')
+    if mean is not None and mean.numel()!=1: raise ValueError(f"{file} is damaged: its `mean` has the shape {tuple(mean.shape)}, and is one number")
+
 def _check_info(info, vocab, tabs, file):
     "Raise a `ValueError` unless what a learner keeps beside its labels is what it should be"
     width = first(w.shape[1] for t,w in tabs.items() if t.endswith('_weight'))
@@ -751,6 +756,7 @@ def read_pair(
     labels = _checked_vocab(entry['vocab'], pkl)
     tabs = tables(state) if has_tables(state) else {} # a linear model, or one of the user's own, may have none
     check_rows(tabs, labels)
+    if tabs: _check_mean(state, pth)
     _check_finite(state, pth)
     if 'prior' in info: info = dict(info, prior=read_prior(info))
     _check_info(info, labels, tabs, pkl)
