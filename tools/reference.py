@@ -23,12 +23,18 @@ class ShowMethods(Processor):
             i = self.nb.cells.index(c)
             self.nb.cells[i+1:i+1] = map(mk_cell, shows)
 
+class NameMethods(Processor):
+    "Head the entry of a decorated method by its class too: nbdev looks through the decorator, at a function of no class"
+    def begin(self):
+        for c in self.nb.cells:
+            if c.cell_type=='code': c.source = re.sub(r'^show_doc\((\w+\.\w+)\)', r"show_doc(\1, name='\1')", c.source, flags=re.M)
+
 class Docs(FilterDefaults):
     "nbdev's processing of a notebook, with entries for methods, and with links from the names that users call methods by"
     def base_procs(self):
         res = super().base_procs()
         i = res.index(add_show_docs)
-        return [*res[:i],ShowMethods,*res[i:]]
+        return [*res[:i],ShowMethods,add_show_docs,NameMethods,*res[i+1:]]
 
     def __call__(self, nb):
         NbdevLookup().syms.update(method_links())
