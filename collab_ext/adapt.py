@@ -209,6 +209,7 @@ def _grow_rows(learn, dls, fill, solve):
     can_solve = solver is not None and solver.solves_rows
     if solve and not can_solve: raise ValueError(f"`solve=True` wants a closed form, and {no_closed_form(learn)}: leave it out, and train")
     more = enlarged(learn, dls.vocab, dls.train_ds, ifnone(fill, 'mean'), ifnone(solve, can_solve and fill is None))
+    if more.prior is not None: more = more._replace(prior=dict(more.prior, before=list(learn.vocab.sizes))) # later ratings add to earlier ones
     _install(learn, more, dls)
 
 def _grow_anew(learn, dls, fill, solve):

@@ -515,7 +515,9 @@ class BayesSolver(Solver):
         return res
 
     @property
-    def n_epochs(self): return 3 if isinstance(self.mf, TransferMF) else 20
+    def has_grown(self): return bool(self.model.prior and self.model.prior.get('before'))
+    @property
+    def n_epochs(self): return 3 if isinstance(self.mf, TransferMF) or self.mf is None and self.has_grown else 20
     @property
     def from_scratch(self): return self.mf is None and self.model.prior is None
 
@@ -529,7 +531,14 @@ class BayesSolver(Solver):
         ds = self.dls.train_ds
         rm = RatingMatrix.from_ratings(ds)
         if self.model.prior is None: return self.scratch(rm)
+        if self.has_grown: return self.grown(rm)
         return BayesMF.from_tables(rm, tables(self.model), self.known_prior(), list(ds.counts.values()), self.model.link)
+
+    def grown(self, rm:RatingMatrix)->TransferMF:
+        "A start from rows that were learned from other ratings: these are the prior of the ratings here, as those of a source are"
+        idxs = [torch.where(torch.arange(n)<m, torch.arange(n), -1) for n,m in zip(rm.sizes, self.model.prior['before'])]
+        counts = [torch.full((n,), 20) for n in rm.sizes]
+        return TransferMF(rm, tables(self.model), idxs, self.known_prior(), counts, self.model.link).start()
 
     def train_epoch(self):
         if self.mf is None: self.mf = self.resumed()

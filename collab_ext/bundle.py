@@ -13,6 +13,8 @@ __all__ = ['bundle_version', 'write_bundle', 'Bundle']
 import hashlib,io,json,os,re,secrets
 import numpy as np,pandas as pd
 from contextlib import contextmanager
+from datetime import date
+from decimal import Decimal
 from pathlib import Path
 from fastcore.basics import patch
 
@@ -62,8 +64,20 @@ def _write_new(folder, name, data):
 def _parquet(df):
     "`df` as the content of a Parquet file"
     f = io.BytesIO()
+    for name in df: _check_plain(df[name], name)
     df.to_parquet(f, index=False)
     return f.getvalue()
+
+_plain_types = (str,bytes,bool,int,float,np.generic,type(None),type(pd.NaT),type(pd.NA),pd.Timestamp,Decimal,date)
+
+def _check_plain(column, name):
+    "Raise a `ValueError` for a column that a bundle can't hold, or can't be read from"
+    if column.dtype!=object: return
+    values = column.dropna()
+    odd = [o for o in values if not isinstance(o, _plain_types)]
+    if odd: raise ValueError(f"The column {name!r} holds {odd[0]!r:.80}: a bundle keeps numbers, texts and dates; leave the column out, or make it text")
+    kinds = sorted({type(o).__name__ for o in values})
+    if len(kinds)>1: raise ValueError(f"The column {name!r} holds {' and '.join(kinds)}: make it one type, for example with `df[{name!r}].astype(str)`")
 
 # %% ../nbs/11_bundle.ipynb #8b7860bc
 def _contents(tables, users, items):
@@ -412,7 +426,10 @@ def _as_list(name, o):
     "A list of labels, from one label, many, or None"
     if isinstance(o, (pd.DataFrame,dict)): raise ValueError(f"`{name}` takes labels, not a {type(o).__name__}: pass the column that holds them")
     if o is None: return []
-    return list(o) if _is_many(o) else [o]
+    res = list(o) if _is_many(o) else [o]
+    if len(res)>1 and all(isinstance(x, (bool,np.bool_)) for x in res): raise ValueError(
+        f"`{name}` takes labels, and these are True and False: pass the labels that they choose, such as `df.item[mask]`")
+    return res
 
 def _check_count(name, value, what):
     "Raise a `ValueError` unless `value` is a whole number above 0"

@@ -168,6 +168,8 @@ def compare(
     learners = _check_learners(learners)
     names = list(L(baselines))
     for o in names: check_baseline('baselines', o)
+    both = [o for o in names if o in learners]
+    if both: raise ValueError(f"{both[0]!r} names a learner and a baseline: give the learner another name")
     if reference is not None: check_reference(reference, [*learners,*names])
     first_learner = first(learners.values())
     if test is None: test = _validation_frame(first_learner)

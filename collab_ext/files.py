@@ -13,6 +13,7 @@ __all__ = ['Pair', 'read_plain', 'vocab_entry', 'read_vocab', 'read_weights', 'w
 # %% ../nbs/03_files.ipynb #89428d51
 import errno,hashlib,io,math,mmap,os,pickle,re,secrets,struct,sys,zipfile,zlib
 from collections import OrderedDict
+from collections.abc import Mapping
 from contextlib import contextmanager
 from glob import escape as glob_escape
 from filelock import FileLock,Timeout
@@ -608,6 +609,10 @@ def save_pair(
 )->Path: # The weights' file
     "Write weights and vocabulary: both, or neither"
     pth,pkl = pair_paths(stem)
+    if not isinstance(state, Mapping): raise ValueError(f"`state` is a state dict, not {a_type(state)}: pass `model.state_dict()`")
+    no_tensor = first(k for k,v in state.items() if not isinstance(v, Tensor))
+    if no_tensor is not None: raise ValueError(f"{no_tensor!r} in `state` is {a_type(state[no_tensor])}, not a tensor")
+    if has_tables(state): check_rows(tables(state), as_vocab(vocab)) # what could not be read again is not written over what can
     mark = weights_fingerprint(state)
     entry = vocab_entry(vocab, mark, info) # what can't be written is refused here
     stamp = dict(vocab=entry['fingerprint'], weights=mark)
@@ -679,8 +684,10 @@ def _checked_vocab(vocab, file):
     "A `Vocab`, whose labels are all different"
     res = as_vocab(vocab)
     for name,labels in res.items():
+        labels = [o for o in labels if o!=padding_label]
         distinct = set(zip(map(type, labels), labels)) if len(set(map(type, labels)))>1 else set(labels)
-        if len(distinct)<len(labels): raise ValueError(f"{file} is damaged: a label of {name!r} is there more than once, so its row is a matter of chance")
+        if len(distinct)<len(labels): raise ValueError(
+            f"{file} is damaged: a label of {name!r} is there more than once, so its row is a matter of chance")
     return res
 
 # %% ../nbs/03_files.ipynb #48a2e708
@@ -729,6 +736,7 @@ def _check_mean(state, file):
     mean = state.get('mean')
     if mean is not None and mean.numel()!=1: raise ValueError(f"{file} is damaged: its `mean` has the shape {tuple(mean.shape)}, and is one number")
 
+# %% ../nbs/03_files.ipynb #5567c427
 def _check_info(info, vocab, tabs, file):
     "Raise a `ValueError` unless what a learner keeps beside its labels is what it should be"
     width = first(w.shape[1] for t,w in tabs.items() if t.endswith('_weight'))
@@ -754,6 +762,7 @@ def read_pair(
     if entry is None or entry['vocab'] is None: return Pair(state, opt, None, {}, pth)
     info = entry['info']
     labels = _checked_vocab(entry['vocab'], pkl)
+    if not state: raise ValueError(f"{pth} is damaged: it holds no weights")
     tabs = tables(state) if has_tables(state) else {} # a linear model, or one of the user's own, may have none
     check_rows(tabs, labels)
     if tabs: _check_mean(state, pth)

@@ -84,6 +84,7 @@ class CollabLearner(Learner):
     def __init__(self, dls, model, loss_func=None, **kwargs):
         check_kwargs(kwargs, 'CollabLearner', Learner.__init__)
         check_dls(dls)
+        if has_tables(get_model(model).state_dict()): check_rows(tables(model), vocab_of(dls))
         super().__init__(dls, model, ifnone(loss_func, _default_loss(dls)), **kwargs)
         self.transfer,self._solved = None,None
 
@@ -221,6 +222,8 @@ def solve(self:CollabLearner,
     if not solver.trains: raise ValueError(
         f"{type(self.loss_func).__name__} has no closed form: use `fit_one_cycle`, or make the learner with `loss='ials'`")
     if n_epoch is not None: check_count('n_epoch', n_epoch, 'a number of sweeps')
+    no_callback = first(o for o in L(cbs) if not isinstance(o, Callback) and not isinstance(o, type))
+    if no_callback is not None: raise ValueError(f"`cbs` is a callback, or several, not {no_callback!r:.80}; a closed form has no learning rate")
     if solver.from_scratch and has_trained(self): warn(
         "`solve` begins from scratch: what gradient steps have learned is replaced. To go on from it, use `fit_one_cycle`")
     train_closed_form(self, solver.copy(), ifnone(n_epoch, solver.n_epochs), cbs)

@@ -107,6 +107,7 @@ def plot_user_errors(self:CollabLearner,
 
 # %% ../nbs/09a_plots.ipynb #824e30d7
 @patch
+@checks_names
 def top_losses(self:CollabLearner,
     k=9, # How many ratings
     largest=True, # The largest losses? Else the smallest

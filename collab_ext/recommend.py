@@ -35,8 +35,11 @@ def label_list(
     "The labels that an argument names"
     if isinstance(labels, (pd.DataFrame,dict)): raise ValueError(f"`{name}` is a label or a list of labels, not a "
         f"{type(labels).__name__}: pass one column of it")
-    try: return as_labels(_as_list(labels))
+    try: res = as_labels(_as_list(labels))
     except ValueError as e: raise ValueError(f"`{name}`: {e}") from None
+    if len(res)>1 and all(isinstance(o, bool) for o in res): raise ValueError(
+        f"`{name}` takes labels, and these are True and False: pass the labels that they choose, such as `df.item[mask]`")
+    return res
 
 def _named(labels): return ', '.join(repr(o) for o in labels[:3]) + (', …' if len(labels)>3 else '')
 
@@ -317,6 +320,7 @@ def _side_named(vocab, kind):
     return vocab.names.index(kind) if kind in vocab.names else ['user','item'].index(kind)
 
 @patch
+@checks_names
 def vectors(self:CollabLearner,
     kind='item', # 'user' or 'item', or the name of their column
 )->pd.DataFrame: # Labels as the index; a column for each factor, numbered from 0, and `bias` if there is one; `#na#` is left out

@@ -63,8 +63,13 @@ def cross_domain_split(
     seed=0, # Seed of the draw
 )->tuple: # Frames of the source and of the target, without a common user
     "Cut `ratings` into two populations with partly different catalogues"
-    users = ratings[ifnone(user_name, ratings.columns[0])]
-    items = ratings[ifnone(item_name, ratings.columns[1])]
+    for name,share in dict(source_pct=source_pct, shared_pct=shared_pct).items():
+        if not 0<share<=1: raise ValueError(f"`{name}` is a share above 0, at most 1, not {share!r}")
+    if not isinstance(ratings, pd.DataFrame): raise ValueError(f"`ratings` is a frame, not a {type(ratings).__name__}")
+    names = [ifnone(user_name, ratings.columns[0]), ifnone(item_name, ratings.columns[1])]
+    missing = [o for o in names if o not in ratings]
+    if missing: raise KeyError(f"There is no column {missing[0]!r}; the frame has {list(ratings.columns)}")
+    users,items = ratings[names[0]],ratings[names[1]]
     rng = np.random.default_rng(seed)
     shuffled_users = rng.permutation(users.unique())
     shuffled_items = rng.permutation(items.unique())

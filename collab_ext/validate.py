@@ -163,10 +163,19 @@ def _quiet(optuna):
     finally: optuna.logging.set_verbosity(level)
 
 # %% ../nbs/09b_validate.ipynb #45d25d67
-def _question(space, metric, seed):
+def _about(data, splitters, k, eval_kwargs, kwargs):
+    "What is measured, and on which data, as plain text; functions by their names"
+    def name_of(o): return getattr(o, '__name__', type(o).__name__)
+    if isinstance(data, pd.DataFrame): what = [list(map(str, data.columns)), len(data), int(pd.util.hash_pandas_object(data, index=False).sum())]
+    elif isinstance(data, DataLoaders): what = [len(o.dataset) for o in data.loaders]
+    else: what = name_of(data)
+    folds = splitters if isinstance(splitters, int) else [name_of(o) for o in L(splitters)]
+    return dict(data=str(what), splitters=str(folds), k=str(k), eval_kwargs=repr(eval_kwargs), loaders=repr(kwargs))
+
+def _question(space, metric, seed, about=None):
     "What a study asks, as text"
     said = {k:getattr(o, '__name__', 'a function') if callable(o) else repr(o) for k,o in space.items()}
-    return json.dumps(dict(space=said, metric=metric, seed=int(seed)))
+    return json.dumps(dict(space=said, metric=metric, seed=int(seed), **ifnone(about, {})))
 
 def open_study(
     space:dict, # As for `tune`
@@ -175,10 +184,11 @@ def open_study(
     storage=None, # A file; memory by default
     name='tune', # Name of the study in its file
     seed=0, # As for `tune`
+    about:dict=None, # What else has to be the same for the study to go on: plain text by name
 ): # An Optuna study
     "A new study, or the one that is in a file"
     optuna = _optuna()
-    question = _question(space, metric, seed)
+    question = _question(space, metric, seed, about)
     with _quiet(optuna): study = optuna.create_study(storage=None if storage is None else _open_storage(storage), study_name=name,
         direction='maximize' if maximize else 'minimize', load_if_exists=True)
     before = study.user_attrs.get('question')
@@ -245,7 +255,8 @@ def tune(
     check_space(space)
     check_count('n_trials', n_trials, 'how many trials there are')
     if not isinstance(metric, str): raise ValueError(f"`metric` is the name of a column of `cross_validate`, not {metric!r}")
-    study = open_study(space, metric, ifnone(maximize, _higher_is_better(metric)), storage, name, seed)
+    study = open_study(space, metric, ifnone(maximize, _higher_is_better(metric)), storage, name, seed,
+        _about(data, splitters, k, eval_kwargs, kwargs))
     def fold_results(settings): return _fold_results(data, partial(make_learner, **settings), splitters, k, seed, eval_kwargs, kwargs)
     todo = range(len(_finished(study)), n_trials)
     try:

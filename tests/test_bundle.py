@@ -389,3 +389,18 @@ def test_a_learner_has_its_methods_whichever_module_comes_first(module):
         "import collab_ext\nassert collab_ext.CollabLearner is CollabLearner")
     res = subprocess.run([sys.executable, '-W', 'ignore', '-c', code], capture_output=True, text=True)
     assert not res.returncode, res.stderr
+
+@pytest.mark.parametrize('values', [[['a'],['b']], [{'a':1},{'b':2}], [np.zeros(2),np.ones(2)], [1,'n/a'], [Path('a'),Path('b')]])
+def test_what_a_bundle_cannot_hold_is_refused_before_it_is_written(learn, tmp_path, values):
+    "A bundle that works is not replaced by one that can't be opened"
+    path = learn.export_bundle(tmp_path/'b')
+    before = Bundle(path).recommend(learn.vocab['user'][1])
+    item = learn.vocab.names[1]
+    items = pd.DataFrame({item:learn.vocab[item][1:3], 'tags':pd.Series(values, dtype=object)})
+    with pytest.raises(ValueError, match="The column 'tags' holds"): learn.export_bundle(path, items=items)
+    assert Bundle(path).recommend(learn.vocab['user'][1]).equals(before)
+
+def test_a_mask_is_no_list_of_labels(learn, tmp_path):
+    mask = np.array([True,False,True])
+    with pytest.raises(ValueError, match='True and False'): Bundle(learn.export_bundle(tmp_path/'b')).recommend(learn.vocab['user'][1], exclude=mask)
+    with pytest.raises(ValueError, match='True and False'): learn.recommend(learn.vocab['user'][1], exclude=mask)

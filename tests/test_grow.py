@@ -209,3 +209,25 @@ def test_nobody_is_lost_between_threads(source, tmp_path, dls, kind):
     assert len(learn.recommend(sorted(people), k=3))==90
     alone = ranked(learn, ratings=pd.DataFrame(dict(user='x', item=items, rating=[5.,1,4,2])))
     assert all(ranked(learn, users=o)==alone for o in ('a0','b14'))
+
+@pytest.mark.parametrize('y_range', [None,(1,5)])
+def test_solving_after_growth_keeps_what_was_learned(tmp_path, y_range):
+    "Later ratings add to what earlier ones have taught: who has none of them stays, who has a few moves a little"
+    ratings = simulate_ratings(n_users=200, n_ratings=8000).ratings
+    train,valid = KFoldSplitters(5, seed=0)[0](ratings)
+    learn = collab_learner(loaders(ratings.iloc[train], valid_pct=0), 4, y_range=y_range, path=tmp_path)
+    def error():
+        pred = learn.get_preds(dl=learn.test_dl(ratings.iloc[valid], 'mean'))[0]
+        return (pred-tensor(ratings.rating.iloc[valid].to_numpy())).pow(2).mean().sqrt().item()
+    with learn.no_bar(),learn.no_logging():
+        learn.solve()
+        before,rows = error(),weights(learn)
+        someone = ratings.user.iloc[0]
+        learn.grow(pd.DataFrame(dict(user=[9001]*4+[someone]*2, item=['i1','i2','i3','i999','i4','i5'], rating=[5,4.5,2,4,3,3], time=1)))
+        learn.solve()
+    assert error()<before+.02
+    silent = [learn.vocab['user'].index(u) for u in ratings.user.unique() if u!=someone]
+    torch.testing.assert_close(learn.model.u_weight.weight.data[silent], rows['u_weight.weight'][silent], atol=1e-3, rtol=1e-3)
+    assert learn.model.prior is not None and 'before' not in learn.model.prior
+    learn.save('m')
+    learn.load('m')

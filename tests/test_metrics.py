@@ -205,7 +205,7 @@ def test_what_cannot_be_told_is_left_out():
 def test_novelty_of_one_user_is_a_number(tmp_path):
     df = frame([7], [f'i{o}' for o in range(12)])
     l = learner(loaders(df, splitter=lambda _: (range(9),range(9,12))), tmp_path)
-    with pytest.warns(UserWarning, match='1 users .7. have seen everything'): l.recommend(7)
+    with pytest.warns(UserWarning, match='1 user .7. has seen everything'): l.recommend(7)
     more = pd.DataFrame(dict(user=7, item=['x','y'], rating=5))
     res = l.evaluate(more, baselines='popular') # nothing is left to show
     assert res.notna().all(axis=None) and (res.recall==0).all()

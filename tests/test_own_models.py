@@ -214,3 +214,17 @@ def test_deepcopy_shares_no_tensor(learn, target, tmp_path):
         assert not tensors, [type(v) for v in tensors]
         fit(other)
         assert same(weights(o), before) and not same(weights(other), before)
+
+def test_tables_of_other_sizes_are_refused_at_once(tmp_path):
+    "Users and items exchanged, or sizes of other data: said when the learner is made, not after training or when its file is read"
+    dls = loaders(frame('ab','wxyz'))
+    for sizes in ((5,3),(5,5),(3,4)):
+        with pytest.raises(ValueError, match='they do not belong together'): CollabLearner(dls, DotBias(2, *sizes), path=tmp_path)
+
+def test_a_pair_that_could_not_be_read_is_not_written(tmp_path):
+    learn = learner(frame('ab','xy'), tmp_path)
+    learn.save('good')
+    learn.model.u_weight.weight.data[1] = math.nan
+    with pytest.raises(ValueError, match='NaN'): learn.save('good')
+    learn.load('good')
+    assert learn.model.u_weight.weight.isfinite().all()

@@ -253,14 +253,14 @@ def test_evaluate_counts(df, tmp_path):
     with pytest.raises(ValueError, match='No user has anything'): l.evaluate(test, min_rating=6)
     with pytest.raises(ValueError, match='needs ratings'): l.evaluate(test[['user','item']], min_rating=3)
 
-def test_without_ratings_nothing_is_seen(solved, tmp_path):
+def test_without_ratings_what_was_seen_is_hidden(solved, tmp_path):
+    "An exported learner has no ratings, and still knows who saw what"
     from fastai.learner import load_learner
     solved.export('e.pkl')
     with warnings.catch_warnings():
         warnings.simplefilter('ignore')
         l = load_learner(solved.path/'e.pkl')
-    with pytest.warns(UserWarning, match='nothing counts as seen'): r = l.recommend(3, k=5)
-    assert r['item'].tolist()==solved.recommend(3, k=5, exclude_seen=False)['item'].tolist()
+    assert l.recommend(3, k=5)['item'].tolist()==solved.recommend(3, k=5)['item'].tolist()
 
 # ---- Who was folded in has seen things ----
 
@@ -347,7 +347,7 @@ def test_vectors_of_other_models(df, tmp_path):
 
 def test_predict_names_what_it_misses(solved):
     for row in (pd.DataFrame(dict(userId=[3], movieId=['i0'])), dict(userId=3, movieId='i0')):
-        with pytest.raises(KeyError, match=r"`row` has no 'user'; it has \['userId', 'movieId'\], and needs \['user', 'item'\]"): solved.predict(row)
+        with pytest.raises(KeyError, match=r"no column 'user', 'item'; the frame has \['userId', 'movieId'\]"): solved.predict(row)
 
 def test_the_largest_losses(solved):
     worst = solved.top_losses(5, items={'i0':'t'})

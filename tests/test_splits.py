@@ -101,3 +101,17 @@ def test_text_times_have_an_order():
 @pytest.mark.parametrize('seed', ['1',1.5,-1,True])
 def test_seeds_are_checked(f, seed):
     with pytest.raises(ValueError, match='`seed` is None or a whole number'): f(seed=seed)
+
+@pytest.mark.parametrize('form', ['%d.%m.%Y','%m/%d/%Y','%b %Y'])
+def test_text_that_sorts_by_day_is_refused(form):
+    times = pd.Series(pd.date_range('2020-01-01', periods=12, freq='31D')).dt.strftime(form)
+    df = frame('abc','wxyz').assign(time=times)
+    for splitter in (TimeSplitter('time'), LeaveLastSplitter('time')):
+        with pytest.raises(ValueError, match='order of the alphabet.*to_datetime'): splitter(df)
+
+def test_folds_without_a_seed_hold_out_everything_once():
+    df = frame('abcde','vwxyz')
+    held = np.concatenate([f(df)[1] for f in KFoldSplitters(4, seed=None)])
+    assert sorted(held)==list(range(len(df)))
+    users = [set(df.user.iloc[f(df)[1]]) for f in UserFoldSplitters(5, seed=None)]
+    assert sorted(o for u in users for o in u)==sorted(df.user.unique())

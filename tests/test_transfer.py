@@ -4,7 +4,6 @@ import math,sys,types
 
 import pandas as pd,pytest,torch
 from fastai.optimizer import SGD
-from pathlib import Path
 from torch import tensor
 from helpers import domains,fit,frame,learner,loaders,rows,weights
 
@@ -209,9 +208,10 @@ def hub(tmp_path, monkeypatch):
     import huggingface_hub,shutil
     store = tmp_path/'hub'
     class Api:
+        def __init__(self, token=None): pass
         def create_repo(self, repo_id, exist_ok=False, **kw): (store/repo_id).mkdir(parents=True, exist_ok=exist_ok)
-        def upload_folder(self, repo_id, folder_path, allow_patterns, **kw):
-            for o in allow_patterns: shutil.copy(Path(folder_path)/o, store/repo_id/o)
+        def create_commit(self, repo_id, operations, commit_message, repo_type=None):
+            for o in operations: shutil.copy(o.path_or_fileobj, store/repo_id/o.path_in_repo)
             return f'https://hub.example/{repo_id}'
     def snapshot_download(repo_id, revision=None, allow_patterns=None, **kw):
         if not (store/repo_id).is_dir(): raise errors.LocalEntryNotFoundError(f'there is no {repo_id}')

@@ -152,3 +152,16 @@ def test_bad_searches(df, tmp_path):
     for kw,match in ((dict(n_trials=0),'`n_trials` is'), (dict(metric=3),'`metric` is'), (dict(storage=3),'`storage` is')):
         with pytest.raises(ValueError, match=match): search(df, **kw)
     with pytest.raises(FileNotFoundError, match='no folder'): search(df, storage=tmp_path/'nowhere'/'s.db')
+
+def test_a_search_goes_on_with_its_own_question_only(tmp_path):
+    "Other data, folds or measures in the same file are refused, not answered with what was found for others"
+    pytest.importorskip('optuna')
+    df = simulate_ratings(30, 20, 200).ratings
+    def make(dls, n_factors):
+        learn = collab_learner(dls, n_factors, metrics=rmse)
+        with learn.no_bar(),learn.no_logging(): return learn.solve(2)
+    kw = dict(space=dict(n_factors=[2]), n_trials=1, storage=tmp_path/'s.db', splitters=2, progress=False)
+    tune(df, make, **kw)
+    tune(df, make, **kw)
+    for data,more in ((df.head(150),{}), (df,dict(splitters=3)), (df,dict(k=5)), (df,dict(eval_kwargs=dict(min_rating=4)))):
+        with pytest.raises(ValueError, match='asks something else'): tune(data, make, **{**kw, **more})

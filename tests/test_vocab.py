@@ -349,3 +349,9 @@ def test_damaged_weights(tmp_path, legacy):
         p = read_pair(tmp_path/'w')
         return dict(p.wgts),dict(p.vocab)
     survive(pth.read_bytes(), read, pth, 1000, (ValueError,MemoryError))
+
+def test_padding_of_text_vocabularies():
+    "fastai's text vocabularies end in several 'xxfake', which name nothing"
+    tokens = ['xxunk','xxpad','good','bad','xxfake','xxfake','xxfake']
+    assert match_rows(tokens, ['bad','good','new']).tolist()==[3,2,-1]
+    with pytest.raises(ValueError, match="'good' is in the vocabulary more than once"): match_rows([*tokens,'good'], ['good'])
