@@ -272,7 +272,7 @@ def throughput(data, trials, only, k=10):
         theirs,_ = timed('implicit: recommend(all), arrays', lambda: m.recommend(users, X[1:], N=k+1, filter_already_liked_items=True))
         ours = timed('here: learn.recommend(k=10), a frame with labels', lambda: learn.recommend(k=k, progress=False))
     theirs = [[o for o in r if o>0][:k] for r in theirs]
-    rows = match_rows(dls.vocab['item'], ours['item'].tolist()).view(-1,k).tolist()
+    rows = match_rows(learn.vocab['item'], ours['item'].tolist()).view(-1,k).tolist()
     same = np.mean([a==b for a,b in zip(rows, theirs)])
     same_set = np.mean([set(a)==set(b) for a,b in zip(rows, theirs)])
     res = pd.DataFrame({n:dict(seconds=np.median(t), users_per_second=len(users)/np.median(t)) for n,t in times.items()}).T

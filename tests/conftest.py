@@ -1,6 +1,6 @@
 import warnings
 
-import pytest
+import pytest,torch
 from hypothesis import settings
 from hypothesis.configuration import set_hypothesis_home_dir
 
@@ -17,6 +17,8 @@ quiet = ('ignore:.*fork.*:DeprecationWarning', 'ignore:The given NumPy array is 
 
 def pytest_configure(config):
     for o in quiet: config.addinivalue_line('filterwarnings', o)
+
+torch.set_num_threads(1) # children that tests fork would wait for ever for threads that only their parent has
 
 @pytest.fixture(autouse=True)
 def seed(): set_seed(42)

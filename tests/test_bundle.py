@@ -160,8 +160,8 @@ def test_the_index_finds_nearly_all(tmp_path):
     labels = [pd.DataFrame(dict(x=range(n))) for n in (50,2000)]
     b = Bundle(write_bundle(tmp_path/'b', tabs, *labels, dict(mean=0., y_range=None)))
     exact = b.recommend(3)
-    assert b.build_index().index_recall()>.9 # threads build a somewhat different graph each time
-    assert b.build_index(expansion=4096).index_recall()>.97
+    assert b.build_index().index_recall()>.8 # threads build a somewhat different graph each time
+    assert b.build_index(expansion=4096).index_recall()>.9
     got = b.recommend(3)
     both = exact.merge(got, on='x')
     assert len(both)>=9
