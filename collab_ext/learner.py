@@ -168,7 +168,9 @@ def unchanged_on_error(
     attrs = dict(learn.__dict__)
     modules = [_Module(m) for m in get_model(learn.model).modules()]
     opt = learn.opt
-    if opt: state,hypers = {p:deepcopy(o) for p,o in opt.state.items()},deepcopy(opt.hypers)
+    if opt:
+        state = {p:deepcopy(o) for p,o in opt.state.items()}
+        hypers = deepcopy(opt.hypers)
     try: yield
     except BaseException: # Ctrl-C, too; it goes on its way below
         for m in modules: m.restore()
@@ -261,7 +263,8 @@ def _start_adapted(learn, solver, transfer, src):
 # %% ../nbs/06_learner.ipynb #5f00c2f3
 def _note_start(learn, transfer):
     "Validation error before training; warn if a constant would do better"
-    rmse,mean_rmse = rating_rmse(get_model(learn.model), learn.dls.valid_ds, learn.dls.device),_mean_rmse(learn.dls)
+    rmse = rating_rmse(get_model(learn.model), learn.dls.valid_ds, learn.dls.device)
+    mean_rmse = _mean_rmse(learn.dls)
     transfer.note_start(rmse, mean_rmse)
     if rmse>mean_rmse: warn(f"Before training, the learner errs by {rmse:.3f}, and the mean rating alone by {mean_rmse:.3f}: "
         "the source does harm. `fine_tune` compares it with none; if labels collide, pass `id_map`")
