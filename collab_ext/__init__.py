@@ -4,7 +4,9 @@ Modules:
 
 - `collab_ext.adapt`: Train what a source lacked, take in new users and new items, and go on training
 - `collab_ext.args`: Refuse an argument that nothing would look at, and say which one was meant
-- `collab_ext.bayes`: Users' and items' rows in closed form: from scratch, from a source's prior, or for new users and items
+- `collab_ext.bayes`: Users' and items' rows in closed form, with priors that are learned from the ratings
+- `collab_ext.bayes_solver`: What a learner sees of Bayesian matrix factorisation: how to start, what to choose, what to write
+- `collab_ext.bayes_transfer`: A source's rows and prior as the prior of a target, and new rows in a finished model
 - `collab_ext.bundle`: Serve recommendations from one folder of safe files, with no torch and nothing to train
 - `collab_ext.compare`: Is one model better than another, or did it have lucky users? Differences user by user, with intervals and tests
 - `collab_ext.data`: Turn a frame of ratings into checked, split, fast `DataLoaders`
@@ -23,10 +25,13 @@ Modules:
 - `collab_ext.plots`: Look at a learner: recall at every length of the list, a map of the items, scores and errors
 - `collab_ext.rank`: The best items for each user, out of the whole catalogue, without what the user has already
 - `collab_ext.recommend`: What to show a user, why, and whether it is any good: `recommend`, `similar_items`, `explain`, `evaluate`
+- `collab_ext.rows`: One side's rows given the other's: sums over their ratings, normal equations, solutions
+- `collab_ext.rows_numba`: The loops of `rows`, by numba, for one core or several
 - `collab_ext.saving`: Save a learner with its vocabulary, and load it into learners with other ones
 - `collab_ext.simulate`: Draw ratings and clicks whose truth is known, and cut ratings into a source and a target
 - `collab_ext.solver`: What a learner asks of a closed form, and the callback that trains with one
 - `collab_ext.sources`: Take the weights to transfer from wherever they are: a saved pair, a learner, vectors of another model, the hub
+- `collab_ext.spectrum`: Biases, the directions in which ratings differ beyond them, and which of these stand out from chance
 - `collab_ext.splits`: Hold out the latest ratings, a share of each user's, whole users, or each of them once
 - `collab_ext.tables`: Find the user and item tables of any model, under one set of names
 - `collab_ext.transfer`: Move what one model has learned into the vocabulary of another, and see what was moved

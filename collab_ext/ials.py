@@ -15,6 +15,7 @@ from fastai.collab import EmbeddingDotBias
 from .data import *
 from .tables import *
 from .model import *
+from .rows import *
 from .solver import *
 
 # %% ../nbs/05b_ials.ipynb #a0c92e1f
@@ -40,31 +41,6 @@ class IALSLoss:
         weight = torch.where(seen, self.weight(targ), self.alpha0)
         return (weight*(pred-seen.float())**2).mean()
 
-# %% ../nbs/05b_ials.ipynb #d76ff1ca
-def _chunks(n, k, limit=2**24):
-    "Rows in the order of their number `n` of interactions, in batches whose padded factors fit into `limit` numbers"
-    order = n.argsort()
-    order = order[n[order]>0]
-    i = 0
-    while i<len(order):
-        width = n[order[i:i+4096]] # of the widest row, if the batch ended here
-        numbers = (torch.arange(len(width))+1)*(width*k+width.clamp(max=k)**2)
-        m = max(1, int((numbers<=limit).sum()))
-        yield order[i:i+m]
-        i += m
-
-def _many(x, w, c, diag):
-    "Solve (diag + xᵀwx) u = xᵀc for rows with many interactions `x` (rows × n × k)"
-    A = torch.diag_embed(diag)+x.transpose(1,2)@(w[:,:,None]*x)
-    return torch.cholesky_solve(x.transpose(1,2)@c[:,:,None], torch.linalg.cholesky(A))[...,0]
-
-def _few(x, w, c, diag):
-    "The same for rows with fewer interactions than factors, by a system as large as their number"
-    y = x/diag[:,None]
-    A = torch.eye(x.shape[1])+w[:,:,None]*(x@y.transpose(1,2))
-    z = torch.linalg.solve(A, c)
-    return (y*z[:,:,None]).sum(1)
-
 # %% ../nbs/05b_ials.ipynb #31174bc1
 def ials_rows(
     V:Tensor, # The other side's vectors (rows × k)
@@ -74,21 +50,9 @@ def ials_rows(
     loss:IALSLoss, # Weights
 )->Tensor: # rows × k; zeros for a row without interactions
     "Solve for all rows of one side, given the other"
-    n_others,k = V.shape
-    n = start[1:]-start[:-1]
-    base,Q = torch.linalg.eigh(loss.alpha0*V.T@V)
-    base = base.clamp(min=0)
-    V = F.pad(V@Q, (0,0,0,1)) # and a row of zeros, for padding
-    res = torch.zeros(len(n), k)
-    for rows in _chunks(n, k):
-        at = torch.arange(n[rows].max())
-        ok = at<n[rows][:,None]
-        idx = (start[rows][:,None]+at).clamp(max=len(cols)-1)
-        vecs = V[torch.where(ok, cols[idx], n_others)]
-        diag = base+loss.ridge(n[rows], n_others)[:,None]
-        solve = _few if 2*len(at)<k else _many
-        res[rows] = solve(vecs, w[idx]*ok, (w[idx]+loss.alpha0)*ok, diag)
-    return res@Q.T
+    n_others = len(V)
+    ridge = loss.ridge(start[1:]-start[:-1], n_others)
+    return ridge_rows(start, cols, w, w+loss.alpha0, V, loss.alpha0*V.T@V, ridge)
 
 # %% ../nbs/05b_ials.ipynb #e837cf0e
 def _by_row(rm, s, loss):

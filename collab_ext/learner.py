@@ -25,7 +25,10 @@ from .files import *
 from .sources import *
 from .transfer import *
 from .solver import *
+from .rows import *
 from .bayes import *
+from .bayes_transfer import *
+from .bayes_solver import *
 from .ials import *
 from .linear import *
 

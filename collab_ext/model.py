@@ -69,6 +69,7 @@ class Link:
         "The least-squares problem that takes the link for its tangent at `z` (a step of Gauss and Newton)"
         if self.y_range is None: return torch.ones_like(y),y-offset
         lo,hi = self.y_range
+        z = z.clamp(-4, 4) # beyond, the tangent is so flat that it would ask for rows without bounds
         p = torch.sigmoid(z)
         root = (hi-lo)*p*(1-p)
         residual = y-lo-(hi-lo)*p

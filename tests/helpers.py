@@ -11,8 +11,12 @@ from collab_ext.model import *
 from collab_ext.files import *
 from collab_ext.sources import *
 from collab_ext.transfer import *
+from collab_ext.rows import *
+from collab_ext.spectrum import *
 from collab_ext.solver import *
 from collab_ext.bayes import *
+from collab_ext.bayes_transfer import *
+from collab_ext.bayes_solver import *
 from collab_ext.ials import *
 from collab_ext.linear import *
 from collab_ext.learner import *

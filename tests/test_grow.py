@@ -134,7 +134,7 @@ def test_training_ratings_are_among_all_ratings(source, tmp_path):
     others = torch.arange(len(was['u_weight']))!=3
     assert torch.equal(learn.model.u_weight.weight[others], was['u_weight'][others])
     assert torch.equal(learn.model.i_weight.weight, was['i_weight'])
-    assert not torch.equal(learn.model.u_weight.weight[3], was['u_weight'][3])
+    assert not torch.equal(learn.model.u_bias.weight[3], was['u_bias'][3])
     assert not set(learn.recommend(u, k=30)['item'])&set(unseen)
 
 def test_clicks_of_known_users_add_up(dls, clicks):
