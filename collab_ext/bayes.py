@@ -226,7 +226,7 @@ def fit_implicit(
         p = left+size/before.clamp(min=1e-20)*p
     return y
 
-# %% ../nbs/05a_bayes.ipynb #147a0949
+# %% ../nbs/05a_bayes.ipynb #9d782f50
 class UsedFactors:
     "Which factors of tables are in use, and the way there and back"
     def __init__(self, keep): # One bool for each factor
@@ -235,9 +235,10 @@ class UsedFactors:
 
     @classmethod
     def of_rows(cls, rows): # Rows [vector, bias] of users, and of items
-        "The factors that are not zero for all users, or for all items"
-        found = [(o[:,:-1]!=0).any(0) for o in rows if len(o)]
-        return cls(torch.stack(found).all(0))
+        "The factors that are not zero for all users, or for all items; a side of zeros alone does not count"
+        found = [(o[:,:-1]!=0).any(0) for o in rows]
+        told = [o for o in found if o.any()] or found
+        return cls(torch.stack(told).all(0))
 
     def narrow(self, rows): return rows[:,self.cols]
     def widen(self, rows):
@@ -246,22 +247,23 @@ class UsedFactors:
         res[:,self.cols] = rows
         return res
 
-# %% ../nbs/05a_bayes.ipynb #402f4e6a
-FirstGuess = namedtuple('FirstGuess', 'biases variance vectors') # biases of users and of items, variance of what is left of the ratings, vectors of users and of items
+# %% ../nbs/05a_bayes.ipynb #ec33c068
+FirstGuess = namedtuple('FirstGuess', 'biases variance found vectors') # biases of users and of items, variance of what is left of the ratings, how many factors stand out, vectors of users and of items
 
 def first_guess(
     rm:RatingMatrix, # Ratings
     n_factors:int, # At most as many factors
     seed=0, # Seed of the search for them
+    least=10, # At least as many, if there may be
 )->FirstGuess: # In the units of ratings
     "Biases, and the factors that stand out from chance"
     *biases,residual = fitted_biases(rm)
-    variance = residual.var(unbiased=False).clamp(min=1e-3).item() if len(rm.y) else 1.
-    found = n_factors and len(rm.y)
-    vectors = factor_spectrum(rm, residual, n_factors, seed).vectors if found else [torch.zeros(n,0) for n in rm.sizes]
-    return FirstGuess(biases, variance, vectors)
+    if not n_factors or not len(rm.y): return FirstGuess(biases, 1., 0, [torch.zeros(n,0) for n in rm.sizes])
+    variance = residual.var(unbiased=False).clamp(min=1e-3).item()
+    spectrum = factor_spectrum(rm, residual, n_factors, seed, least=least)
+    return FirstGuess(biases, variance, spectrum.found, spectrum.vectors)
 
-# %% ../nbs/05a_bayes.ipynb #affd67cf
+# %% ../nbs/05a_bayes.ipynb #23661f44
 def _start_side(rm, s, vecs, bias, vec_var, bias_var):
     "A `Posterior` of rows that are first guesses"
     k = vecs.shape[1]
@@ -281,7 +283,7 @@ def from_scratch(cls:BayesMF,
     guess:FirstGuess=None, # Where to begin; found in the ratings by default
     sets=True, # Does the set of ratings of a row tell what is expected of it?
 ):
-    "Biases, and the factors that stand out from chance"
+    "Biases, and factors: as many as stand out from chance, and a few more that may"
     link = ifnone(link, Link())
     guess = first_guess(rm, n_factors, seed) if guess is None else guess
     slope = link.slope(tensor(float(mean))).item()

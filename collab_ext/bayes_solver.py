@@ -48,50 +48,51 @@ def choose_way(
     clearly = gain.mean() > 2*gain.std(unbiased=False)/len(gain)**.5
     return best if clearly else default
 
-# %% ../nbs/05e_bayes_solver.ipynb #a4a6b593
-def _held_out_parts(rm, wanted=2000, parts=10):
-    "As many tenths of the ratings as have `wanted` of them together: for each, `rm` without it, its pairs, and its ratings"
+# %% ../nbs/05e_bayes_solver.ipynb #2f763572
+def _held_out_parts(rm, wanted=2000, parts=10, most=5):
+    "As many tenths of the ratings as have `wanted` of them together, and at most half of them: for each, `rm` without it, its pairs, and its ratings"
     part = torch.randint(parts, (len(rm.y),), generator=torch.Generator().manual_seed(0))
-    n = min(parts, -(-wanted*parts//max(len(rm.y), 1)))
+    n = min(most, -(-wanted*parts//max(len(rm.y), 1)))
     ids = rm.ids.T
     for p in range(n):
         out = part==p
         if out.any() and not out.all(): yield RatingMatrix(ids[~out], rm.y[~out], rm.sizes),ids[out],rm.y[out]
 
-def _structures(guess):
+def _structures(guess, found):
     "Name → arguments of `BayesMF.from_scratch`: what there may be to learn, the simplest first"
-    alone = guess._replace(vectors=[o[:,:0] for o in guess.vectors])
-    if not guess.vectors[0].shape[1]: return dict(biases=dict(guess=guess, sets=False), sets=dict(guess=guess))
-    return dict(biases=dict(guess=alone, sets=False), factors=dict(guess=guess, sets=False), all=dict(guess=guess))
+    def first(k): return dict(guess=guess._replace(vectors=[o[:,:k] for o in guess.vectors]))
+    res = dict(biases=dict(first(0), sets=False), sets=first(0))
+    if found: res.update(found=first(found))
+    if found<guess.vectors[0].shape[1]: res.update(more=dict(guess=guess))
+    return res
 
 def _trained(make, rm, sweeps, kwargs):
     mf = make(rm, **kwargs)
     for _ in range(sweeps): mf.sweep()
     return mf
 
-# %% ../nbs/05e_bayes_solver.ipynb #22e3dcc1
+# %% ../nbs/05e_bayes_solver.ipynb #6416256b
 def start_from_scratch(
     rm:RatingMatrix, # Ratings
     n_factors:int, # At most as many factors
     mean:float, # Global mean, in the units of the tables
     link:Link=None, # From the tables' units to ratings; none by default
     enough=15, # Ratings for each row that spare the trial
-    sweeps=8, # Of each trial
+    sweeps=6, # Of each trial
     gain=.002, # By what share of the squared error more structure has to be better than biases alone
 )->BayesMF: # Not trained yet
     "A start with as much structure as predicts held-out ratings best"
     make = partial(BayesMF.from_scratch, n_factors=n_factors, mean=mean, link=link)
     guess = first_guess(rm, n_factors)
     rows = sum(int((o>0).sum()) for o in rm.count)
-    if len(rm.y)>=enough*rows: return make(rm, guess=guess)
-    k = guess.vectors[0].shape[1]
-    errors = dict.fromkeys(_structures(guess), 0.)
+    if guess.found and len(rm.y)>=enough*rows: return make(rm, guess=guess)
+    found,k = guess.found,guess.vectors[0].shape[1]
+    errors = dict.fromkeys(_structures(guess, found), 0.)
     for kept,ids,y in _held_out_parts(rm):
-        for name,kwargs in _structures(first_guess(kept, k)).items():
-            if name in errors: errors[name] += (_trained(make, kept, sweeps, kwargs).predict(ids)-y).square().sum().item()
+        for name,kwargs in _structures(first_guess(kept, k, least=k), found).items(): errors[name] += (_trained(make, kept, sweeps, kwargs).predict(ids)-y).square().sum().item()
     best = min(errors, key=errors.get)
     worth = errors[best] < (1-gain)*errors['biases']
-    return make(rm, **_structures(guess)[best if worth else 'biases'])
+    return make(rm, **_structures(guess, found)[best if worth else 'biases'])
 
 # %% ../nbs/05e_bayes_solver.ipynb #77c78022
 def rating_rmse(

@@ -49,7 +49,7 @@ def singular_vectors(
     u,values,v = torch.linalg.svd(product, full_matrices=False)
     return u[:,:k], values[:k], (items@v.T)[:,:k]
 
-# %% ../nbs/04c_spectrum.ipynb #33289df2
+# %% ../nbs/04c_spectrum.ipynb #22531386
 def _random_signs(rm):
     "A sign for each pair that depends on its row numbers alone"
     u,i = rm.ids
@@ -58,7 +58,7 @@ def _random_signs(rm):
     mixed = (mixed ^ (mixed>>13))*3266489917 & 0xffffffff
     return 1.-2*((mixed>>16)&1).float()
 
-Spectrum = namedtuple('Spectrum', 'values chance vectors') # singular values, those by chance, and vectors of users and of items, one column for each value that stands out
+Spectrum = namedtuple('Spectrum', 'values chance found vectors') # singular values, those by chance, how many stand out, and vectors of users and of items
 
 def factor_spectrum(
     rm:RatingMatrix, # Ratings
@@ -66,16 +66,18 @@ def factor_spectrum(
     most:int, # At most as many factors
     seed=0, # Of the random starts
     margin=1.02, # How much larger than by chance a value has to be: chance varies, too
+    least=0, # At least as many factors, whether they stand out or not
 )->Spectrum: # Vectors have mean square 1 over the ratings
     "The directions in which ratings differ beyond the biases, as many as the data carry"
     weights = _count_weights(rm)
     vals = residual*weights[0][rm.ids[0]]*weights[1][rm.ids[1]]
     users,values,items = singular_vectors(rm, vals, most, seed=seed)
     chance = singular_vectors(rm, vals*_random_signs(rm), most, seed=seed)[1]
-    n = int((values>margin*chance).long().cumprod(0).sum()) # those before the first that does not stand out
+    found = int((values>margin*chance).long().cumprod(0).sum()) # those before the first that does not stand out
+    n = min(max(found, least), len(values))
     vectors = []
     for s,vecs in enumerate((users,items)):
         vecs = vecs[:,:n]*weights[s][:,None]
         mean_square = (rm.count[s][:,None]*vecs**2).sum(0)/len(rm.y)
         vectors.append(vecs/mean_square.clamp(min=1e-20).sqrt())
-    return Spectrum(values, chance, vectors)
+    return Spectrum(values, chance, found, vectors)

@@ -97,3 +97,96 @@ def test_few_ratings(populations, tmp_path, y_range, n):
     few = collab_learner(loaders(tiny, valid_pct=0), 3, pretrained=solved(old, tmp_path, 3), path=tmp_path, y_range=y_range)
     with few.no_bar(),few.no_logging(): few.fine_tune(1)
     for o in (src,target,few): assert all(v.isfinite().all() for v in o.model.state_dict().values())
+
+# ---- How much structure, and with which loops
+
+def rating_matrix(seed=0, n=400, users=40, items=30):
+    rng = np.random.default_rng(seed)
+    pairs = rng.permutation(users*items)[:n]
+    ids = torch.tensor(np.stack([pairs//items+1, pairs%items+1], 1))
+    return RatingMatrix(ids, torch.tensor(rng.integers(1, 6, n), dtype=torch.float32), (users+1,items+1))
+
+@pytest.mark.parametrize('y_range', [None,(.5,5.5)])
+@pytest.mark.parametrize('k', [1,7,8,20])
+def test_compiled_and_plain_rows_are_the_same(k, y_range):
+    "Both paths, several sweeps of one side each, from the same start"
+    rm = rating_matrix()
+    link = Link(y_range)
+    mf = BayesMF.from_scratch(rm, k, link.inverse(3.).item(), link)
+    mf.sweep()
+    for s in (0,1):
+        a,b = mf.copy(),mf.copy()
+        a.update(s, path='numba')
+        b.update(s, path='torch')
+        torch.testing.assert_close(a.sides[s].mean, b.sides[s].mean, atol=2e-4, rtol=1e-3)
+        torch.testing.assert_close(a.sides[s].cov, b.sides[s].cov, atol=2e-4, rtol=1e-3)
+        assert a.noise==pytest.approx(b.noise, rel=1e-4)
+
+@pytest.mark.parametrize('s', [0,1])
+def test_rows_are_the_posterior_of_each_row(s):
+    "Each row against its own little system, in double precision"
+    rm,noise = rating_matrix(3),.7
+    n,m = rm.sizes[s],rm.sizes[1-s]
+    k = 5
+    set_seed(0)
+    x = torch.cat([torch.randn(m,k-1), torch.ones(m,1)], 1)
+    B = torch.randn(3,k,k)*.2
+    group = torch.arange(m)%3
+    other = Regressors(x, torch.randn(m), group, B@B.transpose(1,2))
+    precision = torch.stack([torch.eye(k), 3*torch.eye(k)])
+    prior = RowPrior(precision, torch.randn(n,k), torch.arange(n)%2)
+    weight = torch.rand(len(rm.y))+.5
+    got = gaussian_rows(rm, s, other, prior, noise, rm.y, weight, sampled=torch.ones(n).bool())
+    total = torch.zeros(k,k).double()
+    for r in range(n):
+        A,h = precision[r%2].double(),prior.asked[r].double()
+        for j in (rm.ids[s]==r).nonzero()[:,0]:
+            i,w = rm.ids[1-s][j],weight[j].double()
+            C = other.cov[group[i]].double()
+            xx = x[i].double().outer(x[i].double())
+            xx[:-1,:-1] += C[:-1,:-1]
+            c = torch.cat([C[:-1,-1], torch.zeros(1).double()])
+            A = A+w*xx/noise
+            h = h+w*(x[i].double()*(rm.y[j]-other.offset[i])-c)/noise
+        torch.testing.assert_close(got.mean[r].double(), torch.linalg.solve(A, h), atol=1e-4, rtol=1e-3)
+        total += torch.linalg.inv(A)
+    torch.testing.assert_close(got.cov[0].double(), total/n, atol=1e-4, rtol=1e-3)
+
+def test_any_number_of_threads_gives_the_same_bits():
+    "Sums over parts are taken in their order, whoever made them"
+    rm = rating_matrix(1, 20_000, 500, 400)
+    def trained(threads):
+        before = torch.get_num_threads()
+        torch.set_num_threads(threads)
+        try:
+            mf = BayesMF.from_scratch(rm, 6, 3.)
+            for s in (0,1): mf.update(s)
+            return [t.mean for t in mf.sides],mf.noise
+        finally: torch.set_num_threads(before)
+    (one,noise),(three,again) = trained(1),trained(3)
+    assert all(torch.equal(a, b) for a,b in zip(one, three)) and noise==again
+
+@pytest.mark.parametrize('y_range', [None,(1,10)])
+def test_sparse_ratings_are_no_worse_than_biases(y_range):
+    "One or two ratings a user, of noise and weak biases"
+    rng = np.random.default_rng(0)
+    n = 3000
+    df = pd.DataFrame(dict(user=rng.integers(0, 2000, n), item=rng.integers(0, 1500, n))).drop_duplicates(['user','item'])
+    df['rating'] = np.clip(np.round(5.5+2*rng.normal(size=len(df))), 1, 10)
+    test = df.sample(frac=.2, random_state=0)
+    learn = collab_learner(CollabDataLoaders.from_df(df.drop(test.index), valid_pct=0, unknown='mean', device='cpu'), y_range=y_range)
+    with learn.no_bar(),learn.no_logging(): learn.solve()
+    pred = learn.get_preds(dl=learn.dls.test_dl(test))[0].numpy()
+    error = np.sqrt(((pred-test.rating)**2).mean())
+    assert error < 1.01*np.sqrt(((df.drop(test.index).rating.mean()-test.rating)**2).mean())
+
+@pytest.mark.parametrize('ratings', [[3.]*6, [1.,5,1,5,1,5], [1e6]*5+[2e6], [0.]*6])
+def test_ratings_that_tell_nothing(ratings):
+    "One user, ratings all alike, in the millions: finite, and no worse than the mean"
+    for users in ([1]*6, range(6)):
+        df = pd.DataFrame(dict(user=list(users), item=range(6), rating=ratings))
+        learn = collab_learner(CollabDataLoaders.from_df(df, valid_pct=0, unknown='mean', device='cpu'), 20)
+        with learn.no_bar(),learn.no_logging(): learn.solve()
+        pred = learn.get_preds(ds_idx=0)[0].numpy()
+        assert np.isfinite(pred).all()
+        assert ((pred-learn.dls.train_ds.targ.numpy())**2).mean() <= df.rating.var(ddof=0)*1.01+1e-6
