@@ -16,6 +16,7 @@ __all__ = ['rank_metrics', 'list_metrics', 'UserLists', 'user_list_metrics', 'Me
            'RankMetrics']
 
 # %% ../nbs/08a_metrics.ipynb #f818263a
+from concurrent.futures import ThreadPoolExecutor
 from numbers import Real
 import scipy.sparse as sp
 from fastai.basics import *
@@ -93,7 +94,7 @@ def auc(
 # %% ../nbs/08a_metrics.ipynb #54b167dc
 def users_of_items(seen):
     "Number of users of each item"
-    return torch.bincount(seen.items, minlength=seen.n_items)
+    return seen.item_count
 
 def coverage_of(
     shown:Tensor, # Rows of the items in each user's list (users × k); -1 for none
@@ -101,7 +102,7 @@ def coverage_of(
     seen:UserItems=None, # What users have already
 )->float:
     "Share of `items` that at least one user is shown"
-    return len(shown[shown>=0].unique())/len(items)
+    return int((torch.bincount(shown[shown>=0])>0).sum())/len(items)
 
 def novelty_of(shown, items, seen=None):
     "Mean self-information of the items shown, in bits; an item without users counts as if it had one. None where there is nothing to tell"
@@ -135,9 +136,10 @@ def diversity_of(
     res = []
     for rows in shown.split(bs):
         ok = (rows>=0)&has_features[rows.clamp(min=0)]
-        total = torch.zeros(len(rows), unit.shape[1])
-        for j in range(rows.shape[1]): total += unit[rows[:,j].clamp(min=0)]*ok[:,j,None]
         n = ok.sum(1)
+        starts = F.pad(n.cumsum(0), (1,0)).numpy()
+        lists = sp.csr_matrix((np.ones(starts[-1], np.float32), rows[ok].numpy(), starts), shape=(len(rows),len(unit)))
+        total = torch.from_numpy(lists@unit.numpy())
         pairs = n*(n-1)
         similarity = (total.pow(2).sum(1)-n)/pairs
         res.append(torch.where(pairs>0, 1-similarity, torch.nan))
@@ -410,7 +412,9 @@ def _n_unseen(users, items, seen):
     n = torch.full((len(users),), len(items))
     if seen is None: return n
     place,item = seen.of(users)
-    return n-torch.bincount(place[torch.isin(item, items)], minlength=len(users))
+    is_one = torch.zeros(seen.n_items, dtype=torch.bool)
+    is_one[items] = True
+    return n-torch.bincount(place[is_one[item]], minlength=len(users))
 
 # %% ../nbs/08a_metrics.ipynb #b325fc8f
 class Random:
@@ -452,6 +456,24 @@ class BiasOnly(SameForAll):
         total = torch.zeros(n_items).index_add_(0, items, y)
         self.by_item = total/(torch.bincount(items, minlength=n_items)+ridge)
 
+# %% ../nbs/08a_metrics.ipynb #d216d7da
+def _nearest_of(XT, X, scale, k, rows):
+    "The `k` highest off-diagonal entries of some rows of XT·X·diag(scale), and their columns"
+    block = torch.from_numpy((XT[rows]@X).toarray())*scale
+    block[torch.arange(len(block)),torch.arange(rows.start,rows.start+len(block))] = 0
+    return block.topk(k)
+
+def _nearest(X, scale, k):
+    "The `k` highest off-diagonal entries of each row of Xᵀ·X·diag(scale), a sparse matrix of items"
+    n = X.shape[1]
+    k = min(k, n)
+    step = max(1, min(2**22//n, 1+n//8))
+    blocks = [slice(o, o+step) for o in range(0, n, step)]
+    with ThreadPoolExecutor(torch.get_num_threads()) as pool: # scipy multiplies outside Python's lock
+        found = list(pool.map(partial(_nearest_of, X.T.tocsr(), X, scale, k), blocks))
+    vals,cols = [torch.cat(o).reshape(-1).numpy() for o in zip(*found)]
+    return sp.csr_matrix((vals, cols, np.arange(0, n*k+1, k)), shape=(n,n))
+
 # %% ../nbs/08a_metrics.ipynb #1cc12631
 def _thinned(has, cut, seed):
     "What users have (sparse, users × items), about `cut` items of those who have more"
@@ -461,20 +483,6 @@ def _thinned(has, cut, seed):
     indptr = F.pad(torch.bincount(user[kept], minlength=has.n_users).cumsum(0), (1,0))
     ones = np.ones(int(kept.sum()), np.float32)
     return sp.csr_matrix((ones, has.items[kept].numpy(), indptr.numpy()), shape=(has.n_users,has.n_items))
-
-def _nearest(C, scale, k):
-    "The `k` highest off-diagonal entries of each row of C·diag(scale), a sparse matrix of items"
-    n = C.shape[0]
-    k = min(k, n)
-    cols,vals = [],[]
-    for start in range(0, n, max(1, 2**22//n)):
-        block = torch.from_numpy(C[start:start+max(1, 2**22//n)].toarray())*scale
-        block[torch.arange(len(block)),torch.arange(start,start+len(block))] = 0
-        top,at = block.topk(k)
-        vals.append(top)
-        cols.append(at)
-    cols,vals = [torch.cat(o).reshape(-1).numpy() for o in (cols,vals)]
-    return sp.csr_matrix((vals, cols, np.arange(0, n*k+1, k)), shape=C.shape)
 
 class ItemKNN:
     "The items that share most users with a user's own ones (cosine)"
@@ -491,7 +499,7 @@ class ItemKNN:
         some = _thinned(has, cut, seed)
         n_users = np.asarray(some.sum(0)).ravel().clip(1)
         scale = n_users.astype(np.float32)**-.5
-        near = _nearest(some.T.tocsr()@some, torch.from_numpy(scale), neighbours)
+        near = _nearest(some, torch.from_numpy(scale), neighbours)
         self.near = (sp.diags(scale)@near).tocsr().astype(np.float32)
     def scores(self, users): return torch.from_numpy((self.X[users.cpu().numpy()]@self.near).toarray())
 
