@@ -307,9 +307,10 @@ def _row(index, label):
 def _as_index(index, labels):
     "`labels` as an index like `index`, or None where they are not all of its type"
     kinds = set(map(type, labels))
-    is_int = index.dtype==np.int64 and kinds<={int,np.int64} and max(map(abs, labels))<2**63
+    is_int = index.dtype==np.int64 and kinds<={int,np.int64}
     is_text = kinds=={str} and all(isinstance(o, str) for o in index[:1])
-    return pd.Index(labels, dtype=index.dtype) if is_int or is_text else None
+    try: return pd.Index(labels, dtype=index.dtype) if is_int or is_text else None
+    except OverflowError: return None
 
 def _other_type(index, label):
     "What is spelled like `label` in `index` and is of another type, or None"
