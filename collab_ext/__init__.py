@@ -95,7 +95,15 @@ class _Whole:
         there.__spec__ = ModuleSpec(name, _Loaded(there.__spec__)) # or Python would run it again
         return there.__spec__
 
-sys.meta_path.insert(0, _Whole)
+class _Moved:
+    "Says what to do with learners that version 0.0.1 exported: pickles name modules, and these are gone"
+    @staticmethod
+    def find_spec(name, path=None, target=None):
+        if name not in (f'{__name__}.collab', f'{__name__}.solve'): return None
+        raise RuntimeError(f"There is no module {name!r} any more. A learner that names it was exported by version 0.0.1, and is read by that alone: "
+            "open it there, `learn.save('name')`, and `load` what that writes into a learner of these data, or pass it as `pretrained`") # `load_learner` swallows an ImportError
+
+sys.meta_path[:0] = [_Moved,_Whole]
 
 def __getattr__(name):
     if name in ('Bundle','bundle'):

@@ -109,7 +109,7 @@ def _fine_tune_gradient(learn, epochs, base_lr, freeze_epochs, lr_mult, cbs, **k
 @patch
 @delegates(Learner.fit_one_cycle)
 def fine_tune(self:CollabLearner,
-    epochs, # Epochs in which everything trains; if closed forms drop the source, they take as many as they need from scratch
+    epochs, # Epochs (in closed form, sweeps) in which everything trains; if closed forms drop the source, they take as many as they need from scratch
     base_lr=None, # By gradient: learning rate of the first phase; 5e-3 by default
     freeze_epochs=None, # By gradient: epochs in which the moved rows are frozen; 1 by default
     lr_mult=None, # By gradient: how much more slowly moved rows train afterwards; 2 by default
@@ -258,7 +258,7 @@ def _one_of_each(ids, y, adds):
     df = pd.DataFrame(dict(u=to_np(ids[:,0]), i=to_np(ids[:,1]), y=to_np(y)))
     by_pair = df.groupby(['u','i'], sort=False, as_index=False).y
     df = by_pair.sum() if adds else by_pair.last()
-    return torch.from_numpy(df[['u','i']].to_numpy(dtype=np.int32)),torch.from_numpy(df.y.to_numpy(dtype=np.float32))
+    return torch.tensor(df[['u','i']].to_numpy(dtype=np.int32)),torch.tensor(df.y.to_numpy(dtype=np.float32)) # copies: pandas' arrays are read-only
 
 def _with_known(learn, new, rows):
     "The ratings `new`, and all others that a learner has of the users in `rows` (of all users, if it is None)"

@@ -10,7 +10,7 @@ Docs: https://collab-ext.github.io/collab_ext/bundle.html.md"""
 __all__ = ['bundle_version', 'write_bundle', 'Bundle']
 
 # %% ../nbs/11_bundle.ipynb #5b0aa882
-import hashlib,io,json,os,re,secrets
+import hashlib,io,json,os,re,secrets,warnings
 import numpy as np,pandas as pd
 from contextlib import contextmanager
 from datetime import date
@@ -303,6 +303,42 @@ def _row(index, label):
     try: return index.get_loc(label)
     except KeyError: return -1
 
+# %% ../nbs/11_bundle.ipynb #102c54e1
+def _as_index(index, labels):
+    "`labels` as an index like `index`, or None where they are not all of its type"
+    kinds = set(map(type, labels))
+    is_int = index.dtype==np.int64 and kinds<={int,np.int64}
+    is_text = kinds=={str} and all(isinstance(o, str) for o in index[:1])
+    try: return pd.Index(labels, dtype=index.dtype) if is_int or is_text else None
+    except OverflowError: return None
+
+def _other_type(index, label):
+    "What is spelled like `label` in `index` and is of another type, or None"
+    if isinstance(label, (bool,np.bool_)): return None
+    try: other = int(label) if isinstance(label, str) else str(int(label)) if label==int(label) else None
+    except (TypeError,ValueError,OverflowError): return None
+    return None if other is None or _row(index, other)<0 else other
+
+# %% ../nbs/11_bundle.ipynb #a49e3a55
+def _check_types(name, index, labels, rows):
+    "Raise a `ValueError` if none of `labels` has a row, though one is spelled like a label that has; warn if only some have none"
+    bad = [o for o,i in zip(labels,rows) if i<0]
+    pairs = ((o,_other_type(index, o)) for o in bad[::max(1, len(bad)//100)])
+    label,own = next((o for o in pairs if o[1] is not None), (None,None))
+    if own is None: return
+    said = (f"`{name}` holds {len(bad)} of {len(labels)} labels that are unknown; {label!r} is of another type than the label {own!r}: "
+        f"pass them as {type(own).__name__}")
+    if len(bad)==len(labels): raise ValueError(said)
+    warnings.warn(said)
+
+def _rows(name, index, labels):
+    "The row of each of `labels`, -1 where there is none; `name` is the argument's"
+    many = _as_index(index, labels) if len(labels)>50 else None
+    if many is None: rows = np.array([_row(index, o) for o in labels], dtype=np.int64)
+    else: rows = index.get_indexer(many).astype(np.int64)
+    if (rows<0).any(): _check_types(name, index, labels, rows)
+    return rows
+
 # %% ../nbs/11_bundle.ipynb #b27cbc3c
 _arrow_errors = (ValueError,TypeError,LookupError,OverflowError,MemoryError,RuntimeError,NotImplementedError,AttributeError,OSError)
 
@@ -345,7 +381,9 @@ class Bundle:
         self.norms = np.linalg.norm(self.tables['i_weight'], axis=1)
 
     def __repr__(self):
-        what = f"{len(self.tables['link_item'])} links" if self.is_linear else f"{self.V.shape[1]-1} factors"
+        kept = self.info.get('links_kept', 1.) if self.is_linear else 1.
+        share = '' if kept==1 else f" with {kept:.0%} of what all weigh"
+        what = f"{len(self.tables['link_item'])} links{share}" if self.is_linear else f"{self.V.shape[1]-1} factors"
         return f"Bundle of {len(self.users)} users and {len(self.items)} items, {what}"
 
 
@@ -366,7 +404,7 @@ def vector(self:Bundle,
     "What is known of a user; an unknown user has the row of `#na#`, and has seen nothing"
     if _is_many(user): raise ValueError(f"`vector` takes one user, not a {type(user).__name__}: ask for each in turn")
     if self.is_linear: raise ValueError("The users of a linear model have no vectors: ask `recommend`")
-    u = _row(self.u2i, user)
+    u, = _rows('user', self.u2i, [user])
     t,seen = self.tables,self._seen_by(u)
     if u<0: return t['u_any'][:-1],t['u_any'][-1],seen
     return t['u_weight'][u],t['u_bias'][u],seen
@@ -437,19 +475,15 @@ def _check_count(name, value, what):
     if not whole or value<1: raise ValueError(f"`{name}` is {what}, at least 1, not {value!r}")
 
 # %% ../nbs/11_bundle.ipynb #6954de17
-def _rows(index, labels):
-    "The row of each of `labels`, -1 where there is none"
-    return np.array([_row(index, o) for o in labels], dtype=np.int64)
-
 @patch
 def _hidden(self:Bundle, exclude=None, candidates=None):
     "Is each item kept from everybody?"
     res = np.zeros(len(self.items), bool)
     if candidates is not None:
-        shown = _rows(self.i2i, _as_list('candidates', candidates))
+        shown = _rows('candidates', self.i2i, _as_list('candidates', candidates))
         res[:] = True
         res[shown[shown>=0]] = False
-    hidden = _rows(self.i2i, _as_list('exclude', exclude))
+    hidden = _rows('exclude', self.i2i, _as_list('exclude', exclude))
     res[hidden[hidden>=0]] = True
     return res
 
@@ -489,7 +523,7 @@ def recommend(self:Bundle,
     "What to show a user, or each of many"
     _check_count('k', k, 'how many items to show')
     users = _as_list('user', user) if _is_many(user) else [user]
-    u = _rows(self.u2i, users)
+    u = _rows('user', self.u2i, users)
     hidden = self._hidden(exclude, candidates)
     index = None if candidates is not None else self.index # an index would look at all items to find a few
     n_block = max(1, 2**22//max(1, len(self.items))) # users whose scores take some 16 MB
@@ -512,13 +546,17 @@ def _answer(bundle, users, found, many):
 def similar_items(self:Bundle,
     item, # An item
     k=10, # How many
+    exclude=None, # Item, or items, not to be shown; unknown ones are ignored
+    candidates=None, # The only items that may be shown, such as those in stock; unknown ones are ignored
 )->pd.DataFrame: # Rank, item, cosine, and what is known of the items
     "Items whose vectors point the same way"
     _check_count('k', k, 'how many items to show')
-    i = _row(self.i2i, item)
+    if _is_many(item): raise ValueError(f"`similar_items` takes one item, not a {type(item).__name__}: ask for each in turn")
+    i, = _rows('item', self.i2i, [item])
     if i<0: raise KeyError(f"There is no item {item!r} in this bundle")
     products,norms = _link_products(self.tables, i) if self.is_linear else (self.V[:,:-1]@self.V[i,:-1], self.norms)
     cosines = products/np.maximum(norms*norms[i], 1e-12) # a vector of zeros is like no other
+    cosines[self._hidden(exclude, candidates)] = -np.inf
     cosines[i] = -np.inf
     rows = _best(cosines, k)
     return self._frame(rows, 'similarity', cosines[rows], dict(rank=range(1, len(rows)+1)))

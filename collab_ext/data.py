@@ -91,14 +91,23 @@ def check_columns(
     if missing: raise KeyError(f"There is no column {', '.join(map(repr,missing))}; the frame has {found}{remedy}")
     return found
 
-# %% ../nbs/01_data.ipynb #ce7dd6dc
+# %% ../nbs/01_data.ipynb #56ee2026
 def _is_called(name, names): return isinstance(name, str) and name.lower() in names
 
+def _check_no_text(df, found, taken):
+    "Raise a `ValueError` if a column is called like ratings and can't be them"
+    text = first(o for o in found if _is_called(o, rating_columns) and o not in taken)
+    if text is not None: raise ValueError(f"Column {text!r} holds {df[text].iloc[0]!r}, and ratings are numbers: convert it, for example with "
+        f"`pd.to_numeric(df[{text!r}])`, or pass `rating_name` to choose another column; the frame has {found}")
+
+# %% ../nbs/01_data.ipynb #ce7dd6dc
 def _rating_column(df, found, taken):
     "The column that ratings are most likely in, and a warning where that is a guess"
     third = found[2]
+    if not len(df): return third
     named = [o for o in found if _is_called(o, rating_columns) and o not in taken and pd.api.types.is_numeric_dtype(df[o])]
     guess = f": pass `rating_name` to choose; the frame has {found}"
+    if not named and third not in taken and not _is_called(third, rating_columns): _check_no_text(df, found, taken)
     if third not in named and len(named)>1: warn(f"Ratings are taken from the column {named[0]!r}, and not from {named[1]!r}{guess}")
     elif not named and _is_called(third, time_columns): warn(f"Ratings are taken from the third column, {third!r}, whose name is that of a time{guess}")
     return third if third in named or not named else named[0]
@@ -116,6 +125,9 @@ def column_names(
     if rating_name is None: rating_name = _rating_column(df, found, (user_name,item_name))
     first_two = [o for o in found if o!=rating_name] if rating_name not in found[2:] else found
     names = [ifnone(user_name, first_two[0]), ifnone(item_name, first_two[1]), rating_name]
+    chosen = [o for o,name in zip(names, (user_name,item_name,rating_name)) if name is None and str(o).startswith('Unnamed: ')]
+    if chosen: raise ValueError(f"Column {chosen[0]!r} has no name of its own, as the index that `to_csv` writes: read the file with `index_col=0`, "
+        f"drop the column, or pass `user_name`, `item_name` and `rating_name`; the frame has {found}")
     if len(set(names))<3: raise ValueError(f"User, item and rating need columns of their own, not {names}")
     if not len(df): raise ValueError("There are no ratings in this frame")
     return names
@@ -609,6 +621,23 @@ def _check_valid(ds, unknown):
     raise ValueError(f"None of the users ({ds.vocab.names[0]!r}) of the validation set is in the training set, "
         "so the model has learned nothing of them: split differently, or pass `unknown='mean'` to measure how it does on unknown users")
 
+# %% ../nbs/01_data.ipynb #f099e336
+def _n_in_both(train, valid):
+    "How many pairs of the validation set are pairs of the training set, too"
+    n_items = train.vocab.sizes[1]
+    a,b = [o.ids[:,0].numpy().astype(np.int64)*n_items + o.ids[:,1].numpy() for o in (train,valid)]
+    size = 8*len(b)+1
+    mark = np.zeros(size, dtype=bool)
+    mark[b%size] = True
+    maybe = a[mark[a%size]] # a sieve: most pairs are in one part only
+    return int(pd.Series(b).isin(maybe).sum())
+
+def _warn_of_leaks(train, valid):
+    "Warn of pairs that are in both parts, which a model has only to remember"
+    n = _n_in_both(train, valid)
+    if n: warn(f"{n} of the {len(valid)} pairs of user and item in the validation set are in the training set, too, since they are in the data "
+        "more than once: pass `duplicates='last'` or `'mean'`")
+
 # %% ../nbs/01_data.ipynb #4874128f
 def _checked_device(device):
     "`device`, or the default one"
@@ -678,6 +707,8 @@ class CollabDataLoaders(fastai.collab.CollabDataLoaders):
         train_ds = Ratings.from_frame(train, vocab, rating, weight_name)
         valid_ds = train_ds.encode(valid, unknown, ' of the validation set')
         _check_valid(valid_ds, unknown)
+        share_rows = len(train_rows)+len(valid_rows)>len(ratings) # which `split_rows` has warned of
+        if duplicates=='keep' and unknown!='popular' and len(valid_ds) and not share_rows: _warn_of_leaks(train_ds, valid_ds)
 
         val_bs = ifnone(val_bs, _default_val_bs(bs, len(valid_ds)))
         train_dl = CollabDL(train_ds, bs=bs, shuffle=shuffle, **kwargs)

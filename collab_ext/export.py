@@ -64,26 +64,30 @@ def _item_links(
     model, # `ItemModel`
     n_links, # How many for each item
     n_block=512, # Items whose rows are made at a time
-)->dict: # `link_start`, `link_item` and `link_value`, items counted from 0
+)->tuple: # `link_start`, `link_item` and `link_value`, items counted from 0; the share that these are of the absolute values of all
     "The strongest links from each item to others"
     n = model.n_items-1
-    k = min(n_links, n)
-    blocks = []
+    k = min(ifnone(n_links, max(500, 2**24//max(1,n))), n)
+    blocks,total = [],0.
     for rows in torch.arange(1, n+1).split(n_block):
         one_each = sp.csr_matrix((np.ones(len(rows), np.float32), (range(len(rows)), rows.numpy())), shape=(len(rows),n+1))
-        blocks.append(_strongest(model.of_history(one_each)[:,1:].float(), k))
+        links = model.of_history(one_each)[:,1:].float()
+        total += links.abs().sum().item()
+        blocks.append(_strongest(links, k))
     items,values = [torch.cat(o).reshape(-1) for o in zip(*blocks)]
-    return dict(link_start=np.arange(n+1)*k, link_item=to_np(items.int()), link_value=to_np(values))
+    kept = 1. if k==n or not total else round(values.abs().sum().item()/total, 4)
+    return dict(link_start=np.arange(n+1)*k, link_item=to_np(items.int()), link_value=to_np(values)),kept
 
 def _linear_tables_of(model, n_links):
-    "Links of items, what each user has, and the scores for somebody unknown"
+    "Links of items, what each user has, and the scores for somebody unknown; and which share of the links these are"
     own = model.history[1:,1:]
     if own.nnz: own.sort_indices()
     have = dict(own_start=own.indptr.astype(np.int64), own_item=own.indices.astype(np.int32), own_value=own.data.astype(np.float32))
     for_any = to_np(model.of_history(model.average_history)[0,1:].float())
-    res = dict(_item_links(model, n_links), **have, any_score=for_any)
+    links,kept = _item_links(model, n_links)
+    res = dict(links, **have, any_score=for_any)
     _check_finite(res)
-    return res
+    return res,kept
 
 
 # %% ../nbs/11a_export.ipynb #c85ab2f3
@@ -101,21 +105,22 @@ def export_bundle(self:CollabLearner,
     folder:str|Path, # Where to; an older bundle there is replaced
     items:pd.DataFrame=None, # What to say of items, as for `recommend`
     with_seen=True, # Store which items each user has seen
-    n_links=500, # Links that each item keeps, for a linear model
+    n_links=None, # Links that each item keeps, for a linear model; all that fit into 17 million in all, and at least 500, by default
     wait=60, # How long to wait for another process that writes there (seconds)
 )->Path: # The folder
     "Write vectors or links, labels and seen items, to be served without this library's training half"
-    check_count('n_links', n_links, 'how many links each item keeps')
+    if n_links is not None: check_count('n_links', n_links, 'how many links each item keeps')
+    warn_if_untrained(self, 'export_bundle')
     model = get_model(self.model)
     is_linear = isinstance(model, ItemModel)
     vocab = self.vocab
     user,item = vocab.names
     users = _label_frame(user, vocab.labels[0])
     shown = with_items(_label_frame(item, vocab.labels[1]), items, item)
-    arrays = _linear_tables_of(model, n_links) if is_linear else _model_tables(_dot_model(self))
+    arrays,kept = _linear_tables_of(model, n_links) if is_linear else (_model_tables(_dot_model(self)),None)
     if with_seen: arrays.update(_seen_tables(seen_items(self)))
     y_range = None if model.y_range is None else [float(o) for o in model.y_range]
     mean = 0. if is_linear else float(getattr(model, 'mean', 0.)) # the mean of a linear model is in its input
     info = dict(user=user, item=item, mean=mean, y_range=y_range)
-    if is_linear: info['kind'] = 'linear'
+    if is_linear: info.update(kind='linear', links_kept=kept)
     return write_bundle(folder, arrays, users, shown, info, wait)

@@ -8,12 +8,13 @@ Docs: https://collab-ext.github.io/collab_ext/learner.html.md"""
 
 # %% auto #0
 __all__ = ['solvers', 'closed_form_for', 'UnknownDropout', 'collab_splitter', 'WeightedMSE', 'check_dls', 'CollabLearner',
-           'unchanged_on_error', 'solver_for', 'has_trained', 'train_closed_form', 'collab_learner', 'TabularCollab',
-           'EmbeddingDotBias', 'EmbeddingNN', 'CollabDataLoaders']
+           'unchanged_on_error', 'solver_for', 'has_trained', 'is_untrained', 'warn_if_untrained', 'train_closed_form',
+           'collab_learner', 'TabularCollab', 'EmbeddingDotBias', 'EmbeddingNN', 'CollabDataLoaders']
 
 # %% ../nbs/06_learner.ipynb #aed14829
 from contextlib import contextmanager
 from copy import deepcopy
+from weakref import WeakSet
 from fastai.collab import *
 from fastai.tabular.all import *
 from .vocab import *
@@ -75,6 +76,19 @@ def check_dls(dls):
     raise ValueError(f"`dls` are loaders of ratings, not {a_type(dls)}: make them first, "
         f"with `dls = CollabDataLoaders.from_df({ratings})`")
 
+# %% ../nbs/06_learner.ipynb #c4c736fd
+def _loader_of(learn, dl):
+    "A loader, also of a frame"
+    return learn.test_dl(dl) if isinstance(dl, pd.DataFrame) else dl
+
+def _check_metrics(metrics, cbs):
+    "Raise a `ValueError` for a metric that can't be called, or for one among callbacks"
+    text = first(o for o in L(metrics) if not callable(o) and not isinstance(o, Metric))
+    if text is not None: raise ValueError(f"`metrics` takes functions, or what `RankMetrics` returns, not {text!r:.80}: "
+        "for ratings pass `metrics=rmse`, without quotes")
+    found = first(o for c in L(cbs) for o in (c if is_listy(c) else [c]) if isinstance(o, Metric))
+    if found is not None: raise ValueError(f"`cbs` holds a metric, {found.name!r}: pass it as `metrics`, as in `metrics=RankMetrics(10)`")
+
 # %% ../nbs/06_learner.ipynb #54be2a5a
 @delegates(Learner.__init__)
 class CollabLearner(Learner):
@@ -82,6 +96,7 @@ class CollabLearner(Learner):
     def __init__(self, dls, model, loss_func=None, **kwargs):
         check_kwargs(kwargs, 'CollabLearner', Learner.__init__)
         check_dls(dls)
+        _check_metrics(kwargs.get('metrics'), kwargs.get('cbs'))
         if has_tables(get_model(model).state_dict()): check_rows(tables(model), vocab_of(dls))
         super().__init__(dls, model, ifnone(loss_func, _default_loss(dls)), **kwargs)
         self.transfer,self._solved = None,None
@@ -118,15 +133,10 @@ class CollabLearner(Learner):
 
     def __getstate__(self): return dict(super().__getstate__(), _solved=None)
 
-    @delegates(Learner.fit)
-    def fit(self, n_epoch, lr=None, wd=None, cbs=None, **kwargs):
-        "As `Learner.fit`"
-        check_kwargs(kwargs, 'fit', Learner.fit)
-        return super().fit(n_epoch, lr=lr, wd=wd, cbs=cbs, **kwargs)
-
     @delegates(Learner.get_preds)
     def get_preds(self, ds_idx=1, dl=None, reorder=None, **kwargs):
-        "As `Learner.get_preds`, also for a single row"
+        "As `Learner.get_preds`, also for a single row; `dl` may be a frame"
+        dl = _loader_of(self, dl)
         reorder = getattr(dl, 'shuffle', False) if reorder is None else reorder
         asked = self.dls[ds_idx] if dl is None else dl
         if not len(asked): raise ValueError("There is nothing to predict: this set of ratings is empty" +
@@ -134,6 +144,23 @@ class CollabLearner(Learner):
         res = super().get_preds(ds_idx, dl, reorder=reorder, **kwargs)
         def flat(o): return o.reshape(-1) if isinstance(o, Tensor) and o.numel()==o.shape[:1].numel() else o
         return tuple(flat(o) for o in res)
+
+# %% ../nbs/06_learner.ipynb #e0fff087
+@patch
+@delegates(Learner.fit)
+def fit(self:CollabLearner, n_epoch, lr=None, wd=None, cbs=None, **kwargs):
+    "As `Learner.fit`"
+    check_kwargs(kwargs, 'fit', Learner.fit)
+    _check_metrics(None, cbs)
+    return Learner.fit(self, n_epoch, lr=lr, wd=wd, cbs=cbs, **kwargs)
+
+@patch
+@delegates(Learner.validate)
+def validate(self:CollabLearner, ds_idx=1, dl=None, **kwargs):
+    "As `Learner.validate`; `dl` may be a frame of ratings"
+    check_kwargs(kwargs, 'validate', Learner.validate)
+    if isinstance(dl, pd.DataFrame): check_columns(dl, [train_data(self.dls).rating_name], ": there is nothing to compare predictions with")
+    return Learner.validate(self, ds_idx, _loader_of(self, dl), **kwargs)
 
 # %% ../nbs/06_learner.ipynb #ac16a4ef
 @patch
@@ -197,6 +224,28 @@ def solver_for(
 
 def has_trained(learn): return learn.opt is not None and any(len(o) for o in learn.opt.state.values())
 
+# %% ../nbs/06_learner.ipynb #e0fef6d6
+def is_untrained(
+    learn, # A `CollabLearner`
+)->bool:
+    "Are the tables of a dot product or a net what chance made them, as far as one can tell?"
+    model = get_model(learn.model)
+    if not isinstance(model, (EmbeddingDotBias,EmbeddingNN)): return False
+    highest = max(w.abs().max().item() for w in tables(model).values())
+    if highest>.02: return False # fastai draws them from a normal distribution of width .01, cut at .02
+    return learn.transfer is None and getattr(model, 'prior', None) is None and not has_trained(learn) and learn.solver is None
+
+_looked_at = WeakSet()
+
+def warn_if_untrained(
+    learn, # A `CollabLearner`
+    called, # What was called, for the message
+):
+    "Warn, the first time that a learner is asked, if it has learned nothing"
+    if learn in _looked_at: return
+    _looked_at.add(learn)
+    if is_untrained(learn): warn(f"`{called}` of a learner that was not trained: what it says is chance; train it first, for example with `learn.solve()`")
+
 # %% ../nbs/06_learner.ipynb #e0aed2b1
 closed_form_for = ("a dot product (no `use_nn`), squared error (no `loss_func`), "
     "and ratings in the `CollabDataLoaders` of collab_ext (not those of fastai)")
@@ -248,8 +297,10 @@ def _fitted_source(learn, source, project):
     if project:
         width = first(tabs.values()).shape[1]
         src = src._replace(wgts=project_wgts(src.wgts, width), info=filter_keys(ifnone(src.info, {}), lambda k: k!='prior'))
-    if len(tabs)==4: src = rescale(src, getattr(model,'y_range',None), train_ratings(learn.dls))
-    return src
+    converts = len(tabs)==4 and ifnone(src.info, {}).get('scale')
+    same_kind = len(tables(src.wgts))==len(tabs) # else vectors alone move, which mean no ratings
+    if same_kind and not converts: warn_of_range(model, src.info)
+    return rescale(src, getattr(model,'y_range',None), train_ratings(learn.dls)) if len(tabs)==4 else src
 
 def _start_adapted(learn, solver, transfer, src):
     "Solve for what a source lacks, write it, and keep the source until `fine_tune` has compared"
@@ -279,7 +330,7 @@ def _plan(learn, src, fill, id_map, can_solve):
     s = mismatched_side(src, transfer.matches, RatingMatrix.from_ratings(learn.dls.train_ds), model.link)
     if s is None: return transfer,wgts
     name,side_name = learn.vocab.names[s],('users','items')[s]
-    n = int((transfer.matches.idxs[s]>=0).sum())
+    n = transfer.matches.n_labels(s)-transfer.matches.missing(s)
     said = (f"{n} labels of {name!r} are in the source too, and look like other {side_name} there: the ratings here fit an average row better. "
         f"These {side_name} are taken for new; pass `id_map={{{name!r}: {{}}}}` to say so yourself")
     warn(said)
@@ -331,6 +382,14 @@ def _emb_szs(dls, emb_szs):
     if bad: raise KeyError(f"`emb_szs` has {bad[0]!r}; the columns are {list(dls.classes)}")
     return get_emb_sz(dls.train_ds, emb_szs or {})
 
+# %% ../nbs/06_learner.ipynb #220a2f63
+def _check_hidden(n_factors, emb_szs, layers):
+    "With `use_nn`, a given `n_factors` is the size of the hidden layer, and not what most will take it for"
+    if layers is not None and emb_szs is None: warn(f"With `use_nn` and `layers`, nothing looks at `n_factors={n_factors}`: "
+        f"for vectors of this width pass `emb_szs=[{n_factors},{n_factors}]`")
+    elif emb_szs is None: warn(f"With `use_nn`, `n_factors={n_factors}` is the size of the hidden layer, as in fastai: "
+        f"for vectors of this width pass `emb_szs=[{n_factors},{n_factors}]`")
+
 # %% ../nbs/06_learner.ipynb #94f25177
 def _make_model(dls, n_factors, use_nn, emb_szs, layers, config):
     y_range = config.get('y_range')
@@ -354,7 +413,7 @@ def _source_widths(src): return [v.shape[1] for t,v in tables(src.wgts).items() 
 @delegates(Learner.__init__)
 def collab_learner(
     dls, # `CollabDataLoaders`
-    n_factors:int=_Default(50), # Width of the vectors; with `pretrained`, that of the source unless given
+    n_factors:int=_Default(50), # Width of the vectors; with `pretrained`, that of the source unless given; with `use_nn`, size of the hidden layer
     use_nn=False, # A neural net on the vectors (`EmbeddingNN`) instead of their dot product (`EmbeddingDotBias`)
     emb_szs=None, # For `use_nn`: widths of the users' and the items' vectors, as a list or as a dict column → width
     layers=None, # For `use_nn`: sizes of the hidden layers
@@ -386,6 +445,7 @@ def collab_learner(
     transfers = pretrained is not None and pretrained is not False
     if not transfers: _refuse('is for `pretrained`, and there is none', project=project or None, id_map=id_map, fill=fill, solve=solve)
     check_count('n_factors', n_factors, 'the width of the vectors')
+    if use_nn and not isinstance(n_factors, _Default): _check_hidden(n_factors, emb_szs, layers)
     if transfers:
         folder = Path(kwargs.get('path') or getattr(dls,'path','.'))/kwargs.get('model_dir','models')
         src = read_source(pretrained, folder, vocab_of(dls))

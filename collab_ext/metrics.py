@@ -16,6 +16,7 @@ __all__ = ['rank_metrics', 'list_metrics', 'UserLists', 'user_list_metrics', 'Me
            'RankMetrics']
 
 # %% ../nbs/08a_metrics.ipynb #f818263a
+from concurrent.futures import ThreadPoolExecutor
 from numbers import Real
 import scipy.sparse as sp
 from fastai.basics import *
@@ -93,7 +94,7 @@ def auc(
 # %% ../nbs/08a_metrics.ipynb #54b167dc
 def users_of_items(seen):
     "Number of users of each item"
-    return torch.bincount(seen.items, minlength=seen.n_items)
+    return seen.item_count
 
 def coverage_of(
     shown:Tensor, # Rows of the items in each user's list (users × k); -1 for none
@@ -101,7 +102,7 @@ def coverage_of(
     seen:UserItems=None, # What users have already
 )->float:
     "Share of `items` that at least one user is shown"
-    return len(shown[shown>=0].unique())/len(items)
+    return int((torch.bincount(shown[shown>=0])>0).sum())/len(items)
 
 def novelty_of(shown, items, seen=None):
     "Mean self-information of the items shown, in bits; an item without users counts as if it had one. None where there is nothing to tell"
@@ -135,9 +136,10 @@ def diversity_of(
     res = []
     for rows in shown.split(bs):
         ok = (rows>=0)&has_features[rows.clamp(min=0)]
-        total = torch.zeros(len(rows), unit.shape[1])
-        for j in range(rows.shape[1]): total += unit[rows[:,j].clamp(min=0)]*ok[:,j,None]
         n = ok.sum(1)
+        starts = F.pad(n.cumsum(0), (1,0)).numpy()
+        lists = sp.csr_matrix((np.ones(starts[-1], np.float32), rows[ok].numpy(), starts), shape=(len(rows),len(unit)))
+        total = torch.from_numpy(lists@unit.numpy())
         pairs = n*(n-1)
         similarity = (total.pow(2).sum(1)-n)/pairs
         res.append(torch.where(pairs>0, 1-similarity, torch.nan))
@@ -215,6 +217,7 @@ def reliability(
     df = pd.DataFrame(dict(pred=pred, rating=y))
     bad = df.isna().any(axis=1).sum()
     if bad: raise ValueError(f"{bad} of {len(df)} predictions or ratings are NaN: leave them out, or look for what made them")
+    df['rating'] = df.groupby('pred').rating.transform('mean') # so that it does not matter which of equal predictions comes first
     order = df.pred.rank(method='first')
     by_bin = df.groupby(pd.qcut(order, min(bins,len(df)), labels=False))
     res = by_bin.mean().assign(ratings=by_bin.size()).rename_axis('bin')
@@ -273,10 +276,13 @@ def measure(
     n_rel:Tensor=None, # Number of relevant items of each user, where some are not in the catalogue
     auc_too=False, # Compute the area under the curve too, which takes a sort of all scores
     features:Tensor=None, # Features of each row of items (items' rows × features), by which `diversity` compares
+    known:UserItems=None, # What users in general have, by which `novelty` and `serendipity` count; `seen` by default
     **kwargs # For `rank_items`
 )->Measured: # `mean`: a Series; `per_user`: a frame, its index the users' rows; `shown`: the items in each user's list
     "Rank all items for each user who has held-out ones, and average"
     check_kwargs(kwargs, 'measure', measure)
+    if not isinstance(rel, UserItems): raise ValueError(f"`rel` is what was held out, as `UserItems`, not {a_type(rel)}: "
+        "to measure a learner on a frame, use `learn.evaluate(test)`")
     ks = check_lengths(k)
     check_flag('auc_too', auc_too)
     if features is not None and len(features)!=rel.n_items: raise ValueError(f"`features` has {len(features)} rows, and "
@@ -289,7 +295,7 @@ def measure(
     aucs = []
     take_auc = _auc_of_batches(rel, items, aucs) if auc_too else None
     shown,_ = rank_items(model, users, items, rel.n_items, max(ks), seen, each=take_auc, **kwargs)
-    lists = UserLists(shown, find_hits(rel, users, shown), items, seen, features)
+    lists = UserLists(shown, find_hits(rel, users, shown), items, ifnone(known, seen), features)
     per_user,of_all = zip(*[_metrics_at(lists, o, n_rel[users]) for o in ks])
     if is_listy(k) or not np.isscalar(k):
         per_user = [f.add_suffix(f'@{o}') for f,o in zip(per_user,ks)]
@@ -298,6 +304,24 @@ def measure(
     if auc_too: per_user['auc'] = torch.cat(aucs).numpy()
     mean = pd.concat([per_user.mean(), *of_all])
     return Measured(mean, per_user.set_index(users.numpy()), shown)
+
+# %% ../nbs/08a_metrics.ipynb #5375ee69
+def _check_some(ds, ids, min_rating):
+    "Raise a `ValueError` that says why no user has anything held out, if that is so"
+    if (ids[:,0]>0).any(): return
+    name,n = ds.vocab.names[0],len(ds)
+    why = f"all {n} held-out ratings are of unknown {name}: hold out a part of what each has, or pass the rest of theirs as `ratings`"
+    if not n: why = "there are no held-out ratings: make the loaders with a `valid_pct` above 0, or pass a `test` with rows"
+    elif not len(ids): why = f"none of the {n} held-out ratings is `min_rating={min_rating}` or more, and the highest is {ds.targ.max():g}: choose less"
+    elif len(ids)<n: why = f"all {len(ids)} held-out ratings from `min_rating={min_rating}` on are of unknown {name}: choose less, or pass their ratings as `ratings`"
+    raise ValueError(f"No user has anything held out that could be found: {why}")
+
+# %% ../nbs/08a_metrics.ipynb #35d4c12c
+def _check_types_of(ds, test, s):
+    "Raise or warn if what is unknown in `test` is only of another type"
+    if not (ds.ids[:,s]==0).any(): return
+    labels = as_labels(pd.unique(test[ds.vocab.names[s]]))
+    check_types(ds.vocab, labels, ds.vocab.rows(labels, s), s, '`test`')
 
 # %% ../nbs/08a_metrics.ipynb #e77e82a3
 HeldOut = namedtuple('HeldOut', 'rel n_rel info') # relevant items; how many each user has, lost ones included; what was left out
@@ -328,8 +352,10 @@ def held_out_ratings(
         f"and items to {list(vocab)}")
     check_columns(test)
     last = test.drop_duplicates(list(vocab), keep='last')
-    try: return Ratings(vocab, rating_name=train.rating_name).encode(last, 'mean')
+    try: res = Ratings(vocab, rating_name=train.rating_name).encode(last, 'mean')
     except ValueError as e: raise ValueError(f"`test`: {e}") from None
+    for s in (0,1): _check_types_of(res, last, s)
+    return res
 
 def held_out_pairs(
     ds:Ratings, # Held-out ratings
@@ -344,6 +370,7 @@ def held_out_pairs(
         if not is_number: raise ValueError(f"`min_rating` is a number, not {min_rating!r}")
         if ds.targ is None: raise ValueError(f"`min_rating={min_rating}` needs ratings to compare with, in a column {ds.rating_name!r}")
         ids = ids[ds.targ.cpu()>=min_rating]
+    _check_some(ds, ids, min_rating)
     rel = UserItems(ids, sizes)
     again = int(seen.has(*rel.pairs.T).sum()) if seen is not None and len(rel) else 0
     if again: warn(f"{again} of {len(rel)} held-out pairs are in the training set too, and what a user has seen is not "
@@ -385,7 +412,9 @@ def _n_unseen(users, items, seen):
     n = torch.full((len(users),), len(items))
     if seen is None: return n
     place,item = seen.of(users)
-    return n-torch.bincount(place[torch.isin(item, items)], minlength=len(users))
+    is_one = torch.zeros(seen.n_items, dtype=torch.bool)
+    is_one[items] = True
+    return n-torch.bincount(place[is_one[item]], minlength=len(users))
 
 # %% ../nbs/08a_metrics.ipynb #b325fc8f
 class Random:
@@ -427,6 +456,24 @@ class BiasOnly(SameForAll):
         total = torch.zeros(n_items).index_add_(0, items, y)
         self.by_item = total/(torch.bincount(items, minlength=n_items)+ridge)
 
+# %% ../nbs/08a_metrics.ipynb #d216d7da
+def _nearest_of(XT, X, scale, k, rows):
+    "The `k` highest off-diagonal entries of some rows of XT·X·diag(scale), and their columns"
+    block = torch.from_numpy((XT[rows]@X).toarray())*scale
+    block[torch.arange(len(block)),torch.arange(rows.start,rows.start+len(block))] = 0
+    return block.topk(k)
+
+def _nearest(X, scale, k):
+    "The `k` highest off-diagonal entries of each row of Xᵀ·X·diag(scale), a sparse matrix of items"
+    n = X.shape[1]
+    k = min(k, n)
+    step = max(1, min(2**22//n, 1+n//8))
+    blocks = [slice(o, o+step) for o in range(0, n, step)]
+    with ThreadPoolExecutor(torch.get_num_threads()) as pool: # scipy multiplies outside Python's lock
+        found = list(pool.map(partial(_nearest_of, X.T.tocsr(), X, scale, k), blocks))
+    vals,cols = [torch.cat(o).reshape(-1).numpy() for o in zip(*found)]
+    return sp.csr_matrix((vals, cols, np.arange(0, n*k+1, k)), shape=(n,n))
+
 # %% ../nbs/08a_metrics.ipynb #1cc12631
 def _thinned(has, cut, seed):
     "What users have (sparse, users × items), about `cut` items of those who have more"
@@ -437,34 +484,22 @@ def _thinned(has, cut, seed):
     ones = np.ones(int(kept.sum()), np.float32)
     return sp.csr_matrix((ones, has.items[kept].numpy(), indptr.numpy()), shape=(has.n_users,has.n_items))
 
-def _nearest(C, scale, k):
-    "The `k` highest off-diagonal entries of each row of C·diag(scale), a sparse matrix of items"
-    n = C.shape[0]
-    k = min(k, n)
-    cols,vals = [],[]
-    for start in range(0, n, max(1, 2**22//n)):
-        block = torch.from_numpy(C[start:start+max(1, 2**22//n)].toarray())*scale
-        block[torch.arange(len(block)),torch.arange(start,start+len(block))] = 0
-        top,at = block.topk(k)
-        vals.append(top)
-        cols.append(at)
-    cols,vals = [torch.cat(o).reshape(-1).numpy() for o in (cols,vals)]
-    return sp.csr_matrix((vals, cols, np.arange(0, n*k+1, k)), shape=C.shape)
-
 class ItemKNN:
     "The items that share most users with a user's own ones (cosine)"
     needs_pairs = True
+    needs_history = True # looks at what each user has, who may be new
     def __init__(self, ds, has=None,
         neighbours=20, # How many of each item count
         cut=100, # About how many items of a user tell which go together
         seed=0, # Seed of the draw
+        history=None, # What the users to be ranked for have (`UserItems`), if others than those of `ds`
     ):
         has = _pairs_of(ds, has)
-        self.X = has.csr()
+        self.X = ifnone(history, has).csr()
         some = _thinned(has, cut, seed)
         n_users = np.asarray(some.sum(0)).ravel().clip(1)
         scale = n_users.astype(np.float32)**-.5
-        near = _nearest(some.T.tocsr()@some, torch.from_numpy(scale), neighbours)
+        near = _nearest(some, torch.from_numpy(scale), neighbours)
         self.near = (sp.diags(scale)@near).tocsr().astype(np.float32)
     def scores(self, users): return torch.from_numpy((self.X[users.cpu().numpy()]@self.near).toarray())
 
@@ -493,6 +528,7 @@ def measure_baselines(
     seen:UserItems=None, # What not to show
     names=None, # Which of `baselines`; all by default
     has:UserItems=None, # The pairs of `ds`, where they are at hand
+    history:UserItems=None, # What the users to be measured have; the pairs of `ds` by default
     **kwargs # For `measure`
 )->dict: # Name → `Measured`
     "Metrics of models that hardly learn anything"
@@ -501,10 +537,11 @@ def measure_baselines(
     for o in names: check_baseline('names', o)
     if _all_equal(ds.targ): names = [o for o in names if not getattr(baselines[o], 'needs_ratings', False)]
     if any(getattr(baselines[o], 'needs_pairs', False) for o in names): has = _pairs_of(ds, has)
-    return {o:measure(_fit_baseline(o, ds, has), rel, seen, **kwargs) for o in names}
+    return {o:measure(_fit_baseline(o, ds, has, history), rel, seen, **kwargs) for o in names}
 
-def _fit_baseline(name, ds, has):
+def _fit_baseline(name, ds, has, history):
     kind = baselines[name]
+    if getattr(kind, 'needs_history', False): return kind(ds, has, history=history)
     return kind(ds, has) if getattr(kind, 'needs_pairs', False) else kind(ds)
 
 def _all_equal(y): return y is None or bool((y==y[:1]).all())

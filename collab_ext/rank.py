@@ -36,6 +36,7 @@ class UserItems:
         self.keys = (known[:,0]*self.n_items + known[:,1]).unique() # sorted by user, then by item
         self.items = self.keys%self.n_items
         self.count = torch.bincount(self.keys//self.n_items, minlength=self.n_users)
+        self.item_count = torch.bincount(self.items, minlength=self.n_items)
         self.indptr = F.pad(self.count.cumsum(0), (1,0)) # where the items of each user begin
 
     def __len__(self): return len(self.keys)
@@ -53,8 +54,8 @@ def of(self:UserItems,
     "The items of `users`"
     n = self.count[users]
     place = torch.repeat_interleave(torch.arange(len(users)), n)
-    nth = torch.arange(len(place)) - (n.cumsum(0)-n)[place] # numbers the items of each user from 0
-    return place,self.items[self.indptr[users][place]+nth]
+    shift = self.indptr[users] - (n.cumsum(0)-n) # from where a user's items come in the answer to where they are kept
+    return place,self.items[torch.arange(len(place)) + torch.repeat_interleave(shift, n)]
 
 @patch
 def has(self:UserItems,
@@ -176,7 +177,8 @@ def _nth_place_of_all(seen, users, order, nth):
     place,item = seen.of(users)
     at_item = _columns(order, seen.n_items)[item]
     in_order = at_item>=0
-    key = (place[in_order]*n + at_item[in_order]).sort().values # by user, then by place in the order
+    key = place[in_order]*n + at_item[in_order]
+    if (key[1:]<key[:-1]).any(): key = key.sort().values # by user, then by place in the order
     owner = key//n
     count = torch.bincount(owner, minlength=len(users))
     begin = count.cumsum(0)-count

@@ -66,21 +66,24 @@ def _known_candidates(vocab, candidates):
     unknown = [o for o,i in zip(labels, rows.tolist()) if i<=0]
     if not unknown: return rows
     msg = f"{len(unknown)} of {len(labels)} `candidates` are unknown {vocab.names[1]} ({_named(unknown)})"
-    if len(unknown)==len(labels): raise KeyError(f"{msg}: none of them is in the training set, so there is nothing to choose from")
-    warn(f"{msg}: they are not in the training set, and are left out")
+    hint = type_hint(vocab, unknown, 1)
+    if len(unknown)==len(labels): raise KeyError(f"{msg}: none of them is in the training set, so there is nothing to choose from{hint}")
+    warn(f"{msg}: they are not in the training set, and are left out{hint}")
     return rows[rows>0]
 
 def item_choices(
     vocab:Vocab, # Labels of users and items
     candidates=None, # Items to choose from, of which unknown ones are left out; all by default
-    exclude=None, # Items that are not to be shown to any user; unknown ones are no matter
+    exclude=None, # Items that are not to be shown to any user; unknown ones are no matter, unless only their type is
 )->Tensor: # Row numbers of items
     "Rows of the items to choose from"
     ok = torch.zeros(vocab.sizes[1], dtype=torch.bool)
     if candidates is None: ok[1:] = True
     else: ok[_known_candidates(vocab, candidates)] = True
     if exclude is not None:
-        rows = vocab.rows(label_list('exclude', exclude), 1)
+        labels = label_list('exclude', exclude)
+        rows = vocab.rows(labels, 1)
+        check_types(vocab, labels, rows, 1, '`exclude`')
         ok[rows[rows>0]] = False
     if not ok.any(): raise ValueError("There is no item to choose from: `candidates` is empty, or everything in it is excluded")
     return ok.nonzero()[:,0]
@@ -241,6 +244,7 @@ def recommend(self:CollabLearner,
     check_choice('unknown', unknown, unknown_users)
     check_flag('exclude_seen', exclude_seen)
     if progress is not None: check_flag('progress', progress)
+    warn_if_untrained(self, 'recommend')
     if ratings is not None and users is not None: raise ValueError("Pass either `users` or `ratings`: the users of `ratings` are the ones who are shown something")
     vocab,seen = self.vocab,None
     cols = item_choices(vocab, candidates, exclude)
@@ -273,9 +277,11 @@ def similar_rows(
     labels, # A label or several
     k:int, # How many for each
     items=None, # What to say of items, as for `recommend`
+    choices:Tensor=None, # Rows to choose from; all by default
 )->pd.DataFrame: # Of which, rank, label, cosine
     "Users or items whose vectors point the same way"
     check_count('k', k, 'how many to show')
+    warn_if_untrained(learn, f"similar_{('users','items')[s]}")
     vocab = learn.vocab
     name = vocab.names[s]
     labels = label_list('labels', labels)
@@ -283,7 +289,7 @@ def similar_rows(
     rows = rows_of(vocab, labels, s, '`labels` has')
     vecs = F.normalize(vectors_of(learn, s), dim=1)
     others = (torch.as_tensor(train_data(learn.dls).counts[name])>0).nonzero()[:,0]
-    others = others[others>0]
+    others = others[others>0] if choices is None else others[torch.isin(others, choices)]
     sim = vecs[rows]@vecs[others].T
     sim[rows[:,None]==others] = -torch.inf
     vals,i = sim.topk(min(k, len(others)))
@@ -299,9 +305,11 @@ def similar_items(self:CollabLearner,
     labels, # An item, or a list of items
     k=10, # How many for each
     items:pd.DataFrame=None, # What to say of items, as for `recommend`
+    candidates=None, # Items to choose from; all by default
+    exclude=None, # Items that are not to be shown
 )->pd.DataFrame: # Of which, rank, item, cosine
     "Items whose vectors point the same way"
-    return similar_rows(self, 1, labels, k, items)
+    return similar_rows(self, 1, labels, k, items, item_choices(self.vocab, candidates, exclude))
 
 @patch
 @checks_names
@@ -364,10 +372,10 @@ def explain(self:CollabLearner,
     return res
 
 # %% ../nbs/09_recommend.ipynb #f4223fa4
-def _baseline_names(asked, ratings, per_user):
+def _baseline_names(asked, per_user):
     "Names of the baselines to measure; None for all"
     if asked is None: asked = not per_user
-    if asked is True: return None if ratings is None else ['random','popular','bias'] # co-occurrence needs the users' own rows
+    if asked is True: return None
     names = [] if asked is False else list(L(asked))
     for o in names: check_baseline('baselines', o)
     return names
@@ -432,18 +440,19 @@ def evaluate(self:CollabLearner,
     "How well held-out items are ranked, over the whole catalogue"
     check_lengths(k)
     for o,v in dict(exclude_seen=exclude_seen, auc=auc, per_user=per_user).items(): check_flag(o, v)
-    names = _baseline_names(baselines, ratings, per_user)
+    names = _baseline_names(baselines, per_user)
     items = item_choices(self.vocab, candidates)
     features = item_features(self, features)
     model,has,ds = _asked_of(self, test, ratings)
     seen = has if exclude_seen else None
     held_out = held_out_pairs(ds, min_rating, seen)
-    kw = dict(k=k, items=items, n_rel=held_out.n_rel, auc_too=auc, bs=bs, features=features)
-    res = dict(model=measure(model.eval(), held_out.rel, seen, device=model_device(model), **kw))
     train = train_data(self.dls)
+    known = seen if ratings is None or seen is None else UserItems(train.seen_ids, self.vocab.sizes) # not only what new users have
+    kw = dict(k=k, items=items, n_rel=held_out.n_rel, auc_too=auc, bs=bs, features=features, known=known)
+    res = dict(model=measure(model.eval(), held_out.rel, seen, device=model_device(model), **kw))
     if names!=[] and len(train):
         has_train = has if ratings is None and train.folded is None else None # the pairs of the training set, if they are at hand
-        res.update(measure_baselines(train, held_out.rel, seen, names, has_train, **kw))
+        res.update(measure_baselines(train, held_out.rel, seen, names, has_train, has, **kw))
     if per_user: return _by_user(res, ds.vocab)
     out = pd.DataFrame({o:v.mean for o,v in res.items()}).T
     n = len(res['model'].per_user)

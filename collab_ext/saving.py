@@ -167,15 +167,12 @@ def _check_state(model, state, strict):
 
 def _check_range(model, pair):
     "Raise a `ValueError` if the weights were trained under another sigmoid"
-    if not isinstance(model, DotBias) or 'y_range' not in pair.info: return
-    theirs = Link(pair.info['y_range'])
-    if theirs!=model.link: raise ValueError(
-        f"{pair.file} was trained with `y_range={theirs.y_range}`, and this learner has `y_range={model.y_range}`, "
-        "so the same tables would mean other ratings: make the learner with the same, or pass the file as `pretrained`, "
-        "which brings it to the new scale")
+    flaw = range_flaw(model, pair.info)
+    remedy = ", or pass the file as `pretrained`, which brings it to the new scale" if isinstance(model, DotBias) else ''
+    if flaw: raise ValueError(f"{pair.file} was trained with {flaw}: make the learner with the same{remedy}")
 
 # %% ../nbs/06a_saving.ipynb #92f1a448
-def _sizes(vocab): return ', '.join(f'{len(v)} {k}' for k,v in vocab.items())
+def _sizes(vocab): return ', '.join(f'{len(v)-vocab.first_row(s)} {k}' for s,(k,v) in enumerate(vocab.items()))
 
 def _load_same(learn, pair, opt, strict):
     "Load weights whose rows are in the order of the learner's labels; its `transfer` stays what it is"
@@ -314,6 +311,7 @@ def load_vocab(self:CollabLearner,
     _check_path('vocab_fname', vocab_fname)
     pair = read_pair(_find_file(self, wgts_fname, '.pth'), _find_file(self, vocab_fname, '.pkl'))
     model = ifnone(model, self.model)
+    warn_of_range(model, pair.info)
     transfer,wgts = plan_transfer(model, self.vocab, pair, counts=train_data(self.dls).counts, **kwargs)
     with unchanged_on_error(self):
         load_pretrained_keys(model, wgts, kwargs.get('keys'))

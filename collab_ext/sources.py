@@ -17,6 +17,7 @@ from fastai.collab import EmbeddingDotBias
 from .vocab import *
 from .args import *
 from .tables import *
+from .model import *
 from .data import *
 from .files import *
 
@@ -51,8 +52,8 @@ def learner_info(
     learn:Learner, # A learner with users and items
 )->dict: # Plain data, where it is known: `counts`, `y_range`, and `scale` (mean and spread of the ratings)
     "What a transfer has to know of a learner's scale, and of the evidence behind its weights"
-    model,res = get_model(learn.model),{}
-    if hasattr(model, 'y_range'): res['y_range'] = None if model.y_range is None else [float(o) for o in model.y_range]
+    link,res = link_of(learn.model),{}
+    if link is not None: res['y_range'] = link.y_range and list(link.y_range)
     if not _tells(learn.dls.train_ds): return res
     counts,y = train_data(learn.dls).counts,train_ratings(learn.dls)
     if any(v.sum()>0 for v in counts.values()): res['counts'] = {k:v.tolist() for k,v in counts.items()}

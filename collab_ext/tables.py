@@ -12,6 +12,7 @@ __all__ = ['table_names', 'layouts', 'has_tables', 'find_tables', 'tables', 'sid
 # %% ../nbs/02_tables.ipynb #0d0c4598
 from collections.abc import Mapping
 from fastai.basics import *
+from .vocab import *
 from .args import *
 
 # %% ../nbs/02_tables.ipynb #03388414
@@ -96,17 +97,29 @@ def tables(
 )->dict: # Table name → tensor (rows × factors; rows × 1 or rows for a bias); only the tables that are there
     "The users' and items' vectors and biases, by name"
     state = _state_of(model)
-    return {t:state[k] for t,k in find_tables(state, keys).items()}
+    res = {t:state[k] for t,k in find_tables(state, keys).items()}
+    for t,w in res.items():
+        if not isinstance(w, Tensor): raise ValueError(f"The table `{t}` is {a_type(w)}, not a tensor: convert it with `torch.tensor`")
+    return res
+
+# %% ../nbs/02_tables.ipynb #4f9dd82b
+def _check_length(t, n, name, labels, padding):
+    "Raise an error unless each label has its row among `n`, and it is known which one"
+    n_labels = len(labels)
+    said = f"`{t}` has {n} rows, but the vocabulary {name!r} has {n_labels} labels"
+    if not 0 <= n-n_labels <= padding: raise ValueError(f"{said}: they do not belong together")
+    if n==n_labels or list(labels[:1])==[NA]: return
+    raise ValueError(f"{said}, and these do not begin with {NA!r}, so the row without a label could be the first or the last: "
+        f"put {NA!r} in front of the labels if it is the first, as in fastai's models, or {padding_label!r} behind them")
 
 # %% ../nbs/02_tables.ipynb #9bfd14ad
 def side(table:str): # Name of a table
     "0 if the table's rows are users, 1 if they are items"
     return int(table[0]=='i')
 
-def _check_table(t, w, name, n_labels, padding):
+def _check_table(t, w, name, labels, padding):
     if not w.ndim: raise ValueError(f"`{t}` is a number, not rows × factors")
-    if not 0 <= len(w)-n_labels <= padding: raise ValueError(
-        f"`{t}` has {len(w)} rows, but the vocabulary {name!r} has {n_labels} labels: they do not belong together")
+    _check_length(t, len(w), name, labels, padding)
     right_ndim = w.ndim==2 if t.endswith('weight') else w.ndim in (1,2)
     if not right_ndim: raise ValueError(f"`{t}` has shape {tuple(w.shape)}, not rows × factors")
     bad = ~torch.isfinite(w)
@@ -123,7 +136,7 @@ def check_rows(
     columns = list(vocab.items())
     for t,w in tabs.items():
         name,labels = columns[side(t)]
-        _check_table(t, w, name, len(labels), padding)
+        _check_table(t, w, name, labels, padding)
 
 # %% ../nbs/02_tables.ipynb #5eb0f9a1
 def packed_rows(

@@ -9,13 +9,15 @@ Docs: https://collab-ext.github.io/collab_ext/transfer.html.md"""
 # %% auto #0
 __all__ = ['fills', 'Keys', 'Start', 'Choice', 'ways', 'check_fill', 'match_table', 'Matches', 'check_some_match', 'check_sides',
            'check_width', 'plain_wgts', 'match_tables', 'MatchedEmbeds', 'match_embeds', 'load_pretrained_keys',
-           'Transfer', 'check_info', 'source_counts', 'TransferReport', 'plan_transfer', 'rescale_prior', 'rescale']
+           'Transfer', 'check_info', 'source_counts', 'TransferReport', 'plan_transfer', 'rescale_prior', 'rescale',
+           'range_flaw', 'warn_of_range']
 
 # %% ../nbs/04_transfer.ipynb #84e26370
 from collections.abc import Mapping
 from html import escape
 from numbers import Real
 from fastai.basics import *
+from fastai.collab import EmbeddingDotBias
 from .vocab import *
 from .args import *
 from .tables import *
@@ -47,7 +49,9 @@ def _filling(fill, known, n):
         if not len(known) and fill in ('mean','normal'): raise ValueError(
             f"`fill={fill!r}` looks at the source's rows, and it has none: pass `fill='zeros'` or 'fresh'")
         return fills[fill](known, n)
-    rows = fill(known, n)
+    try: rows = fill(known, n)
+    except Exception as e: raise ValueError(f"The function `fill` fails ({type(e).__name__}: {e}) on {plural(n, 'row')} to fill and known rows of "
+        f"shape {tuple(known.shape)}: it takes (known rows, number to fill), and returns rows") from e
     shape = (n,*known.shape[1:])
     if not isinstance(rows, Tensor) or rows.shape!=shape: raise ValueError(
         f"The function `fill` returns {n} rows as a tensor of shape {shape}, not {getattr(rows,'shape',None) or a_type(rows)}")
@@ -107,6 +111,10 @@ class Matches:
     def n_labels(self, s):
         "Number of new labels, without `#na#`"
         return sum(o!=NA for o in self.new.labels[s])
+    def n_rated(self, s):
+        "Number of new labels that have ratings; all of them, where numbers of ratings are unknown"
+        if self.counts[s] is None: return self.n_labels(s)
+        return int((torch.as_tensor(self.counts[s])[self.new.first_row(s):]>0).sum())
     def missing(self, s):
         "Number of new labels that the source lacks; `#na#` is never missing"
         no_row = (self.idxs[s]<0).nonzero()[:,0].tolist()
@@ -279,7 +287,7 @@ def load_pretrained_keys(
 
 # %% ../nbs/04_transfer.ipynb #c1f96c62
 Start = namedtuple('Start', 'rmse mean_rmse') # Validation error before training, and that of the mean rating alone
-# What `fine_tune` kept: one of `ways`, rounds; RMSE of all it tried; which ratings it tried them on
+# What `fine_tune` kept: one of `ways`, sweeps; RMSE of all it tried; which ratings it tried them on
 Choice = namedtuple('Choice', 'way sweeps errors held_out')
 ways = dict(source='the source', drift='a source that is trusted less', scratch='no source') # Ways to train, and how the report calls them
 
@@ -297,9 +305,14 @@ class Transfer:
         self.source,self.start,self.choice,self.hint = None,None,None,None
 
     @property
+    def dropped(self):
+        "Has `fine_tune` compared, and begun again without the source?"
+        return self.choice is not None and self.choice.way=='scratch'
+
+    @property
     def moved(self):
         "Table name → which rows came from the source (bool)"
-        return {t:self.matches.idxs[side(t)]>=0 for t in self.moved_tables}
+        return {t:(self.matches.idxs[side(t)]>=0) & (not self.dropped) for t in self.moved_tables}
 
     @property
     def evidence(self):
@@ -364,12 +377,13 @@ class TransferReport:
 
     def _row(self, t):
         m,s,fill = self.transfer.matches,side(t),self.transfer.fill
-        missing,solved = m.missing(s),self.transfer.solved[s]
-        filled = missing-solved
+        missing,solved,unused = m.missing(s),self.transfer.solved[s],m.unused(s)
         n_known = len(m.old.labels[s])-m.old.first_row(s)
         how = f'mean of {n_known} rows' if fill=='mean' else getattr(fill, '__name__', fill)
+        if self.transfer.dropped: missing,solved,unused = m.n_labels(s),m.n_rated(s),n_known
+        filled = missing-solved
         matched = m.n_labels(s)-missing
-        res = dict(table=t, of=m.new.names[s], matched=matched, filled=filled, solved=solved, unused=m.unused(s), labels=m.coverage(s))
+        res = dict(table=t, of=m.new.names[s], matched=matched, filled=filled, solved=solved, unused=unused, labels=m.coverage(s))
         if m.counts[s] is not None: res['ratings'] = m.coverage(s, m.counts[s])
         return {**res, 'filled with':how if filled else ''}
 
@@ -413,8 +427,8 @@ def _choice_note(choice):
     best = {}
     for (way,n),rmse in choice.errors.items():
         if way not in best or (rmse,n)<best[way]: best[way] = rmse,n
-    shown = ', '.join(f"with {ways[way]}: {rmse:.3f} ({plural(n, 'round')})" for way,(rmse,n) in best.items())
-    return f"RMSE of {choice.held_out} ratings, {shown}; kept: {ways[choice.way]}, {plural(choice.sweeps, 'round')}"
+    shown = ', '.join(f"with {ways[way]}: {rmse:.3f} ({plural(n, 'sweep')})" for way,(rmse,n) in best.items())
+    return f"RMSE of {choice.held_out} ratings, {shown}; kept: {ways[choice.way]}, {plural(choice.sweeps, 'sweep')}"
 
 # %% ../nbs/04_transfer.ipynb #017a620f
 @patch(as_prop=True)
@@ -488,6 +502,13 @@ def rescale_prior(
     return dict(mean=float(mean), noise=prior['noise']*ratio**2, sides=sides)
 
 # %% ../nbs/04_transfer.ipynb #2f1fb7eb
+def _means_the_same(old, new, ratio, other_scale):
+    "Do the same tables fit ratings that are `ratio` times as far apart, under another link?"
+    if old==new: return not other_scale or new.y_range is not None
+    if None in (old.y_range,new.y_range): return False
+    old_width,new_width = [np.ptp(o.y_range) for o in (old,new)]
+    return other_scale and 2/3 < ratio*old_width/new_width < 3/2 # both are the old ones, stretched
+
 def rescale(
     src:Pair, # A source
     y_range, # (lowest, highest) rating of the new model's sigmoid, or None
@@ -504,8 +525,7 @@ def rescale(
     old_link = Link(info.get('y_range'))
     new_link = Link(y_range)
     other_scale = not 2/3 < spread/max(src_spread,1e-6) < 3/2
-    same_kind = (old_link.y_range is None)==(new_link.y_range is None)
-    if same_kind and (not other_scale or y_range is not None): return src
+    if _means_the_same(old_link, new_link, spread/max(src_spread,1e-6), other_scale): return src
     ratio = spread/src_spread if other_scale else 1.
     z = src.wgts.get('mean', tensor(0.)).float()
     z_new = new_link.inverse(y.mean() if other_scale else src_mean)
@@ -515,3 +535,24 @@ def rescale(
     wgts = {**src.wgts, **scaled, 'mean':z_new}
     prior = info.get('prior') and rescale_prior(info['prior'], a, ratio, z_new.item())
     return src._replace(wgts=wgts, info={**info, 'prior':prior})
+
+# %% ../nbs/04_transfer.ipynb #af8b7338
+def range_flaw(
+    model, # The new model
+    info:dict, # What was saved beside a source's labels
+)->str: # None if both are the same, or there is no telling
+    "How the sigmoids of a model and of a source differ"
+    mine = link_of(model)
+    if mine is None or 'y_range' not in ifnone(info, {}): return None
+    theirs = Link(info['y_range'])
+    unknown = theirs.y_range is None and not isinstance(get_model(model), EmbeddingDotBias) # version 0.0.1 did not know that of a net
+    if unknown or theirs==mine: return None
+    return f"`y_range={theirs.y_range}`, and this learner has `y_range={mine.y_range}`, so the same weights would mean other ratings"
+
+def warn_of_range(
+    model, # The new model
+    info:dict, # What was saved beside a source's labels
+):
+    "Warn if a source has another sigmoid than a model"
+    flaw = range_flaw(model, info)
+    if flaw: warn(f"The source was trained with {flaw}: make the learner with the same, or train it")

@@ -24,14 +24,16 @@ from .recommend import *
 # %% ../nbs/09b_validate.ipynb #fc48371c
 def fold_loaders(
     data, # A frame of ratings, a function from a splitter to `DataLoaders`, or `DataLoaders`
-    splitters=5, # Splitters, or a number of folds
+    splitters=None, # Splitters, or a number of folds (5 by default); none for `DataLoaders`, which are split
     seed=0, # Seed of the folds, where there is only their number
     **kwargs # For `CollabDataLoaders.from_df`, where `data` is a frame
 ):
     "`DataLoaders` of each fold, one after the other"
     if isinstance(data, DataLoaders):
         if kwargs: raise TypeError(f"`{first(kwargs)}` is for a frame of ratings, and these are `DataLoaders`: leave it out")
+        if splitters is not None: raise TypeError(f"`splitters={splitters!r:.80}` is for a frame of ratings, and these are `DataLoaders`, which are split already: leave it out")
         return (_fresh(data) for _ in range(1))
+    splitters = ifnone(splitters, 5)
     if isinstance(data, pd.DataFrame):
         check_kwargs(kwargs, 'cross_validate', CollabDataLoaders.from_df, but=['ratings','splitter','valid_pct'])
         make = partial(CollabDataLoaders.from_df, data, **merge(dict(unknown='mean'), kwargs))
@@ -68,6 +70,18 @@ def measure_learner(
     at = '' if is_listy(k) else f'@{k}'
     return {**res, **{f'{o}{at}':float(v) for o,v in ranked.items()}}
 
+# %% ../nbs/09b_validate.ipynb #739e280e
+def _is_number(o): return isinstance(o, Real) and not isinstance(o, bool) and np.isfinite(o)
+
+def _check_eval(k, eval_kwargs):
+    "Raise an error for what `evaluate` would refuse, before anything is trained"
+    if k is not None: check_lengths(k)
+    check_kwargs(eval_kwargs, 'evaluate', CollabLearner.evaluate, but=['test','k','baselines','per_user','ratings'])
+    if eval_kwargs and k is None: raise ValueError(f"`eval_kwargs` has {first(eval_kwargs)!r}, which is of rankings: pass `k`, the length of the lists")
+    for o in ('exclude_seen','auc'): check_flag(o, eval_kwargs.get(o))
+    least = eval_kwargs.get('min_rating')
+    if least is not None and not _is_number(least): raise ValueError(f"`min_rating` is a number, not {least!r}")
+
 # %% ../nbs/09b_validate.ipynb #fb34700a
 def _check_learner(learn):
     if isinstance(learn, CollabLearner): return learn
@@ -84,20 +98,20 @@ def _fold_results(data, make_learner, splitters, k, seed, eval_kwargs, loaders_k
             res = measure_learner(_check_learner(make_learner(dls)), k, **eval_kwargs)
         yield res
 
-def _check_validation(make_learner, seed, eval_kwargs):
+def _check_validation(make_learner, seed, k, eval_kwargs):
     if not isinstance(eval_kwargs, dict): raise ValueError(f"`eval_kwargs` is a dict of arguments of `evaluate`, not {eval_kwargs!r}")
     if not callable(make_learner): raise ValueError(f"`make_learner` is a function from `DataLoaders` to a trained "
         f"learner, not a {type(make_learner).__name__}")
     is_whole = isinstance(seed, (int,np.integer)) and not isinstance(seed, bool)
     if not is_whole or seed<0: raise ValueError(f"`seed` is a whole number from 0 on, not {seed!r}")
-    check_kwargs(eval_kwargs, 'evaluate', CollabLearner.evaluate, but=['test','k','baselines','per_user','ratings'])
+    _check_eval(k, eval_kwargs)
 
 # %% ../nbs/09b_validate.ipynb #a961d177
 @delegates(CollabDataLoaders.from_df, but=['ratings','splitter','valid_pct','seed'])
 def cross_validate(
-    data, # A frame of ratings, a function from a splitter to `DataLoaders`, or a list of these
+    data, # A frame of ratings, a function from a splitter to `DataLoaders`, or `DataLoaders`, measured on their own validation set
     make_learner, # From `DataLoaders` to a trained `CollabLearner`
-    splitters=5, # Splitters, or a number of folds
+    splitters=None, # Splitters, or a number of folds, 5 by default; none for `DataLoaders`, which are split
     k=None, # Length of the lists of ranking metrics, or several; no ranking without
     eval_kwargs:dict=None, # For `evaluate`, such as `min_rating`
     seed=0, # Of the folds and of each training
@@ -105,13 +119,11 @@ def cross_validate(
 )->pd.DataFrame: # A row for each fold, then `mean` and `std`
     "Train and measure on each of several splits"
     eval_kwargs = eval_kwargs or {}
-    _check_validation(make_learner, seed, eval_kwargs)
+    _check_validation(make_learner, seed, k, eval_kwargs)
     res = pd.DataFrame(list(_fold_results(data, make_learner, splitters, k, seed, eval_kwargs, kwargs))).rename_axis('fold')
     return pd.concat([res, res.agg(['mean','std'])]).rename_axis('fold')
 
 # %% ../nbs/09b_validate.ipynb #bccc36a9
-def _is_number(o): return isinstance(o, Real) and not isinstance(o, bool) and np.isfinite(o)
-
 def check_space(
     space:dict, # Name of a setting → (lowest, highest), a list of choices, or a function of a trial
 ):
@@ -139,6 +151,15 @@ def suggest(
         return trial.suggest_float(name, low, high, log=wide)
     return {name:one(name, o) for name,o in space.items()}
 
+# %% ../nbs/09b_validate.ipynb #d1f81242
+def _check_begin(path, begin):
+    "Raise a `ValueError` if the file `path` is there, and does not begin as a search that was kept"
+    if path.is_dir(): raise ValueError(f"`storage` is the name of a file, and {path} is a folder: name a file in it")
+    if not path.is_file(): return
+    with path.open('rb') as f: found = f.read(len(begin))
+    if found and found!=begin: raise ValueError(f"`storage` is {str(path)!r}, which is there already and holds no search "
+        f"(it begins with {found!r}): name another file")
+
 # %% ../nbs/09b_validate.ipynb #3fd04c01
 def _optuna():
     try: import optuna
@@ -149,7 +170,9 @@ def _open_storage(storage):
     if not isinstance(storage, (str,Path)): raise ValueError(f"`storage` is the name of a file, not {storage!r}")
     path = Path(storage)
     if not path.parent.is_dir(): raise FileNotFoundError(f"There is no folder {str(path.parent)!r} for `storage`: make it first")
-    if path.suffix not in ('.log','.journal'): return f'sqlite:///{path.absolute()}'
+    is_journal = path.suffix in ('.log','.journal')
+    _check_begin(path, b'{' if is_journal else b'SQLite format 3')
+    if not is_journal: return f'sqlite:///{path.absolute()}'
     from optuna.storages import JournalStorage
     from optuna.storages.journal import JournalFileBackend
     return JournalStorage(JournalFileBackend(str(path)))
@@ -197,6 +220,16 @@ def open_study(
         f"not {question}: pass another `name` or `storage`")
     return study
 
+# %% ../nbs/09b_validate.ipynb #7603bc83
+_ranking = [*rank_metrics,*user_list_metrics,*list_metrics]
+
+def _check_metric(metric, k):
+    "Raise a `ValueError` for a name that no column of `cross_validate` can have"
+    if not isinstance(metric, str): raise ValueError(f"`metric` is the name of a column of `cross_validate`, not {metric!r}")
+    name = metric.removeprefix('valid_')
+    if name not in (metric,'loss'): raise ValueError(f"There is no `metric` {metric!r}: only the loss is called `valid_loss`; did you mean `{name}`?")
+    if metric in _ranking and k is not None: raise ValueError(f"There is no `metric` {metric!r} where `k` is given: did you mean `{metric}@{check_lengths(k)[0]}`?")
+
 # %% ../nbs/09b_validate.ipynb #c8468424
 Tuned = namedtuple('Tuned', 'best value trials study') # the best settings, their value, a frame of finished trials, Optuna's study
 
@@ -209,9 +242,7 @@ def trials_frame(
     rows = [{**o.user_attrs['settings'], 'value':o.value, **o.user_attrs['measured']} for o in _finished(study)]
     return pd.DataFrame(rows, index=pd.RangeIndex(len(rows), name='trial'))
 
-def _higher_is_better(metric):
-    known = [*rank_metrics,*user_list_metrics,*list_metrics,'auc','accuracy','r2_score','pearsonr','spearmanr']
-    return metric.split('@')[0] in known
+def _higher_is_better(metric): return metric.split('@')[0] in [*_ranking,'auc','accuracy','r2_score','pearsonr','spearmanr']
 
 # %% ../nbs/09b_validate.ipynb #b82583eb
 def _run_trial(study, space, metric, seed, fold_results):
@@ -239,7 +270,7 @@ def tune(
     space:dict, # Name of a setting → (lowest, highest), a list of choices, or a function of an Optuna trial
     metric='valid_loss', # What to look at: a column of `cross_validate`
     n_trials=20, # How many trials there are in the end, those in `storage` included
-    splitters=3, # Splitters, or a number of folds
+    splitters=None, # Splitters, or a number of folds, 3 by default; none for `DataLoaders`, which are split
     k=None, # Length of the lists of ranking metrics, or several; no ranking without
     maximize=None, # Is more better? By default for ranking metrics
     storage=None, # A file in which the search is kept, and from which it goes on; `.log` for a journal, otherwise SQLite
@@ -251,10 +282,11 @@ def tune(
 )->Tuned:
     "Search for the best settings"
     eval_kwargs = eval_kwargs or {}
-    _check_validation(make_learner, seed, eval_kwargs)
+    _check_validation(make_learner, seed, k, eval_kwargs)
     check_space(space)
     check_count('n_trials', n_trials, 'how many trials there are')
-    if not isinstance(metric, str): raise ValueError(f"`metric` is the name of a column of `cross_validate`, not {metric!r}")
+    _check_metric(metric, k)
+    if not isinstance(data, DataLoaders): splitters = ifnone(splitters, 3)
     study = open_study(space, metric, ifnone(maximize, _higher_is_better(metric)), storage, name, seed,
         _about(data, splitters, k, eval_kwargs, kwargs))
     def fold_results(settings): return _fold_results(data, partial(make_learner, **settings), splitters, k, seed, eval_kwargs, kwargs)

@@ -8,7 +8,8 @@ Docs: https://collab-ext.github.io/collab_ext/vocab.html.md"""
 
 # %% auto #0
 __all__ = ['NA', 'label_types', 'padding_label', 'plain_label', 'as_labels', 'as_translation', 'map_labels', 'match_rows',
-           'type_mismatches', 'share_known', 'coverage', 'Vocab', 'type_hint', 'as_vocab', 'same_labels', 'fingerprint']
+           'type_mismatches', 'share_known', 'coverage', 'Vocab', 'type_hint', 'check_types', 'as_vocab', 'same_labels',
+           'fingerprint']
 
 # %% ../nbs/00_vocab.ipynb #b7fa64e7
 import hashlib
@@ -113,11 +114,15 @@ def map_labels(
     id_map = as_translation(id_map)
     get = id_map if callable(id_map) else lambda o: id_map.get(o, miss)
     miss = object()
-    res = [NA if o==NA else get(o) for o in labels]
+    def old(o):
+        try: return NA if o==NA else get(o)
+        except Exception as e: raise ValueError(f"The function `id_map` fails on the label {o!r} ({type(e).__name__}: {e}): it takes a label, "
+            "and returns the old one") from e
+    res = [old(o) for o in labels]
     res = [o if o is miss else plain_label(o) for o in res]
     if callable(id_map) or not len(id_map) or not len(labels): return res
     if any(o is not miss and o!=NA for o in res): return res
-    raise ValueError(f"`id_map` knows none of the {len(labels)} new labels (such as {labels[-1]!r}; its keys are such as "
+    raise ValueError(f"`id_map` knows none of the {sum(o!=NA for o in labels)} new labels (such as {labels[-1]!r}; its keys are such as "
         f"{first(id_map.keys())!r}): its keys are the new labels, its values the old ones")
 
 # %% ../nbs/00_vocab.ipynb #b42e8d77
@@ -299,12 +304,29 @@ def type_hint(
     s:int, # 0 for users, 1 for items
 )->str: # Such as "; '3' is of another type than the label 3"; empty if there is nothing to say
     "What to say where a label is spelled like one that has a row"
-    pairs = [(o,other) for o in labels[:100] for other in _other_types(o) if type(o) is not type(other)]
+    some = labels[::max(1, len(labels)//100)]
+    pairs = [(o,other) for o in some for other in _other_types(o) if type(o) is not type(other)]
     rows = vocab.rows([other for _,other in pairs], s).tolist()
     known = first(pair for pair,row in zip(pairs, rows) if row>=0)
     if not known: return ''
     label,own = known
-    return f"; {label!r} is of another type than the label {own!r}"
+    kind = type(own).__name__
+    return f"; {label!r} is of another type than the label {own!r}: pass them as {kind}, for example with `.astype({kind})`"
+
+def check_types(
+    vocab:Vocab, # Labels of users and items
+    labels:list, # Labels that somebody passed
+    rows, # Their rows; 0 or below where there is none
+    s:int, # 0 for users, 1 for items
+    where:str, # What they were passed as, for the message
+):
+    "Raise a `ValueError` if none of `labels` has a row, though one is spelled like a label that has; warn if only some have none"
+    bad = [o for o,i in zip(labels, as_labels(rows)) if i<=0]
+    hint = type_hint(vocab, bad, s)
+    if not hint: return
+    said = f"{where} holds {len(bad)} of {len(labels)} {vocab.names[s]} that are unknown{hint}"
+    if len(bad)==len(labels): raise ValueError(said)
+    warn(said)
 
 # %% ../nbs/00_vocab.ipynb #2f4bea81
 @patch
@@ -346,6 +368,7 @@ def extend(self:Vocab,
     for s,(name,labels) in enumerate(self.items()):
         found = _sorted(as_labels(pd.unique(df[name])))
         known = match_rows(labels, found).tolist()
+        check_types(self, found, [i+1-self.first_row(s) for i in known], s, f"Column {name!r}")
         res[name] = labels + [o for o,i in zip(found,known) if i<0]
     return type(self)(res)
 

@@ -465,7 +465,8 @@ def test_a_guess_is_told():
     with pytest.warns(UserWarning, match="from the column 'rating', and not from 'score'"):
         column_names(df.assign(score=1)[['user','item','time','rating','score']])
     text = df.assign(rating='good', time=range(4))[['user','item','time','rating']]
-    with pytest.warns(UserWarning, match='time'): assert column_names(text)[2]=='time'
+    with pytest.raises(ValueError, match="Column 'rating' holds 'good', and ratings are numbers"): column_names(text)
+    with pytest.warns(UserWarning, match='time'): assert column_names(text.rename(columns=dict(rating='mood')))[2]=='time'
     with pytest.raises(ValueError, match="'when' holds times, and ratings are numbers: name the column of ratings with `rating_name`"):
         check_ratings(df.assign(when=pd.Timestamp('2020'))[['user','item','when']])
 

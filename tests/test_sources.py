@@ -52,7 +52,7 @@ def test_a_fastai_learner_on_another_scale(worlds, tmp_path, y_range, new_range)
 
 def test_a_fastai_net(worlds, tmp_path):
     p = learner_pair(stock(worlds[0], tmp_path, n=1, use_nn=True))
-    assert 'mean' not in p.wgts and 'y_range' not in p.info and p.info['scale']
+    assert 'mean' not in p.wgts and p.info['y_range'] is None and p.info['scale']
 
 def test_a_plain_learner_on_our_loaders(worlds, tmp_path):
     dls = loaders(worlds[0])

@@ -163,5 +163,5 @@ def test_a_search_goes_on_with_its_own_question_only(tmp_path):
     kw = dict(space=dict(n_factors=[2]), n_trials=1, storage=tmp_path/'s.db', splitters=2, progress=False)
     tune(df, make, **kw)
     tune(df, make, **kw)
-    for data,more in ((df.head(150),{}), (df,dict(splitters=3)), (df,dict(k=5)), (df,dict(eval_kwargs=dict(min_rating=4)))):
+    for data,more in ((df.head(150),{}), (df,dict(splitters=3)), (df,dict(k=5)), (df,dict(k=5, eval_kwargs=dict(min_rating=4)))):
         with pytest.raises(ValueError, match='asks something else'): tune(data, make, **{**kw, **more})
