@@ -48,7 +48,7 @@ def choose_way(
     clearly = gain.mean() > 2*gain.std(unbiased=False)/len(gain)**.5
     return best if clearly else default
 
-# %% ../nbs/05e_bayes_solver.ipynb #2f763572
+# %% ../nbs/05e_bayes_solver.ipynb #aaeeace6
 def _held_out_parts(rm, wanted=2000, parts=10, most=5):
     "As many tenths of the ratings as have `wanted` of them together, and at most half of them: for each, `rm` without it, its pairs, and its ratings"
     part = torch.randint(parts, (len(rm.y),), generator=torch.Generator().manual_seed(0))
@@ -66,12 +66,13 @@ def _structures(guess, found):
     if found<guess.vectors[0].shape[1]: res.update(more=dict(guess=guess))
     return res
 
-def _trained(make, rm, sweeps, kwargs):
+def _squared_error(make, rm, sweeps, kwargs, ids, y):
+    "Squared error of held-out ratings `y` after training on `rm`"
     mf = make(rm, **kwargs)
     for _ in range(sweeps): mf.sweep()
-    return mf
+    return (mf.predict(ids)-y).square().sum().item()
 
-# %% ../nbs/05e_bayes_solver.ipynb #6416256b
+# %% ../nbs/05e_bayes_solver.ipynb #dcc3fdaf
 def start_from_scratch(
     rm:RatingMatrix, # Ratings
     n_factors:int, # At most as many factors
@@ -89,7 +90,8 @@ def start_from_scratch(
     found,k = guess.found,guess.vectors[0].shape[1]
     errors = dict.fromkeys(_structures(guess, found), 0.)
     for kept,ids,y in _held_out_parts(rm):
-        for name,kwargs in _structures(first_guess(kept, k, least=k), found).items(): errors[name] += (_trained(make, kept, sweeps, kwargs).predict(ids)-y).square().sum().item()
+        tried = _structures(first_guess(kept, k, least=k), found)
+        for name,kwargs in tried.items(): errors[name] += _squared_error(make, kept, sweeps, kwargs, ids, y)
     best = min(errors, key=errors.get)
     worth = errors[best] < (1-gain)*errors['biases']
     return make(rm, **_structures(guess, found)[best if worth else 'biases'])
