@@ -231,18 +231,35 @@ def _fused_bs(n):
     return max(min(n//4, most), 1024)
 
 # %% ../nbs/07_fused.ipynb #fd75b68b
+_most_threads = 64
+
+def _check_threads(threads):
+    "Raise a `ValueError` unless `threads` is a number of threads"
+    check_count('threads', threads, f'a number of threads, at most {_most_threads}')
+    if threads>_most_threads: raise ValueError(f"`threads` is a number of threads, at most {_most_threads}, not {threads}")
+
 def _check_rate(rate):
     "Raise a `ValueError` unless `rate` is a number above 0"
     ok = isinstance(rate, numbers.Real) and not isinstance(rate, bool)
     if not ok or not 0<rate<math.inf: raise ValueError(f"`rate` is what the learner's rate is multiplied by, above 0, not {rate!r}")
 
-def _step_on(device, path, chunk):
-    "The step for tables on `device`, by chunks where it takes all ratings at once"
+# %% ../nbs/07_fused.ipynb #1cfc2657
+def _step_on(device, path, chunk, threads=1, counts=None):
+    "The step for tables on `device`, by chunks where it takes all ratings at once; `counts` has the number of ratings of each user and item"
     path = path or _best_path(device)
-    if path=='numba' and device.type!='cpu':
+    if path!='numba': return partial(by_chunks, step_of(path), chunk)
+    if device.type!='cpu':
         raise ValueError(f"`path='numba'` is for a CPU, and the model is on {device}: leave out `path`, or move the model")
-    step = step_of(path)
-    return step if path=='numba' else partial(by_chunks, step, chunk)
+    if threads==1: return step_of(path)
+    return import_module('collab_ext.fused_threads').ThreadedStep(threads, counts)
+
+def _row_counts(dl, params):
+    "How many ratings each user and item has; one, if `dl` does not tell"
+    counts = getattr(getattr(dl, 'dataset', None), 'counts', None)
+    res = [torch.ones(len(p)) for p in list(params)[:2]]
+    known = [] if counts is None else list(counts.values())
+    if [len(o) for o in known]==[len(o) for o in res]: res = known
+    return [to_np(o) for o in res]
 
 # %% ../nbs/07_fused.ipynb #3958f287
 class Fused(Callback):
@@ -253,10 +270,12 @@ class Fused(Callback):
         chunk=2048, # Ratings that are taken at once, where it is not one at a time
         path=None, # 'numba', 'triton' or 'torch'; the fastest one that is there by default
         rate=20., # Its steps are plain ones: their rate is this many times the learner's, which is meant for Adam
+        threads:int=None, # Threads of the compiled loop on a CPU; as many as torch uses by default
     ):
         if bs is not None: check_count('bs', bs, 'a number of ratings')
         check_count('chunk', chunk, 'a number of ratings')
         if path is not None: step_of(path)
+        if threads is not None: _check_threads(threads)
         _check_rate(rate)
         store_attr()
         self.active = False
@@ -283,7 +302,9 @@ class Fused(Callback):
         "Find the tables, what callbacks ask of their rows, and the step for their device"
         params = tables(self.model)
         self.params = [params[t] for t in table_names]
-        self.step = _step_on(self.params[0].device, self.path, self.chunk)
+        threads = ifnone(self.threads, min(torch.get_num_threads(), _most_threads))
+        counts = _row_counts(self.dls.train, self.params)
+        self.step = _step_on(self.params[0].device, self.path, self.chunk, threads, counts)
         for p in self.params: huge_pages(p)
         self.tabs = _row_tables(self.model, self.learn.cbs)
         self.global_mean = float(getattr(self.model, 'mean', 0.))
