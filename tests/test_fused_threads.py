@@ -42,7 +42,7 @@ def test_threads_are_one_thread_in_the_order_of_the_schedule(threads, weighted, 
     got = outcome(threads, own, weighted, y_range=y_range)
     x,y,w,tabs = case(own, weighted)
     f = threaded(x, threads)
-    blocks = f._blocks(x, tabs)
+    blocks = f.blocks(x, tabs)
     order = np.concatenate([blocks[p*threads+(p+r)%threads] for r in range(threads) for p in range(threads)])
     assert sorted(order.tolist())==list(range(len(x))) # every rating once
     o = torch.from_numpy(order).long()
@@ -56,7 +56,7 @@ def test_same_bits(threads):
 
 def test_blocks_share_no_rows_and_keep_their_order():
     x,y,w,tabs = case()
-    blocks = threaded(x, 3)._blocks(x, tabs)
+    blocks = threaded(x, 3).blocks(x, tabs)
     for b in blocks: assert (np.diff(b)>0).all()
     for r in range(3):
         parts = [x[blocks[p*3+(p+r)%3]] for p in range(3)]
