@@ -11,79 +11,102 @@ __all__ = ['kinds', 'NegativesStep', 'slow_step']
 
 # %% ../nbs/07d_negatives.ipynb #8aa39f2e
 import numpy as np, torch
-from functools import partial
 from .fused import *
 from .fused_numba import *
-from .fused_numba import _ask_for,_ahead,_np,_of_row,_own,_towards
+from .fused_numba import _ask_for,_ahead,_line,_np,_of_row,_towards
 from .fused_threads import *
 
 # %% ../nbs/07d_negatives.ipynb #6ba957ac
 _step = np.uint64(0x9E3779B97F4A7C15)
 _mixers = np.uint64(0xBF58476D1CE4E5B9),np.uint64(0x94D049BB133111EB)
 
-@compiled
+@inlined
 def _mixed(z):
     "The bits of `z`, mixed"
     z = (z^(z>>np.uint64(30)))*_mixers[0]
     z = (z^(z>>np.uint64(27)))*_mixers[1]
     return z^(z>>np.uint64(31))
 
-@compiled
+@inlined
 def _below(z, n):
     "A number below `n`, of the mixed bits `z`"
     half = np.uint64(32)
     return np.int64(((np.uint64(z)>>half)*np.uint64(n))>>half)
 
 # %% ../nbs/07d_negatives.ipynb #9e4d8aaa
-@compiled
+@inlined
 def _has(start, items, user, item):
     "Is `item` among the sorted `items` of `user`, which begin at `start[user]`?"
-    a,b = start[user],start[user+1]
-    end = b
-    while a<b:
-        mid = (a+b)//2
-        if items[mid]<item: a = mid+1
-        else: b = mid
-    return a<end and items[a]==item
+    at = start[user]
+    n = start[user+1]-at
+    while n>1: # without a branch that a processor would guess wrong half of the time
+        half = n//2
+        at += half*(items[at+half]<=item)
+        n -= half
+    return n==1 and items[at]==item
 
-@compiled
+@inlined
 def _drawn(z, pool, cum):
     "An item of `pool`, by the mixed bits `z`"
     if not len(cum): return pool[_below(z, len(pool))]
     share = np.float64(np.uint64(z)>>np.uint64(11))*2.**-53
     return pool[min(np.searchsorted(cum, share*cum[-1], side='right'), len(pool)-1)]
 
-# %% ../nbs/07d_negatives.ipynb #d85b6a6c
-@compiled
+# %% ../nbs/07d_negatives.ipynb #0e79226e
+@inlined
+def _draw(z, u, n_neg, lazy, draws, ids):
+    "Draw `n_neg` items, from the random numbers after `z`; `lazy` does not ask whether user `u` has them; how many there are"
+    start,items,pool,cum,_ = draws
+    n = 0
+    for _ in range(n_neg if lazy else 4*n_neg):
+        z += _step
+        ids[n] = _drawn(_mixed(z), pool, cum)
+        if lazy or not _has(start, items, u, ids[n]): n += 1
+        if n==n_neg: break
+    return n
+
+# %% ../nbs/07d_negatives.ipynb #d28c752c
+_negatives_ahead = 8 # negatives between asking for a row and using it
+
+@inlined
 def _dot(P, Q):
     res = np.float32(0)
     for f in range(len(P)): res += P[f]*Q[f]
     return res
 
-@compiled
+@inlined
+def _score(P, n, tabs, has_bias, ids, scores):
+    "Scores of the items `ids` for a user with the vector `P`"
+    _,I,_,bi = tabs
+    for r in range(n):
+        if r+_negatives_ahead<n:
+            for f in range(0, I.shape[1], _line): prefetch(I, ids[r+_negatives_ahead], f)
+        scores[r] = _dot(P, I[ids[r]])
+    if has_bias:
+        for r in range(n): scores[r] += bi[ids[r],0]
+
+# %% ../nbs/07d_negatives.ipynb #cbe50b68
+@inlined
 def _negatives(z, u, tabs, n_neg, loss, draws, ids, scores):
-    "Draw negatives of user `u`; how many there are that `loss` looks at, with their `ids` and `scores`"
-    start,items,pool,cum,_ = draws
-    U,I,_,bi = tabs
+    "Negatives of user `u` that `loss` looks at: how many there are, with their `ids` and `scores`"
     kind,margin,_ = loss
-    every = kind!=2
+    lazy = kind==2
+    drawn = _draw(z, u, n_neg, lazy, draws, ids)
+    _score(tabs[0][u], drawn, tabs, not lazy, ids, scores)
+    if not lazy: return drawn
     n = 0
-    for _ in range(4*n_neg if every else n_neg):
-        z += _step
-        j = _drawn(_mixed(z), pool, cum)
-        s = _dot(U[u], I[j])+bi[j,0]
-        if not every and s<=margin: continue
-        if _has(start, items, u, j): continue
+    for r in range(drawn):
+        j,s = ids[r],scores[r]
+        if s<=margin or _has(draws[0], draws[1], u, j): continue
         ids[n] = j
         scores[n] = s
         n += 1
-        if n==n_neg: break
     return n
 
 # %% ../nbs/07d_negatives.ipynb #a726bfce
 kinds = dict(bpr=0, softmax=1, ccl=2)
 
-@compiled
+@inlined
 def _bpr(pos, scores, n, slopes):
     one = np.float32(1)
     loss = total = np.float32(0)
@@ -96,7 +119,7 @@ def _bpr(pos, scores, n, slopes):
         total += g
     return loss/n,total
 
-@compiled
+@inlined
 def _softmax(pos, scores, n, temp, ids, log_prob, slopes):
     top = pos/temp
     correction = np.log(np.float32(n))
@@ -111,7 +134,7 @@ def _softmax(pos, scores, n, temp, ids, log_prob, slopes):
     for r in range(n): slopes[r] = -slopes[r]/(total*temp)
     return np.log(total)-pos/temp+top, (np.float32(1)-mine/total)/temp
 
-@compiled
+@inlined
 def _ccl(pos, scores, n, margin, weight, slopes):
     loss = np.float32(1)-pos
     for r in range(n):
@@ -120,43 +143,44 @@ def _ccl(pos, scores, n, margin, weight, slopes):
     return loss,np.float32(1)
 
 # %% ../nbs/07d_negatives.ipynb #f65a5e92
-@compiled
+@inlined
 def _unit(X):
     "Bring a row to length 1"
     scale = np.float32(1)/np.sqrt(_dot(X, X))
     for f in range(len(X)): X[f] *= scale
 
-@compiled
-def _move_item(i, slope, share, P, tabs, lr, wd, own, unit):
-    "Move the row and the bias of item `i` against a loss with this slope; `share` of the decay is paid"
-    _,I,_,bi = tabs
+@inlined
+def _move_item(i, slope, share, P, asked, I, bi, lr, wd, own, unit):
+    "Move the row and the bias of item `i` against a loss with this slope, and add to what is `asked` of the user; `share` of the decay is paid"
     Q = I[i]
     rate,decay = _of_row(1, i, lr, wd, own)
-    if rate==0 and unit: return
     keep = np.float32(1)-rate*decay*share
     step = rate*slope
-    for f in range(len(Q)): Q[f] = keep*Q[f] + step*P[f]
+    for f in range(len(P)):
+        q = Q[f]
+        asked[f] += slope*q
+        Q[f] = keep*q + step*P[f]
     if own is not None: _towards(I, i, keep, own[2][1])
-    if unit: return _unit(Q)
-    rate,decay = _of_row(3, i, lr, wd, own)
-    keep = np.float32(1)-rate*decay*share
-    bi[i,0] = keep*bi[i,0] + rate*slope
-    if own is not None: _towards(bi, i, keep, own[2][3])
+    if unit:
+        if rate!=0: _unit(Q)
+    else:
+        rate,decay = _of_row(3, i, lr, wd, own)
+        keep = np.float32(1)-rate*decay*share
+        bi[i,0] = keep*bi[i,0] + rate*slope
+        if own is not None: _towards(bi, i, keep, own[2][3])
 
-@compiled
-def _move_user(u, asked, share, tabs, lr, wd, own, unit):
+@inlined
+def _move_user(u, asked, share, U, lr, wd, own, unit):
     "Move the row of user `u` as it was asked"
-    U = tabs[0]
     P = U[u]
     rate,decay = _of_row(0, u, lr, wd, own)
-    if rate==0 and unit: return
     keep = np.float32(1)-rate*decay*share
     for f in range(len(P)): P[f] = keep*P[f] + rate*asked[f]
     if own is not None: _towards(U, u, keep, own[2][0])
-    if unit: _unit(P)
+    if unit and rate!=0: _unit(P)
 
 # %% ../nbs/07d_negatives.ipynb #ad567ba2
-@compiled
+@inlined
 def _loss_and_slopes(loss, pos, scores, n, n_neg, ids, log_prob, slopes):
     "What a click contributes, the slope of its score, and those of its negatives"
     kind,a,b = loss
@@ -168,15 +192,15 @@ def _loss_and_slopes(loss, pos, scores, n, n_neg, ids, log_prob, slopes):
 def _loop(order, x, w, tabs, lr, wd, own, loss, n_neg, draws, seed, pred, each):
     U,I,_,bi = tabs
     unit = loss[0]==2
-    ids = np.empty(n_neg, np.int64)
+    ids = np.empty(n_neg, np.uint64)
     scores = np.empty(n_neg, np.float32)
     slopes = np.empty(n_neg, np.float32)
     asked = np.empty(U.shape[1], np.float32)
     for o in range(len(order)):
         if o+_ahead<len(order): _ask_for(x, order[o+_ahead], *tabs)
         j = order[o]
-        u = x[j,0]
-        i = x[j,1]
+        u = np.uint64(x[j,0])
+        i = np.uint64(x[j,1])
         P = U[u]
         n = _negatives(_mixed(seed+np.uint64(j)), u, tabs, n_neg, loss, draws, ids, scores)
         pos = _dot(P, I[i])+bi[i,0]
@@ -185,12 +209,10 @@ def _loop(order, x, w, tabs, lr, wd, own, loss, n_neg, draws, seed, pred, each):
         if n==0 and not unit: continue # the user has everything
         each[j],slope = _loss_and_slopes(loss, pos, scores, n, n_neg, ids, draws[4], slopes)
         wj = w[j] if len(w) else np.float32(1)
-        for f in range(len(P)): asked[f] = wj*slope*I[i,f]
-        for r in range(n):
-            for f in range(len(P)): asked[f] += wj*slopes[r]*I[ids[r],f]
-            _move_item(ids[r], wj*slopes[r], wj/np.float32(n_neg), P, tabs, lr, wd, own, unit)
-        _move_item(i, wj*slope, wj, P, tabs, lr, wd, own, unit)
-        _move_user(u, asked, wj, tabs, lr, wd, own, unit)
+        asked[:] = 0
+        for r in range(n): _move_item(ids[r], wj*slopes[r], wj/np.float32(n_neg), P, asked, I, bi, lr, wd, own, unit)
+        _move_item(i, wj*slope, wj, P, asked, I, bi, lr, wd, own, unit)
+        _move_user(u, asked, wj, U, lr, wd, own, unit)
 
 # %% ../nbs/07d_negatives.ipynb #44d6b95a
 def _random_groups(n_rows, n_groups, rng):
@@ -273,11 +295,12 @@ def slow_step(
             each = loss(scores[:1], scores[1:,None], -prob[rows[1:],None].float())[0]
         slopes = -torch.autograd.grad(each, scores)[0]
         before = U.w[u].clone()
-        asked = slopes[0]*I.w[i]
+        asked = torch.zeros_like(before)
         for j,s in zip(js, slopes[1:]):
             asked = asked+s*I.w[j]
             move(I, j, s, 1/n_neg, before)
             if not unit: move(bi, j, s, 1/n_neg, 1.)
+        asked = asked+slopes[0]*I.w[i]
         move(I, i, slopes[0], 1., before)
         if not unit: move(bi, i, slopes[0], 1., 1.)
         move(tabs[0], u, 1., 1., asked)
