@@ -118,3 +118,56 @@ def test_weights_and_rows_that_hold_still(loss):
     step_for(loss, x)(x, None, held)
     same_rows = [(t.w==b.w).all(1) for t,b in zip(held[:2], tabs[:2])]
     assert all(o[:20].all() and not o[20:].all() for o in same_rows)
+
+# ---- In the loop ---------------------------------------------------------------------------------------------------
+
+@pytest.fixture(scope='module')
+def dls(): return CollabDataLoaders.from_interactions(simulate_clicks(), n_neg=3, seed=42, unknown='mean', device='cpu')
+
+def trained(dls, loss, n=8, lr=.05, cbs=(), threads=2, **kw):
+    set_seed(1, reproducible=True)
+    learn = implicit_learner(dls, 8, loss_func=loss, cbs=[Fused(threads=threads),*L(cbs)])
+    with learn.no_bar(),learn.no_logging(): learn.fit_one_cycle(n, lr, **kw)
+    return learn
+
+@pytest.mark.parametrize('loss', ['bpr','softmax','ccl'])
+def test_a_learner_of_clicks(dls, loss):
+    with warnings.catch_warnings():
+        warnings.simplefilter('error')
+        learn = trained(dls, loss, 25)
+    assert learn.fused.active and learn.fused.step is None
+    losses = [o[0] for o in learn.recorder.values]
+    assert losses[-1]<losses[0]
+    res = learn.evaluate()
+    assert res.ndcg['model']>res.ndcg['popular']
+    again = trained(dls, loss, 25)
+    assert same(weights(learn), weights(again))
+    assert dls.train.n_neg==3 # the loader stays what it was
+    if loss=='ccl': torch.testing.assert_close(learn.model.i_weight.weight.norm(dim=1), torch.ones(dls.vocab.sizes[1]))
+
+def test_what_sends_losses_with_negatives_back(dls):
+    def reason(loss, cbs=None, **kw):
+        learn = implicit_learner(dls, 4, loss_func=loss, cbs=cbs, **kw)
+        return fused_blocker(learn) or negatives_blocker(learn)
+    assert reason('bpr') is None and reason('ccl') is None and reason('softmax') is None
+    assert 'the loss is not' in reason('warp')
+    class Mine(BPRLoss):
+        def each(self, pos, neg, minus_prob): return -pos
+    assert 'the loss is not' in reason(Mine())
+    assert reason('bpr', cbs=UnitRows())=='unit_rows works on predictions or gradients'
+    assert reason('bpr', y_range=(0,1))=='the model has a sigmoid'
+    learn = implicit_learner(dls, 4, loss_func='bpr')
+    assert 'on a CPU' in negatives_blocker(learn, 'torch')
+
+def test_frozen_rows_of_clicks(dls):
+    learn = trained(dls, 'softmax', 1)
+    held = dict(i_weight=torch.arange(dls.vocab.sizes[1])<50)
+    before = learn.model.i_weight.weight.detach().clone()
+    with learn.no_bar(),learn.no_logging(): learn.fit(1, cbs=FreezeRows(held))
+    after = learn.model.i_weight.weight
+    assert torch.equal(before[:50], after[:50]) and not torch.equal(before[50:], after[50:])
+
+def test_lr_find_on_clicks(dls):
+    learn = implicit_learner(dls, 4, loss_func='bpr', cbs=Fused())
+    with learn.no_bar(): learn.lr_find(num_it=20, show_plot=False)
+    assert len(learn.recorder.lrs)<=20
