@@ -11,9 +11,11 @@ import numpy as np, pandas as pd
 
 here = Path(__file__).resolve().parent
 cols = ['user','item','rating']
-needs = dict(surprise='surprise', libmf='libmf', cornac='cornac', fused='numba')
-imports = dict(stock='fastai.collab', surprise='surprise', libmf='libmf', libmf_first='libmf', cornac='cornac', plain='collab_ext', fused='collab_ext', solve='collab_ext')
-names = dict(stock='stock fastai', surprise='Surprise SVD', libmf='LIBMF', cornac='cornac MF', plain='ours, plain', fused='ours, fused', solve='ours, closed form')
+needs = dict(surprise='surprise', libmf='libmf', libmf_2='libmf', cornac='cornac', fused='numba', fused_2='numba')
+imports = dict(stock='fastai.collab', surprise='surprise', libmf='libmf', libmf_first='libmf', libmf_2='libmf', cornac='cornac', plain='collab_ext', fused='collab_ext',
+    fused_2='collab_ext', solve='collab_ext')
+names = dict(stock='stock fastai', surprise='Surprise SVD', libmf='LIBMF', libmf_2='LIBMF, 2 threads', cornac='cornac MF', plain='ours, plain',
+    fused='ours, fused', fused_2='ours, fused, 2 threads', solve='ours, closed form')
 
 # Settings of each peer; how they were chosen is in the report
 settings = dict(
@@ -23,6 +25,7 @@ settings = dict(
         cornac=dict(max_iter=20, learning_rate=.02, lambda_reg=.05), plain=dict(bs=2048, n=5, lr=5e-3), fused=dict(n=8), solve=dict(k=10, n=12)),
     big=dict(libmf=dict(k=32, nr_iters=8, eta=.1, lam=.05), fused=dict(k=32, n=5)))
 settings['big']['libmf_first'] = dict(settings['big']['libmf'], nr_iters=1)
+for o in ('libmf','fused'): settings['big'][f'{o}_2'] = dict(settings['big'][o], threads=2)
 titles = dict(u1='ml-100k, official split u1, 50 factors', ml1m='ml-1m, random 90/10, seed 0, 50 factors', big='20 million simulated ratings, 138,000 × 27,000, 32 factors')
 
 # ---- Ratings -------------------------------------------------------------------------------------------------------
@@ -96,10 +99,12 @@ def warm():
     tabs = [RowTable(torch.zeros(2,o), 0.) for o in (4,4,1,1)]
     return timed(step_of('numba'), torch.zeros(1,2).long(), torch.zeros(1), None, tabs)[0]
 
-def fused(train, test, **kw):
+def fused(train, test, threads=1, **kw):
+    import torch
     from collab_ext import Fused
+    torch.set_num_threads(threads)
     warm()
-    return ours(train, test, cbs=Fused, **kw)
+    return ours(train, test, cbs=lambda: Fused(threads=threads), **kw)
 
 def plain(train, test, **kw): return ours(train, test, y_range=(.5,5.5), wd=.1, **kw)
 def solve(train, test, **kw): return ours(train, test, solve=True, **kw)
@@ -111,11 +116,11 @@ def surprise(train, test, n_epochs, k=50, seed=0, **kw):
     t,_ = timed(m.fit, data)
     return t,n_epochs,lambda df: [m.predict(u,i).est for u,i in zip(df.user, df.item)]
 
-def libmf(train, test, lam, nr_iters, **kw):
+def libmf(train, test, lam, nr_iters, threads=1, **kw):
     with redirect_stdout(None): from libmf import mf
     mean,x = train.rating.mean(),np.ascontiguousarray(train.to_numpy(np.float32))
     x[:,2] -= mean
-    m = mf.MF(nr_threads=1, quiet=True, lambda_p1=0., lambda_q1=0., lambda_p2=lam, lambda_q2=lam, nr_iters=nr_iters, **kw)
+    m = mf.MF(nr_threads=threads, quiet=True, lambda_p1=0., lambda_q1=0., lambda_p2=lam, lambda_q2=lam, nr_iters=nr_iters, **kw)
     t,_ = timed(m.fit, x)
     return t,nr_iters,lambda df: m.predict(np.asfortranarray(df[['user','item']].to_numpy(np.float32)))+mean # it reads pairs by column
 
@@ -130,7 +135,8 @@ def cornac(train, test, k=50, seed=0, **kw):
         return res if u is None or i is None else res+m.u_factors[u]@m.i_factors[i]
     return t,kw['max_iter'],lambda df: [rate(u,i) for u,i in zip(df.user, df.item)]
 
-libmf_first = libmf
+libmf_first = libmf_2 = libmf
+fused_2 = fused
 
 def rmse(pred, test):
     "Error of predictions, clipped to the scale"
@@ -227,7 +233,7 @@ about = """# Speed
 
 Written by `python benchmarks/speed.py`, section by section. {machine}.
 
-Each run is a process of its own with one thread; peers take turns, five times (once for stock fastai on ml-1m); median (lowest–highest). Seconds are
+Each run is a process of its own with one thread, or two where it says so; peers take turns, five times (once for stock fastai on ml-1m); median (lowest–highest). Seconds are
 those of training alone, from ratings in memory; those of a Learner hold its loop and a validation of the test ratings after each epoch. Predictions
 are clipped to 1–5. Settings of LIBMF, cornac and ours were chosen on a tenth of the
 training ratings; Surprise's and those of ours, plain, also by a look at the test error, in their favour; the test errors of two decays on ml-1m (.035 and .04) were seen before .04 became the default. Memory is the peak beyond the frames of ratings, in bytes for

@@ -198,11 +198,13 @@ class ImplicitLoss:
 
 class BPRLoss(ImplicitLoss):
     "Bayesian personalised ranking: each positive should score higher than its negatives"
+    def fused_form(self): return 'bpr',0,0
     def each(self, pos, neg, minus_prob): return F.softplus(neg-pos).mean(0)
 
 class SoftmaxLoss(ImplicitLoss):
     "Sampled softmax: each positive should be found among its negatives, whose scores are corrected by log q"
     def __init__(self, temp=1.): self.temp = temp
+    def fused_form(self): return 'softmax',self.temp,0
     def each(self, pos, neg, minus_prob):
         expected = (-minus_prob*len(minus_prob)).clamp(min=1e-12) # how often each negative is drawn
         pos,neg = pos/self.temp,neg/self.temp-expected.log()
@@ -211,6 +213,7 @@ class SoftmaxLoss(ImplicitLoss):
 # %% ../nbs/10_implicit.ipynb #2bd264a3
 class UnitRows(Callback):
     "Keep all vectors at length 1, and all biases at 0"
+    unit_rows = True # which `Fused` does by itself where the loss asks for it
     def before_fit(self): self.after_step()
     @torch.no_grad()
     def after_step(self):
@@ -223,6 +226,7 @@ class CCLLoss(ImplicitLoss):
         margin=.4, # Negatives below this cosine are left alone
         weight=10., # Weight of the negatives
     ): store_attr()
+    def fused_form(self): return 'ccl',self.margin,self.weight
     def each(self, pos, neg, minus_prob): return 1-pos + self.weight*F.relu(neg-self.margin).mean(0)
 
 # %% ../nbs/10_implicit.ipynb #d6ddf5be
