@@ -329,6 +329,7 @@ def linear_learner(
     **kwargs # For `EASE` or `GraphFilter`
 )->CollabLearner: # Trained
     "A linear model, solved in closed form"
+    check_dls(dls)
     check_choice('kind', kind, linear_models)
     check_kwargs(kwargs, 'linear_learner', ['kind','path','metrics'], linear_models[kind], but=('ids','y','sizes'))
     ds = dls.train_ds

@@ -405,3 +405,6 @@ def test_small_catalogues_keep_all_links():
         def of_history(self, x): return torch.from_numpy(x.toarray())
     links,kept = _item_links(Model(), None)
     assert kept==1 and len(links['link_item'])==1496**2
+
+def test_linear_models_want_loaders():
+    with pytest.raises(ValueError, match='make them first'): linear_learner(frame(range(3), range(4)))
