@@ -151,7 +151,7 @@ def test_unknown_path():
     with pytest.raises(ValueError, match="did you mean `torch`"): Fused(path='torhc')
     with pytest.raises(ValueError, match="`path` is one of"): Fused(path=['numba'])
 
-@pytest.mark.parametrize('rate', [0,-1.,float('nan'),float('inf'),'20',None,True])
+@pytest.mark.parametrize('rate', [0,-1.,float('nan'),float('inf'),'20',True])
 def test_bad_rates(rate):
     with pytest.raises(ValueError, match="`rate` is what the learner's rate is multiplied by"): Fused(rate=rate)
 
