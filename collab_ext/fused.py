@@ -294,12 +294,12 @@ class Fused(Callback):
         chunk=2048, # Ratings that are taken at once, where it is not one at a time
         path=None, # 'numba', 'triton' or 'torch'; the fastest one that is there by default
         rate:float=None, # Its steps are plain ones: their rate is this many times the learner's, which is meant for Adam; by default what suits the loss
-        threads:int=None, # Threads of the compiled loop on a CPU; as many as torch uses by default
+        threads:int=1, # Threads of the compiled loop on a CPU
     ):
         if bs is not None: check_count('bs', bs, 'a number of ratings')
         check_count('chunk', chunk, 'a number of ratings')
         if path is not None: step_of(path)
-        if threads is not None: _check_threads(threads)
+        _check_threads(threads)
         if rate is not None: _check_rate(rate)
         store_attr()
         self.active = False
@@ -328,10 +328,9 @@ class Fused(Callback):
         "Find the tables, what callbacks ask of their rows, and the step for their device"
         params = tables(self.model)
         self.params = [params[t] for t in table_names]
-        threads = ifnone(self.threads, min(torch.get_num_threads(), _most_threads))
         counts = _row_counts(self.dls.train, self.params)
-        if self.form: self.step = _negatives_step(self.form, self.dls.train, threads, counts[0])
-        else: self.step = _step_on(self.params[0].device, self.path, self.chunk, threads, counts)
+        if self.form: self.step = _negatives_step(self.form, self.dls.train, self.threads, counts[0])
+        else: self.step = _step_on(self.params[0].device, self.path, self.chunk, self.threads, counts)
         self.times = ifnone(self.rate, _rates[self.form[0] if self.form else 'mse'])
         for p in self.params: huge_pages(p)
         self.tabs = _row_tables(self.model, self.learn.cbs)

@@ -132,20 +132,6 @@ def test_as_good_as_one_thread(many, tmp_path):
     one,two,three = [trained(many, tmp_path, o, n=10).recorder.values[-1][2] for o in (1,2,3)]
     assert two==pytest.approx(one, abs=.005) and three==pytest.approx(one, abs=.005)
 
-def test_threads_by_default_are_those_of_torch(many, tmp_path):
-    seen = []
-    class Spy(Callback):
-        order = 96
-        def after_batch(self): seen.append(self.learn.fused.step)
-    n = torch.get_num_threads()
-    try:
-        for o in (1,3):
-            torch.set_num_threads(o)
-            trained(many, tmp_path, None, n=1, cbs=Spy())
-    finally: torch.set_num_threads(n)
-    used = [o for o in seen if o is not None] # none while validating
-    assert used[0] is step and used[-1].crew.n==3
-
 def test_frozen_tables_and_rows(many, tmp_path):
     learn = trained(many, tmp_path, 2, n=1)
     before = {t:p.detach().clone() for t,p in tables(learn.model).items()}
