@@ -395,8 +395,8 @@ def test_a_saved_learner_goes_on(world, tmp_path, kind, how):
         solve(other, w2, world)
         check(other, w2)
         quiet(learn, learn.solve, 1)
-        gap = max((a-b).abs().max().item() for a,b in zip(tables(learn.model).values(), tables(other.model).values()))
-        assert gap<.5, gap # near, not far away as from scratch
+        gap = max((a-b).abs().mean().item() for a,b in zip(tables(learn.model).values(), tables(other.model).values()))
+        assert gap<.1, gap # near, not far away as from scratch
 
 def test_an_exported_learner_folds_in(world, tmp_path):
     learn,w = run(['tune','export'], 'dot', 'pretrained', world, tmp_path)
