@@ -1,26 +1,19 @@
 "Ratings that are few: RMSE and seconds of `solve()` with its defaults, beside biases, Surprise, cmfrec and myFM"
-import argparse,os,platform,sys,time,warnings
+import argparse,os,platform,time,warnings
 os.environ.setdefault('OMP_NUM_THREADS', '1')
 from datetime import datetime
 from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
 import numpy as np, pandas as pd
+import speed
 
 here = Path(__file__).resolve().parent
 cols = ['user','item','rating']
 
 # ---- Sets ----------------------------------------------------------------------------------------------------------
 
-def data_dir(arg):
-    "The folder of the data, or an explanation of where it should be"
-    res = Path(arg or os.environ.get('COLLAB_EXT_DATA') or here.parent.parent/'shared/data')
-    if (res/'ml-100k').is_dir(): return res
-    sys.exit(f"No ml-100k in {os.path.relpath(res)}: pass the folder of the MovieLens sets as --data, or in the environment variable COLLAB_EXT_DATA")
-
-def ml1m(data): return pd.read_csv(data/'ml-1m/ratings_no_timestamp.csv.gz').set_axis(cols, axis=1)
-def ml100k(data): return pd.read_csv(data/'ml-100k/u.data', sep='\t', names=[*cols,'time'])[cols]
-def latest(data): return pd.read_csv(data/'ml-latest-small-2016/ratings.csv').iloc[:,:3].set_axis(cols, axis=1)
+def latest(): return pd.read_csv(speed.data_dir()/'ml-latest-small-2016/ratings.csv').iloc[:,:3].set_axis(cols, axis=1)
 
 def few_each(df, low, high, seed=0):
     "Between `low` and `high` ratings of each user, at random"
@@ -37,15 +30,15 @@ def simulated(n_users, n_items, n, spread, noise, k=3, low=1, high=10, seed=0):
     y = (low+high)/2 + spread*((U[u]*V[i]).sum(1)/k**.5 + .7*a[u] + .7*b[i]) + noise*rng.normal(size=n)
     return pd.DataFrame(dict(user=u, item=i, rating=np.clip(np.round(y), low, high)))
 
-def sets(data, quick):
-    small,large = ml100k(data),ml1m(data)
+def sets(quick):
+    small,large = speed.ml100k(),speed.ml1m()
     in_item = large.groupby('item').user.transform('size')
     res = {'ml-100k, 1–3 a user':few_each(small, 1, 3), 'ml-100k, 3–8 a user':few_each(small, 3, 8), 'ml-100k, a tenth':small.sample(frac=.1, random_state=0),
         'simulated 40 × 60, 1–10':simulated(40, 60, 1200, 1., 1.), 'simulated 200 × 100, 1–10':simulated(200, 100, 4000, 1., 1.),
         'noise 300 × 200, 1–10':simulated(300, 200, 6000, 0., 2.), 'simulated 3000 × 2000, 1–10, 5,150':simulated(3000, 2000, 5150, 1., 1.5)}
     if quick: return res
     res.update({'ml-1m, 1–3 a user':few_each(large, 1, 3), 'ml-1m, 2–5 a user':few_each(large, 2, 5, 1), 'ml-1m, a hundredth':large.sample(frac=.01, random_state=0),
-        'ml-1m, items with fewer than 60':large[in_item<60], 'latest-small, 1–3 an item':few_each(latest(data).rename(columns=dict(user='item', item='user')), 1, 3).rename(columns=dict(user='item', item='user'))})
+        'ml-1m, items with fewer than 60':large[in_item<60], 'latest-small, 1–3 an item':few_each(latest().rename(columns=dict(user='item', item='user')), 1, 3).rename(columns=dict(user='item', item='user'))})
     return res
 
 # ---- Ways ----------------------------------------------------------------------------------------------------------
@@ -149,7 +142,6 @@ myFM has 10 factors and 200 samples. `with y_range`: a sigmoid between the lowes
 
 def main(argv=None):
     p = argparse.ArgumentParser(description=__doc__)
-    p.add_argument('--data', help='Folder of the data sets')
     p.add_argument('--seeds', type=int, default=3)
     p.add_argument('--quick', action='store_true')
     p.add_argument('--only', nargs='*', help='Ways, such as ours biases')
@@ -158,7 +150,7 @@ def main(argv=None):
     which = [o for o in ways if (not args.only or o in args.only) and (o in ('ours','ranged','biases') or find_spec(o))]
     for o in set(ways)-set(which): print(f'{o} is left out')
     rows,seconds = [],[]
-    for name,df in sets(data_dir(args.data), args.quick).items():
+    for name,df in sets(args.quick).items():
         found = measure(df, range(args.seeds), which)
         cells = [f'{np.mean([a for a,_ in v]):.4f}' for v in found.values()]
         rows.append(f"| {name} | {len(df):,} | {df.user.nunique():,} × {df['item'].nunique():,} | " + ' | '.join(cells) + ' |')

@@ -80,13 +80,14 @@ def _plain_prior(t, count):
     return dict(row_cov=t.prior_cov[0].tolist(), coefs=t.coefs.tolist(), feature_moment=t.feature_moment.tolist(),
         second_moment=_second_moment(t, count).tolist())
 
-# %% ../nbs/05d_bayes_transfer.ipynb #509b46e7
+# %% ../nbs/05d_bayes_transfer.ipynb #1ec185ed
 @patch
 def prior(self:BayesMF)->dict: # Plain lists and numbers: what a target needs to know beside the tables
     "What was learned about users and items in general"
     sides = []
     for s,t in enumerate(self.sides):
         feats = row_features(self.rm, s, self.sides[1-s].mean)
+        if not self.sets: feats = feats[:,:1] # the set of ratings was found to tell nothing
         own = Posterior(t.mean, t.cov, t.prior_cov, group=t.group)
         refit(own, feats, self.rm.count[s]>0)
         sides.append(_plain_prior(own, self.rm.count[s]))
@@ -234,7 +235,7 @@ def sweep(self:TransferMF):
     for s in (1-self.first,self.first): self.update(s)
     self.sweeps += 1
 
-# %% ../nbs/05d_bayes_transfer.ipynb #52b6a930
+# %% ../nbs/05d_bayes_transfer.ipynb #9ac4f83c
 @patch(cls_method=True)
 def from_tables(cls:BayesMF,
     rm:RatingMatrix, # Ratings
@@ -253,8 +254,11 @@ def from_tables(cls:BayesMF,
         own = _source_prior(p)
         t.prior_cov,t.coefs,t.feature_moment = own.prior_cov[None],own.coefs,own.feature_moment
         t.kind = torch.zeros_like(t.kind)
-        t.loadings = t.mean
-    return cls(rm, *sides, mean=prior['mean'], noise=prior['noise'], link=link, sweeps=20, used=used) # past all renewals
+    res = cls(rm, *sides, mean=prior['mean'], noise=prior['noise'], link=link, sweeps=20, used=used) # past all renewals
+    res.sets = all(len(t.coefs)>1 for t in sides)
+    if res.sets:
+        for t in sides: t.loadings = t.mean
+    return res
 
 # %% ../nbs/05d_bayes_transfer.ipynb #759e5e10
 def _new_side(rows, new, prior, count):

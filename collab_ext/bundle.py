@@ -388,12 +388,11 @@ class Bundle:
 
 
 # %% ../nbs/11_bundle.ipynb #4f6f2d11
-@patch
-def _seen_by(self:Bundle, u):
+def _seen_by(bundle, u):
     "Rows of the items that the user of row `u` has seen; none for the unknown user (-1)"
-    if u<0 or 'seen' not in self.tables: return np.zeros(0, np.int64)
-    start,end = self.tables['seen_start'][u:u+2]
-    return self.tables['seen'][start:end]
+    if u<0 or 'seen' not in bundle.tables: return np.zeros(0, np.int64)
+    start,end = bundle.tables['seen_start'][u:u+2]
+    return bundle.tables['seen'][start:end]
 
 def _is_many(o): return hasattr(o, '__iter__') and not isinstance(o, (str,bytes))
 
@@ -405,7 +404,7 @@ def vector(self:Bundle,
     if _is_many(user): raise ValueError(f"`vector` takes one user, not a {type(user).__name__}: ask for each in turn")
     if self.is_linear: raise ValueError("The users of a linear model have no vectors: ask `recommend`")
     u, = _rows('user', self.u2i, [user])
-    t,seen = self.tables,self._seen_by(u)
+    t,seen = self.tables,_seen_by(self, u)
     if u<0: return t['u_any'][:-1],t['u_any'][-1],seen
     return t['u_weight'][u],t['u_bias'][u],seen
 
@@ -431,10 +430,9 @@ def _best(scores, k):
     top = top[np.argsort(-scores[top], kind='stable')]
     return top[scores[top]>-np.inf]
 
-@patch
-def _queries(self:Bundle, u):
+def _queries(bundle, u):
     "What to multiply the rows of `V` by for the users of rows `u`, -1 for the unknown one (users × (factors + 1)), and their biases"
-    t = self.tables
+    t = bundle.tables
     vecs = np.where((u<0)[:,None], t['u_any'][:-1], t['u_weight'][u])
     bias = np.where(u<0, t['u_any'][-1], t['u_bias'][u])
     ones = np.ones((len(u),1), np.float32) # they meet the items' biases
@@ -451,12 +449,11 @@ def _linear_scores(t, u, n_items):
         np.add.at(res, t['link_item'][a:b], t['own_value'][at]*t['link_value'][a:b])
     return res
 
-@patch
-def _scores(self:Bundle, u):
+def _scores(bundle, u):
     "Scores of all items for the users of rows `u`, -1 for the unknown one (users × items), and the users' biases"
-    if self.is_linear: return np.stack([_linear_scores(self.tables, o, len(self.items)) for o in u]),np.zeros(len(u), np.float32)
-    query,bias = self._queries(u)
-    return query@self.V.T,bias
+    if bundle.is_linear: return np.stack([_linear_scores(bundle.tables, o, len(bundle.items)) for o in u]),np.zeros(len(u), np.float32)
+    query,bias = _queries(bundle, u)
+    return query@bundle.V.T,bias
 
 
 # %% ../nbs/11_bundle.ipynb #d0be5b1f
@@ -475,40 +472,37 @@ def _check_count(name, value, what):
     if not whole or value<1: raise ValueError(f"`{name}` is {what}, at least 1, not {value!r}")
 
 # %% ../nbs/11_bundle.ipynb #6954de17
-@patch
-def _hidden(self:Bundle, exclude=None, candidates=None):
+def _hidden(bundle, exclude=None, candidates=None):
     "Is each item kept from everybody?"
-    res = np.zeros(len(self.items), bool)
+    res = np.zeros(len(bundle.items), bool)
     if candidates is not None:
-        shown = _rows('candidates', self.i2i, _as_list('candidates', candidates))
+        shown = _rows('candidates', bundle.i2i, _as_list('candidates', candidates))
         res[:] = True
         res[shown[shown>=0]] = False
-    hidden = _rows('exclude', self.i2i, _as_list('exclude', exclude))
+    hidden = _rows('exclude', bundle.i2i, _as_list('exclude', exclude))
     res[hidden[hidden>=0]] = True
     return res
 
 # %% ../nbs/11_bundle.ipynb #fbd3d0b6
-@patch
-def _frame(self:Bundle, rows, name, values, lead):
+def _frame(bundle, rows, name, values, lead):
     "The items of `rows`, in order, with `values` as the column `name`, behind the columns `lead`"
-    res = self.items.iloc[rows].reset_index(drop=True)
+    res = bundle.items.iloc[rows].reset_index(drop=True)
     taken = [o for o in (*lead,name) if o in res]
     if taken: res = res.drop(columns=taken) # a column of such a name gives way, as in `learn.recommend`
     for i,(k,v) in enumerate(lead.items()): res.insert(i, k, v)
     res.insert(len(lead)+1, name, values)
     return res
 
-@patch
-def _top_rows(self:Bundle, u, k, exclude_seen, hidden, index=None):
+def _top_rows(bundle, u, k, exclude_seen, hidden, index=None):
     "For each user of rows `u` the rows of the best `k` items, and their ratings"
-    if index is not None: return [_index_rows(self, o, k, exclude_seen, hidden, index) for o in u]
-    scores,bias = self._scores(u)
+    if index is not None: return [_index_rows(bundle, o, k, exclude_seen, hidden, index) for o in u]
+    scores,bias = _scores(bundle, u)
     scores[:,hidden] = -np.inf
     res = []
     for j,o in enumerate(u):
-        if exclude_seen: scores[j,self._seen_by(o)] = -np.inf
+        if exclude_seen: scores[j,_seen_by(bundle, o)] = -np.inf
         rows = _best(scores[j], k)
-        res.append((rows, self.finish(scores[j,rows], bias[j])))
+        res.append((rows, bundle.finish(scores[j,rows], bias[j])))
     return res
 
 # %% ../nbs/11_bundle.ipynb #e68ad908
@@ -524,10 +518,10 @@ def recommend(self:Bundle,
     _check_count('k', k, 'how many items to show')
     users = _as_list('user', user) if _is_many(user) else [user]
     u = _rows('user', self.u2i, users)
-    hidden = self._hidden(exclude, candidates)
+    hidden = _hidden(self, exclude, candidates)
     index = None if candidates is not None else self.index # an index would look at all items to find a few
     n_block = max(1, 2**22//max(1, len(self.items))) # users whose scores take some 16 MB
-    blocks = [self._top_rows(u[i:i+n_block], k, exclude_seen, hidden, index) for i in range(0, len(u), n_block)]
+    blocks = [_top_rows(self, u[i:i+n_block], k, exclude_seen, hidden, index) for i in range(0, len(u), n_block)]
     found = [o for block in blocks for o in block]
     return _answer(self, users, found, _is_many(user))
 
@@ -539,7 +533,7 @@ def _answer(bundle, users, found, many):
     ratings = np.concatenate([vals for _,vals in found] or [np.zeros(0, np.float32)])
     lead = dict(rank=[i for n in sizes for i in range(1, n+1)])
     if many: lead = {bundle.users.columns[0]:[o for o,n in zip(users,sizes) for _ in range(n)], **lead}
-    return bundle._frame(rows, 'score', ratings, lead)
+    return _frame(bundle, rows, 'score', ratings, lead)
 
 # %% ../nbs/11_bundle.ipynb #e3b6a7ce
 @patch
@@ -556,10 +550,10 @@ def similar_items(self:Bundle,
     if i<0: raise KeyError(f"There is no item {item!r} in this bundle")
     products,norms = _link_products(self.tables, i) if self.is_linear else (self.V[:,:-1]@self.V[i,:-1], self.norms)
     cosines = products/np.maximum(norms*norms[i], 1e-12) # a vector of zeros is like no other
-    cosines[self._hidden(exclude, candidates)] = -np.inf
+    cosines[_hidden(self, exclude, candidates)] = -np.inf
     cosines[i] = -np.inf
     rows = _best(cosines, k)
-    return self._frame(rows, 'similarity', cosines[rows], dict(rank=range(1, len(rows)+1)))
+    return _frame(self, rows, 'similarity', cosines[rows], dict(rank=range(1, len(rows)+1)))
 
 def _link_products(t, i):
     "For a linear model, products of the links to item `i` with those to each item, and the lengths of all"
@@ -597,9 +591,9 @@ def build_index(self:Bundle,
 
 def _index_rows(bundle, u, k, exclude_seen, hidden, index):
     "The `k` best of the rows that `index` finds for the user of row `u`, by their exact products, and their ratings"
-    query,bias = bundle._queries(np.array([u]))
+    query,bias = _queries(bundle, np.array([u]))
     hidden = hidden.copy()
-    if exclude_seen: hidden[bundle._seen_by(u)] = True
+    if exclude_seen: hidden[_seen_by(bundle, u)] = True
     n = min(k+int(hidden.sum()), len(hidden)) # what is hidden may be found too
     found = index.search(np.append(query, 0).astype(np.float32), n).keys.astype(np.int64)
     rows = found[~hidden[found]]
@@ -621,6 +615,6 @@ def index_recall(self:Bundle,
     some = pd.Series(range(len(self.users))).sample(min(n_users, len(self.users)), random_state=seed)
     shares = []
     for u in some:
-        (exact,_),(found,_) = [self._top_rows(np.array([u]), k, True, self._hidden(), o)[0] for o in (None,self.index)]
+        (exact,_),(found,_) = [_top_rows(self, np.array([u]), k, True, _hidden(self), o)[0] for o in (None,self.index)]
         shares.append(np.isin(exact, found).sum()/max(len(exact), 1))
     return float(np.mean(shares))

@@ -355,17 +355,16 @@ def before_batch(self:Fused):
     x,y,*w = [o.as_subclass(Tensor) for o in (*self.xb,*self.yb)] # the operations of fastai's tensors take longer
     y = y.reshape(-1)
     w = w[0] if w else None
-    if self.form: pred,loss = self._clicks(x[y>0], w)
+    if self.form: pred,loss = _step_on_clicks(self, x[y>0], w)
     else:
         pred = self.step(x, y, w, self.tabs, self.global_mean, self.model.y_range)
         loss = self.mse(pred, y, w)
     self.learn.pred,self.learn.loss = pred,loss
     raise CancelBatchException
 
-@patch
-def _clicks(self:Fused, x, w):
+def _step_on_clicks(fused, x, w):
     "Train on clicks; their scores, and the mean of what they contribute to the loss"
-    pred,each = self.step(x, w, self.tabs)
+    pred,each = fused.step(x, w, fused.tabs)
     return pred, each.mean() if w is None else (w*each).sum()/w.sum().clamp(min=1e-9)
 
 # %% ../nbs/07_fused.ipynb #2847a8d6

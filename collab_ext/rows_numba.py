@@ -13,13 +13,14 @@ __all__ = ['compiled', 'work_shares', 'in_threads', 'sums', 'gaussian', 'ridge']
 import numba, numpy as np
 from concurrent.futures import ThreadPoolExecutor
 
-# %% ../nbs/04b_rows_numba.ipynb #fdc1b845
-def compiled(f):
-    "`f`, compiled on its first call, without Python's lock, and from then on read from disk if it can be written there"
-    kw = dict(fastmath=True, error_model='numpy', nogil=True)
+# %% ../nbs/04b_rows_numba.ipynb #ba7ed9a3
+def compiled(f, **kwargs):
+    "`f`, compiled on its first call, and from then on read from disk if it can be written there"
+    kw = dict(fastmath=True, error_model='numpy', nogil=True, **kwargs)
     try: return numba.njit(cache=True, **kw)(f)
     except RuntimeError: return numba.njit(**kw)(f) # numba found no folder to write to
 
+# %% ../nbs/04b_rows_numba.ipynb #9864b414
 def work_shares(
     cost, # What each row costs, in any unit (n)
     n_parts=64, # At most as many parts
@@ -247,7 +248,7 @@ def _gaussian(lo, hi, rows, start, others, weight, target, x, offset, group, cov
             _add_inverse(A, Z, total[own_group[r]], k)
             n_total[own_group[r]] += 1
 
-# %% ../nbs/04b_rows_numba.ipynb #de8e4a53
+# %% ../nbs/04b_rows_numba.ipynb #9eecaff7
 def _padded(x):
     "Rows of `x` with zeros up to a multiple of eight numbers, in float32"
     k = x.shape[-1]
@@ -255,22 +256,18 @@ def _padded(x):
     res[...,:k] = x
     return res
 
-def _split_cov(cov):
-    "Covariances of x, of x and the offset, and of the offset, from those of [x, offset] (groups × k × k)"
-    cov_xx,cov_x = cov.copy(),cov[:,:,-1].copy()
-    cov_xx[:,-1] = 0
-    cov_xx[:,:,-1] = 0
-    cov_x[:,-1] = 0
-    return _padded(cov_xx),_padded(cov_x),cov[:,-1,-1].copy()
-
-def gaussian(start, others, rows, weight, target, x, offset, group, cov, precision, asked, kind, noise, own_group, n_groups, sampled, threads=1):
+def gaussian(start, others, rows, weight, target, x, offset, group, cov_xx, cov_x, cov_o, precision, asked, kind, noise, own_group, n_groups,
+    sampled, threads=1):
     "Posterior means, errors, and summed covariances by group; see `gaussian_rows`"
     k = precision.shape[-1]
-    mean,error = np.empty((len(rows),k), np.float32),np.empty(len(rows))
-    args = (rows, start, others, weight, target, _padded(x), offset, group, _split_cov(cov), _padded(precision), asked, kind, float(noise),
+    mean = np.empty((len(rows),k), np.float32)
+    error = np.empty(len(rows))
+    cov = _padded(cov_xx),_padded(cov_x),cov_o
+    args = (rows, start, others, weight, target, _padded(x), offset, group, cov, _padded(precision), asked, kind, float(noise),
         own_group, sampled, mean, error)
     def part(o):
-        total,n_total = np.zeros((n_groups,k,k), np.float32),np.zeros(n_groups, np.int64)
+        total = np.zeros((n_groups,k,k), np.float32)
+        n_total = np.zeros(n_groups, np.int64)
         _gaussian(*o, *args, total, n_total)
         return total.astype(np.float64),n_total
     cost = np.diff(start)[rows] + k/3 + 1

@@ -190,3 +190,17 @@ def test_ratings_that_tell_nothing(ratings):
         pred = learn.get_preds(ds_idx=0)[0].numpy()
         assert np.isfinite(pred).all()
         assert ((pred-learn.dls.train_ds.targ.numpy())**2).mean() <= df.rating.var(ddof=0)*1.01+1e-6
+
+def test_what_was_found_to_tell_nothing_stays_out(tmp_path):
+    "Where sets of ratings tell nothing, the saved prior does not read them, and a loaded learner goes on without"
+    rng = np.random.default_rng(0)
+    df = pd.DataFrame(dict(user=rng.integers(0, 2000, 3000), item=rng.integers(0, 1500, 3000))).drop_duplicates()
+    df['rating'] = 3+rng.normal(size=len(df)).round(2)
+    learn = collab_learner(loaders(df, valid_pct=0), path=tmp_path)
+    with learn.no_bar(),learn.no_logging(): learn.solve()
+    assert not learn.solver.mf.sets
+    assert [len(o['coefs']) for o in learn.model.prior['sides']]==[1,1]
+    learn.save('mine')
+    other = collab_learner(loaders(df, valid_pct=0), path=tmp_path).load('mine')
+    with other.no_bar(),other.no_logging(): other.solve(1)
+    assert not other.solver.mf.sets and other.solver.mf.sides[0].implicit is None
