@@ -87,7 +87,7 @@ class BayesMF:
         noise:float=1., # Variance of the noise, in squared ratings
         link:Link=None, # From the tables' units to ratings; none by default
         sweeps:int=0, # How many sweeps it has had
-        used:'UsedFactors'=None, # The factors of wider tables that these rows are; all by default
+        used=None, # The factors of wider tables that these rows are (`UsedFactors`); all by default
     ):
         store_attr(but='users,items,link')
         self.sides = [users,items]

@@ -12,6 +12,7 @@ __all__ = ['kinds', 'NegativesStep', 'slow_step']
 # %% ../nbs/07d_negatives.ipynb #8aa39f2e
 import numpy as np, torch
 from .fused import *
+from .rows_numba import compiled
 from .fused_numba import *
 from .fused_numba import _ask_for,_ahead,_line,_np,_of_row,_towards
 from .fused_threads import *

@@ -13,6 +13,7 @@ __all__ = ['rows_together', 'row_groups', 'Crew', 'blocks_of', 'by_rounds', 'Thr
 import numpy as np, os, torch
 from functools import partial
 from concurrent.futures import ThreadPoolExecutor,wait
+from .rows_numba import compiled
 from .fused_numba import *
 from .fused_numba import _loop,_np
 
