@@ -127,8 +127,8 @@ def _source_prior(p):
 
 # %% ../nbs/05d_bayes_transfer.ipynb #e7fcb239
 def _kinds(counts, has):
-    "Kind of each row by its ratings in the source, four kinds for each doubling; new rows are a kind of their own, the last"
-    level = (4*counts.clamp(min=1).float().log2()).round().long()
+    "Kind of each row by its ratings in the source, one for each doubling; new rows are a kind of their own, the last"
+    level = counts.clamp(min=1).float().log2().round().long()
     kinds,kind = torch.unique(torch.where(has, level, level.max()+1), return_inverse=True)
     return kind,len(kinds)
 
@@ -180,10 +180,11 @@ class TransferMF(BayesMF):
         sides = _moved_sides(rm, [used.narrow(o) for o in rows], idxs, counts, prior, drift)
         super().__init__(rm, *sides, mean=prior['mean'], noise=prior['noise'], link=link, used=used)
         self.source = [_source_prior(o) for o in prior['sides']]
-        self.n0 = n0
+        self.drift,self.n0 = drift,n0
         self.new = [i<0 for i in idxs]
         self.first = self._less_known()
         self.feats = {}
+        self.expected = [t.prior_mean for t in sides] # of each row, before its set of ratings counts
 
     def _less_known(self):
         "The side of whose ratings the source knows a smaller share"
@@ -193,27 +194,45 @@ class TransferMF(BayesMF):
     def copy(self):
         res = super().copy()
         res.feats = dict(self.feats)
+        res.expected = list(self.expected)
+        return res
+
+    def trusting(self, drift):
+        "The same where it stands, from now on with another `drift`"
+        res = self.copy()
+        for t,source,new in zip(res.sides, self.source, self.new):
+            moved = torch.zeros(len(t.prior_cov)).index_fill_(0, t.kind[~new], 1.)[:,None,None]
+            t.prior_cov = t.prior_cov + (drift-self.drift)*moved*source.prior_cov
+        res.drift = drift
         return res
 
 # %% ../nbs/05d_bayes_transfer.ipynb #5aff19b9
+def _set_means(mf, s):
+    "What the set of ratings of each row adds to its prior mean"
+    implicit = mf.sides[s].implicit
+    return 0. if implicit is None else implicit_means(mf.rm, s, implicit)
+
 @patch
 def expect(self:TransferMF,
     s:int, # 0 for users, 1 for items
     from_source:bool, # Expect what the source does; else learn it from the new rows too
 ):
-    "Set the prior of the rows that the source lacks"
+    "Set what is expected of the rows that the source lacks, and what the set of ratings adds for all"
     t,source,new = self.sides[s],self.source[s],self.new[s]
-    if not new.any(): return
-    if s not in self.feats: self.feats[s] = row_features(self.rm, s, self.sides[1-s].mean)[:,:len(source.coefs)]
-    seen = new&(self.rm.count[s]>0)
-    if from_source or not seen.any(): mean,cov = self.feats[s]@source.coefs,source.prior_cov
-    else:
-        own = Posterior(t.mean, t.cov, source.prior_cov, group=t.group)
-        refit(own, self.feats[s], seen, source=source, n0=self.n0)
-        mean,cov = own.prior_mean,own.prior_cov[0]
-    t.prior_mean = torch.where(new[:,None], mean, t.prior_mean)
-    t.prior_cov = torch.cat([t.prior_cov[:-1], cov[None]]) # new rows are the last kind
+    told = _set_means(self, s)
+    if new.any():
+        if s not in self.feats: self.feats[s] = row_features(self.rm, s, self.sides[1-s].mean)[:,:len(source.coefs)]
+        seen = new&(self.rm.count[s]>0)
+        coefs,cov = source.coefs,source.prior_cov
+        if not from_source and seen.any():
+            own = Posterior(t.mean, t.cov, source.prior_cov, group=t.group)
+            refit(own, self.feats[s], seen, source=source, n0=self.n0, told=told)
+            coefs,cov = own.coefs,own.prior_cov[0]
+        self.expected[s] = torch.where(new[:,None], self.feats[s]@coefs, self.expected[s])
+        t.prior_cov = torch.cat([t.prior_cov[:-1], cov[None]]) # new rows are the last kind
+    t.prior_mean = self.expected[s]+told
 
+# %% ../nbs/05d_bayes_transfer.ipynb #09a1883c
 @patch
 def start(self:TransferMF,
     rounds=4, # Alternations when both sides have new rows; steps for a sigmoid
@@ -229,10 +248,22 @@ def start(self:TransferMF,
     return self
 
 @patch
+def learn_implicit(self:TransferMF,
+    s:int, # 0 for users, 1 for items
+    ridge=5., # As in `fit_implicit`
+):
+    "Improve the implicit factors of the other side, given this side's rows"
+    t = self.sides[s]
+    before = torch.zeros(self.rm.sizes[1-s], t.mean.shape[1]) if t.implicit is None else t.implicit
+    t.implicit = fit_implicit(self.rm, s, t.mean-self.expected[s], before, ridge)
+
+@patch
 def sweep(self:TransferMF):
     "Learn the priors, solve for the better known side, then for the other"
     for s in (self.first,1-self.first): self.expect(s, from_source=False)
-    for s in (1-self.first,self.first): self.update(s)
+    for s in (1-self.first,self.first):
+        self.update(s)
+        self.learn_implicit(s)
     self.sweeps += 1
 
 # %% ../nbs/05d_bayes_transfer.ipynb #9ac4f83c

@@ -302,14 +302,15 @@ def _fitted_source(learn, source, project):
     if same_kind and not converts: warn_of_range(model, src.info)
     return rescale(src, getattr(model,'y_range',None), train_ratings(learn.dls)) if len(tabs)==4 else src
 
-def _start_adapted(learn, solver, transfer, src):
+def _start_adapted(learn, solver, transfer, src, compare):
     "Solve for what a source lacks, write it, and keep the source until `fine_tune` has compared"
     model = get_model(learn.model)
     transfer.note_source(src)
-    adapted = solver.adapted(transfer)
+    adapted,choice = solver.adapted(transfer, compare)
     adapted.write(model)
     keep_prior(model, adapted.prior())
     transfer.note_solved(learn.dls.train_ds.counts)
+    transfer.note_began(choice)
     if len(learn.dls.valid_ds): _note_start(learn, transfer)
     return adapted
 
@@ -347,17 +348,19 @@ def transfer_from(self:CollabLearner,
     fill=None, # What rows that the source lacks begin with: 'mean' (by default), 'zeros', 'fresh', 'normal', or a function
     project=False, # Project the source's vectors to the width of this learner
     solve=None, # Then solve for them from their ratings? By default where the model can, and no `fill` is given
+    compare_source=None, # When solving: begin without the source where the ratings say that it does harm? Yes by default
 )->CollabLearner: # This learner, with a `report`
     "Move the rows of a source into this learner"
     check_fill(ifnone(fill, 'mean'))
-    check_flag('project', project)
-    check_flag('solve', solve)
+    for k,v in dict(project=project, solve=solve, compare_source=compare_source).items(): check_flag(k, v)
     src = _fitted_source(self, source, project)
     model = get_model(self.model)
     solver = solver_for(self)
     can_solve = solver is not None and solver.can_adapt(src)
     if solve and not can_solve: raise ValueError(
         f"`solve=True` wants a source with vectors and biases of both sides, and {closed_form_for}")
+    solve = ifnone(solve, can_solve and fill is None)
+    if not solve and compare_source is not None: raise TypeError("`compare_source` is for rows that are solved for, and these are filled: leave it out")
     transfer,wgts = _plan(self, src, fill, id_map, can_solve)
     if isinstance(model, DotBias) and not isinstance(self.dls.train_ds, Ratings): transfer.note_hint(
         "Rows that the source lacks are filled, not solved for: that wants the `CollabDataLoaders` of collab_ext, and these are fastai's")
@@ -365,7 +368,7 @@ def transfer_from(self:CollabLearner,
         load_pretrained_keys(model, wgts)
         keep_prior(model, None)
         self.opt = None
-        adapted = _start_adapted(self, solver, transfer, src) if ifnone(solve, can_solve and fill is None) else None
+        adapted = _start_adapted(self, solver, transfer, src, ifnone(compare_source, True)) if solve else None
         self.record(transfer, adapted)
     return self
 
@@ -425,6 +428,7 @@ def collab_learner(
     id_map:dict=None, # Column → dict, two-column frame or function: from a label to the source's, where names differ
     fill=None, # What rows that the source lacks begin with: 'mean' (by default), 'zeros', 'fresh', 'normal', or a function
     solve=None, # Then solve for them from their ratings? By default where the model can, and no `fill` is given
+    compare_source=None, # When solving: begin without the source where the ratings say that it does harm? Yes by default
     unknown_pct=0.01, # Share of ids that `UnknownDropout` hides
     splitter=collab_splitter, # Parameter groups
     cbs=None, # Callbacks; those that `loss_func` asks for are added
@@ -436,14 +440,15 @@ def collab_learner(
     check_kwargs(kwargs, 'collab_learner', collab_learner, Learner.__init__, but=('dls','model'))
     check_dls(dls)
     check_fill(ifnone(fill, 'mean'))
-    for k,v in dict(use_nn=use_nn, project=project, solve=solve).items(): check_flag(k, v)
+    for k,v in dict(use_nn=use_nn, project=project, solve=solve, compare_source=compare_source).items(): check_flag(k, v)
     config = ifnone(config, {})
     if not isinstance(config, dict): raise ValueError(f"`config` is a dict of arguments of `EmbeddingNN`, not {config!r:.80}")
     config = dict(config)
     if not use_nn: _refuse('is for `use_nn`', emb_szs=emb_szs, layers=layers, **filter_keys(config, lambda k: k!='y_range'))
     if y_range is not None: config['y_range'] = Link(y_range).y_range
     transfers = pretrained is not None and pretrained is not False
-    if not transfers: _refuse('is for `pretrained`, and there is none', project=project or None, id_map=id_map, fill=fill, solve=solve)
+    if not transfers: _refuse('is for `pretrained`, and there is none', project=project or None, id_map=id_map, fill=fill,
+        solve=solve, compare_source=compare_source)
     check_count('n_factors', n_factors, 'the width of the vectors')
     if use_nn and not isinstance(n_factors, _Default): _check_hidden(n_factors, emb_szs, layers)
     if transfers:
@@ -456,7 +461,7 @@ def collab_learner(
     cbs = L(cbs)+L(getattr(loss_func, 'cbs', None))+UnknownDropout(unknown_pct)
     learn = CollabLearner(dls, model, loss_func=ifnone(loss_func, _default_loss(dls)), splitter=splitter, cbs=cbs, lr=lr, wd=wd, **kwargs)
     if learn.wd is None: learn.wd = 0.1 # unless a callback knows better
-    return learn.transfer_from(src, id_map, fill, project, solve) if transfers else learn
+    return learn.transfer_from(src, id_map, fill, project, solve, compare_source) if transfers else learn
 
 # %% ../nbs/06_learner.ipynb #6097b91f
 def _one_row(row, names):

@@ -85,8 +85,8 @@ class Solver:
     def can_adapt(self, source)->bool:
         "Can it start from the weights of `source` (a `Pair`)?"
         return False
-    def adapted(self, transfer):
-        "A solver that starts from the source of a `Transfer`"
+    def adapted(self, transfer, compare=True)->tuple: # The solver, and the `Choice` if it compared, else None
+        "A solver that starts from the source of a `Transfer`; if it may `compare`, without the source where that does harm"
         raise NotImplementedError
     def compare(self, transfer, epochs)->tuple: # The solver to train with, and a `Choice`
         "Is the source of use? Compare with less trust in it, and with none, on held-out ratings"

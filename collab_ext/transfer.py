@@ -287,12 +287,13 @@ def load_pretrained_keys(
 
 # %% ../nbs/04_transfer.ipynb #c1f96c62
 Start = namedtuple('Start', 'rmse mean_rmse') # Validation error before training, and that of the mean rating alone
-# What `fine_tune` kept: one of `ways`, sweeps; RMSE of all it tried; which ratings it tried them on
+# What was kept: one of `ways`, sweeps; RMSE of all that was tried; which ratings it was tried on
 Choice = namedtuple('Choice', 'way sweeps errors held_out')
 ways = dict(source='the source', drift='a source that is trusted less', scratch='no source') # Ways to train, and how the report calls them
 
 class Transfer:
     "Where the rows of a learner came from"
+    began = None # what was kept before training, if anything was compared
     def __init__(self,
         matches:Matches, # Rows of the source and of the learner
         moved_tables:list, # Names of the tables that were moved
@@ -306,8 +307,9 @@ class Transfer:
 
     @property
     def dropped(self):
-        "Has `fine_tune` compared, and begun again without the source?"
-        return self.choice is not None and self.choice.way=='scratch'
+        "Has a comparison found that the source does harm, and begun without it?"
+        kept = ifnone(self.choice, self.began)
+        return kept is not None and kept.way=='scratch'
 
     @property
     def moved(self):
@@ -329,6 +331,9 @@ class Transfer:
     def note_start(self, rmse, mean_rmse):
         "Validation error before training, and that of the mean rating alone"
         self.start = Start(rmse, mean_rmse)
+    def note_began(self, choice:Choice):
+        "What was compared before training, and kept"
+        self.began = choice
     def note_choice(self, choice:Choice):
         "What `fine_tune` compared and kept; the choice is made once, so the source is not needed any more"
         self.choice,self.source = choice,None
@@ -423,7 +428,7 @@ def _start_note(start): return f"Validation RMSE before training: {start.rmse:.3
 
 # %% ../nbs/04_transfer.ipynb #4b23d836
 def _choice_note(choice):
-    "What `fine_tune` compared, and what it kept"
+    "What was compared, and what was kept"
     best = {}
     for (way,n),rmse in choice.errors.items():
         if way not in best or (rmse,n)<best[way]: best[way] = rmse,n
@@ -444,6 +449,7 @@ def notes(self:TransferReport):
     t,res = self.transfer,self.type_notes
     if t.hint: res.append(t.hint)
     if t.start: res.append(_start_note(t.start))
+    if t.began and t.began.sweeps: res.append(f"The source as it is does harm, so something else was begun with. {_choice_note(t.began)}")
     if t.choice: res.append(_choice_note(t.choice))
     for s,name in enumerate(t.matches.new.names):
         most_rated = t.matches.unmatched(s)[:5]

@@ -52,8 +52,12 @@ def test_a_start_below_the_mean_is_said(populations, tmp_path):
     old,new,_ = populations
     src = solved(old, tmp_path).as_pair()
     wgts = {k:v*30 if k.endswith('bias.weight') else v for k,v in src.wgts.items()}
-    with pytest.warns(UserWarning, match='the source does harm'):
-        collab_learner(loaders(new), pretrained=src._replace(wgts=wgts, info={}), path=tmp_path)
+    harmful = dict(pretrained=src._replace(wgts=wgts, info={}), path=tmp_path)
+    with pytest.warns(UserWarning, match='the source does harm'): collab_learner(loaders(new), compare_source=False, **harmful)
+    with warnings.catch_warnings():
+        warnings.simplefilter('error')
+        learn = collab_learner(loaders(new), **harmful)
+    assert learn.transfer.start.rmse<learn.transfer.start.mean_rmse and 'does harm' in repr(learn.report)
 
 @pytest.mark.parametrize('y_range', [None,(0,6)])
 def test_rounding_does_not_grow(populations, tmp_path, y_range):
