@@ -5,18 +5,23 @@ from transfer import *
 here = Path(__file__).resolve().parent
 rounds = (0,1,3,10)
 
-def source(data, src, tgt, k, y_range, order, seed):
-    "A source trained on its ratings in another order, each number of its tables moved by up to a millionth of itself"
+@cache
+def trained(data, src, tgt, k, y_range, order):
+    "A source trained on its ratings in another order"
     df = source_ratings(data, src, tgt).sample(frac=1, random_state=order)
     dls = CollabDataLoaders.from_df(df, valid_pct=0)
-    pair = quiet(collab_learner(dls, k, y_range=y_range), 'solve', 15).as_pair()
+    return quiet(collab_learner(dls, k, y_range=y_range), 'solve', 15).as_pair()
+
+def source(data, src, tgt, k, y_range, order, seed):
+    "The same with each number of its tables moved by about a millionth of itself; seed 0 moves nothing"
+    pair = trained(data, src, tgt, k, y_range, order)
     g = torch.Generator().manual_seed(seed)
     noise = {o:1+1e-6*torch.randn(v.shape, generator=g) for o,v in pair.wgts.items()}
     return pair._replace(wgts={o:v*noise[o] if seed else v for o,v in pair.wgts.items()})
 
 def errors(pair, dls, id_map, k, y_range, test, scale):
     "RMSE after each of `rounds`"
-    mf = collab_learner(dls, k, y_range=y_range, pretrained=pair, id_map=id_map).solver.mf.copy()
+    mf = collab_learner(dls, k, y_range=y_range, pretrained=pair, id_map=id_map, compare_source=False).solver.mf.copy()
     ds,res = dls.train_ds.encode(test, 'mean'),{}
     for n in range(max(rounds)+1):
         if n: mf.sweep()
