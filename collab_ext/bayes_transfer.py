@@ -207,6 +207,15 @@ class TransferMF(BayesMF):
         return res
 
 # %% ../nbs/05d_bayes_transfer.ipynb #5aff19b9
+def _features_there(mf, s):
+    "Features of a side's rows, as the source's coefficients take them"
+    source = mf.source[s]
+    feats = row_features(mf.rm, s, mf.sides[1-s].mean)[:,:len(source.coefs)]
+    seen = mf.rm.count[s]>0
+    if s and feats.shape[1]>1 and seen.any(): # log counts of items, which are as large as the set is
+        feats[:,1] += source.feature_moment[0,1]-feats[seen,1].mean()
+    return feats
+
 def _set_means(mf, s):
     "What the set of ratings of each row adds to its prior mean"
     implicit = mf.sides[s].implicit
@@ -221,7 +230,7 @@ def expect(self:TransferMF,
     t,source,new = self.sides[s],self.source[s],self.new[s]
     told = _set_means(self, s)
     if new.any():
-        if s not in self.feats: self.feats[s] = row_features(self.rm, s, self.sides[1-s].mean)[:,:len(source.coefs)]
+        if s not in self.feats: self.feats[s] = _features_there(self, s)
         seen = new&(self.rm.count[s]>0)
         coefs,cov = source.coefs,source.prior_cov
         if not from_source and seen.any():
