@@ -283,11 +283,10 @@ def test_loaders_are_split_already(ratings):
 def test_what_was_solved_anew_is_not_called_matched(ratings, tmp_path, monkeypatch):
     "A source that is dropped has no matched rows, whatever its labels"
     src = quiet(collab_learner(loaders(ratings), 4, path=tmp_path))
-    monkeypatch.setattr('collab_ext.bayes_solver.choose_way', lambda errors, default: first(o for o in errors if o[0]=='scratch'))
+    monkeypatch.setattr('collab_ext.bayes_solver.best_start', lambda trial: ('scratch',2))
     learn = collab_learner(loaders(ratings), pretrained=src, path=tmp_path)
     n_users,n_items = [n-1 for n in learn.vocab.sizes]
-    with learn.no_bar(),learn.no_logging(): learn.fine_tune(2)
-    assert learn.transfer.choice.way=='scratch'
+    assert learn.transfer.began.way=='scratch'
     table = learn.report.to_frame()
     assert table.matched.tolist()==[0]*4 and table.solved.tolist()==[n_users,n_items]*2 and table.unused.tolist()==[n_users,n_items]*2
     assert not any(o.any() for o in learn.transfer.moved.values())
