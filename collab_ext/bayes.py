@@ -28,8 +28,10 @@ class Posterior:
         prior_mean:Tensor=None, # Prior means (n × k+1)
         coefs:Tensor=None, # What features say of the prior mean (p × k+1)
         feature_moment:Tensor=None, # Precision of `coefs` for each row that they were learned from (p × p)
-        loadings:Tensor=None, # The rows that make the other side's features
+        loadings:Tensor=None, # The rows that are to make the other side's features
+        feats:Tensor=None, # Features of the rows (n × p)
         implicit:Tensor=None, # What having rated each of the other side's rows adds to the prior mean (m × k+1)
+        told:Tensor=None, # What they add together to the prior mean of each row (n × k+1)
         group:Tensor=None, # Group of each row (n); all in one by default
         kind:Tensor=None, # Which prior covariance each row has (n); the first by default
     ):
@@ -207,24 +209,27 @@ def fit_implicit(
     rm:RatingMatrix, # Ratings
     s:int, # 0 for users, 1 for items
     rest:Tensor, # Rows without what else is expected of them (n × k+1)
-    start:Tensor, # Implicit factors of the other side to begin from (m × k+1)
+    start:Tensor=None, # Implicit factors of the other side to begin from (m × k+1); zeros by default
+    told:Tensor=None, # Their `implicit_means`
     ridge=2., # How much they are shrunk
     steps=1, # Steps of conjugate gradients
-)->Tensor: # m × k+1
+)->tuple: # Implicit factors of the other side (m × k+1), their `implicit_means` (n × k+1)
     "Implicit factors of the other side, given this side's rows"
     root = rm.count[s].clamp(min=1).sqrt()[:,None]
-    def normal(y): return row_sums(rm, 1-s, implicit_means(rm, s, y)/root) + ridge*y
-    y = start
-    left = row_sums(rm, 1-s, rest/root)-normal(y)
+    y = torch.zeros(rm.sizes[1-s], rest.shape[1]) if start is None else start
+    if told is None: told = torch.zeros_like(rest)
+    left = row_sums(rm, 1-s, (rest-told)/root) - ridge*y
     p,size = left,(left**2).sum(0)
     for _ in range(steps):
-        image = normal(p)
+        p_means = implicit_means(rm, s, p)
+        image = row_sums(rm, 1-s, p_means/root) + ridge*p
         step = size/(p*image).sum(0).clamp(min=1e-20)
         y = y+step*p
+        told = told+step*p_means
         left = left-step*image
         before,size = size,(left**2).sum(0)
         p = left+size/before.clamp(min=1e-20)*p
-    return y
+    return y,told
 
 # %% ../nbs/05a_bayes.ipynb #9d782f50
 class UsedFactors:
@@ -300,9 +305,29 @@ _renewed = (3,4,8,12,16,20) # sweeps in which features are made of new rows; the
 
 def _features(mf, s):
     "Features of a side's rows: a one for each row, before the set of ratings counts"
-    loadings = mf.sides[1-s].loadings
-    if loadings is None: return torch.ones(mf.rm.sizes[s], 1)
-    return row_features(mf.rm, s, loadings, shrink=5.)
+    t,other = mf.sides[s],mf.sides[1-s]
+    if other.loadings is not None:
+        t.feats = row_features(mf.rm, s, other.loadings, shrink=5.)
+        other.loadings = None # the features say what they said
+    return torch.ones(mf.rm.sizes[s], 1) if t.feats is None else t.feats
+
+def _learn_implicit(mf, s):
+    "Improve the implicit factors, and the prior mean with them"
+    t = mf.sides[s]
+    expected = t.feats@t.coefs
+    t.implicit,t.told = fit_implicit(mf.rm, s, t.mean-expected, t.implicit, t.told)
+    t.prior_mean = expected+t.told
+
+def _sweep_side(mf, s, ridge):
+    t,seen = mf.sides[s],mf.rm.count[s]>0
+    feats = _features(mf, s)
+    told = ifnone(t.told, 0.)
+    if t.coefs is None or len(t.coefs)!=feats.shape[1]: refit(t, feats, seen, ridge=ridge, told=told)
+    t.prior_mean = feats@t.coefs+told
+    mf.update(s)
+    fit_coefs(t, feats, seen, ridge, told=told)
+    if t.feats is not None: _learn_implicit(mf, s)
+    fit_spread(t, seen)
 
 @patch
 def sweep(self:BayesMF,
@@ -311,24 +336,9 @@ def sweep(self:BayesMF,
     "Solve for users, then for items, and learn the priors"
     if self.sets and self.sweeps in _renewed:
         for t in self.sides: t.loadings = t.mean
-    for s,t in enumerate(self.sides):
-        seen = self.rm.count[s]>0
-        feats = _features(self, s)
-        told = 0. if t.implicit is None else implicit_means(self.rm, s, t.implicit)
-        if t.coefs is None or len(t.coefs)!=feats.shape[1]: refit(t, feats, seen, ridge=ridge, told=told)
-        t.prior_mean = feats@t.coefs+told
-        self.update(s)
-        fit_coefs(t, feats, seen, ridge, told=told)
-        if feats.shape[1]>1: _learn_implicit(self, s, feats@t.coefs)
-        fit_spread(t, seen)
+    with threads_for_loops():
+        for s in (0,1): _sweep_side(self, s, ridge)
     self.sweeps += 1
-
-def _learn_implicit(mf, s, expected):
-    "Improve the implicit factors, and the prior mean with them"
-    t,rm = mf.sides[s],mf.rm
-    start = torch.zeros(rm.sizes[1-s], t.mean.shape[1]) if t.implicit is None else t.implicit
-    t.implicit = fit_implicit(rm, s, t.mean-expected, start)
-    t.prior_mean = expected+implicit_means(rm, s, t.implicit)
 
 # %% ../nbs/05a_bayes.ipynb #7c745b4b
 @patch

@@ -10,8 +10,9 @@ Docs: https://collab-ext.github.io/collab_ext/rows_numba.html.md"""
 __all__ = ['compiled', 'work_shares', 'in_threads', 'sums', 'gaussian', 'ridge']
 
 # %% ../nbs/04b_rows_numba.ipynb #547569dd
-import numba, numpy as np
+import numba, numpy as np, os
 from concurrent.futures import ThreadPoolExecutor
+from functools import lru_cache
 
 # %% ../nbs/04b_rows_numba.ipynb #ba7ed9a3
 def compiled(f, **kwargs):
@@ -22,9 +23,9 @@ def compiled(f, **kwargs):
 
 # %% ../nbs/04b_rows_numba.ipynb #9864b414
 def work_shares(
-    cost, # What each row costs, in any unit (n)
+    cost, # What each row costs, in nanoseconds (n)
     n_parts=64, # At most as many parts
-    least=2000, # What a part costs at least
+    least=3e5, # What a part costs at least
 )->list: # (first row, last row + 1) of each part
     "Parts of consecutive rows that cost about the same"
     total = np.concatenate([[0], np.cumsum(cost, dtype=np.float64)])
@@ -33,14 +34,27 @@ def work_shares(
     edges = np.unique([0, *ends, len(cost)])
     return [(int(a),int(b)) for a,b in zip(edges[:-1], edges[1:])]
 
+# %% ../nbs/04b_rows_numba.ipynb #94e5db05
+@lru_cache(maxsize=None)
+def _helpers(process, n): return ThreadPoolExecutor(n)
+
 def in_threads(
     f, # Function of a part
     parts:list, # Parts
     threads:int, # How many to work on at once
 )->list: # What `f` gives for each part, in their order
-    "Work on parts in several threads"
-    if threads<=1 or len(parts)<=1: return [f(o) for o in parts]
-    with ThreadPoolExecutor(threads) as pool: return list(pool.map(f, parts))
+    "Work on parts in several threads, of which this is one"
+    n_others = min(threads, len(parts))-1
+    if n_others<1: return [f(o) for o in parts]
+    res = [None]*len(parts)
+    left = iter(range(len(parts))) # one `next` at a time: Python's lock sees to it
+    def work():
+        for i in left: res[i] = f(parts[i])
+    helpers = _helpers(os.getpid(), n_others)
+    others = [helpers.submit(work) for _ in range(n_others)]
+    work()
+    for o in others: o.cancel() or o.result()
+    return res
 
 # %% ../nbs/04b_rows_numba.ipynb #36069031
 @compiled
@@ -63,7 +77,7 @@ def sums(
     "Weighted sum of the other side's rows over the ratings of each row"
     n = len(start)-1
     res = np.zeros((n,x.shape[1]), np.float32)
-    parts = work_shares(np.diff(start)+1)
+    parts = work_shares(np.diff(start)*(3+x.shape[1]/3) + x.shape[1])
     in_threads(lambda o: _sums(*o, start, others, weight, x, res), parts, threads)
     return res
 
@@ -270,7 +284,7 @@ def gaussian(start, others, rows, weight, target, x, offset, group, cov_xx, cov_
         n_total = np.zeros(n_groups, np.int64)
         _gaussian(*o, *args, total, n_total)
         return total.astype(np.float64),n_total
-    cost = np.diff(start)[rows] + k/3 + 1
+    cost = np.diff(start)[rows]*(15+k*k/16) + k*k*(k/12+n_groups/16) + 200
     found = in_threads(part, work_shares(cost), threads)
     return mean, error, sum(o[0] for o in found), sum(o[1] for o in found)
 
@@ -347,7 +361,7 @@ def ridge(start, others, weight, asked, x, base, ridge, threads=1):
     wide_base = np.ones(res.shape[1], np.float32)
     wide_base[:k] = base
     count = np.diff(start)
-    cost = count*np.minimum(count, k) + k*k/3
+    cost = 15*count + count*np.minimum(count, k)*k/16 + k**3/12
     args = (start, others, weight, asked, _padded(x), wide_base, ridge, k, few, res)
     in_threads(lambda o: _ridge(*o, *args), work_shares(cost), threads)
     return res[:,:k]
