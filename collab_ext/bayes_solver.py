@@ -86,13 +86,13 @@ def _held_out_errors(make, rm, sweeps, structures, ids, y):
         res[name] = (_swept(mf, sweeps).predict(ids)-y).square()
     return res
 
-def _open_names(errors):
-    "Names that are not clearly worse than the best one, by two standard errors; and biases, with which all are compared"
+def _open_names(errors, by=1.):
+    "Names that are not worse than the best one, but for `by` standard errors; and biases, with which all are compared"
     best = min(errors, key=lambda o: errors[o].mean())
-    def clearly_worse(x):
+    def worse(x):
         lost = x-errors[best]
-        return lost.mean() > 2*lost.std(unbiased=False)/len(lost)**.5
-    return [o for o,x in errors.items() if o=='biases' or not clearly_worse(x)]
+        return lost.mean() > by*lost.std(unbiased=False)/len(lost)**.5
+    return [o for o,x in errors.items() if o=='biases' or not worse(x)]
 
 # %% ../nbs/05e_bayes_solver.ipynb #dcc3fdaf
 def start_from_scratch(

@@ -20,31 +20,36 @@ from .data import *
 
 # %% ../nbs/04a_rows.ipynb #add0f9e0
 class RatingMatrix:
-    "Ratings in the order of their users and in the order of their items"
+    "Ratings in the order of their users, and the way to that of their items"
     def __init__(self,
         ids:Tensor, # Row numbers of users and items (n × 2)
         targ:Tensor, # Ratings (n)
         sizes:tuple, # Number of users' and of items' rows
     ):
-        self.ids = ids.long().T.contiguous() # 2 × n
-        self.y = targ.float()
         self.sizes = tuple(sizes)
-        self.count = [torch.bincount(a, minlength=n) for a,n in zip(self.ids, sizes)]
-        self.order = [a.argsort(stable=True) for a in self.ids]
+        by_user = (ids[:,0].long()*self.sizes[1]+ids[:,1]).argsort(stable=True)
+        self.ids = torch.stack([ids[:,s].int()[by_user] for s in (0,1)]) # 2 × n
+        self.y = targ.float()[by_user] # in the order of `ids`, as all values of ratings
+        self.item_order = self.ids[1].argsort(stable=True).int()
+        self.others = [self.ids[1], self.by_row(1, self.ids[0])] # the other side's row of each, in the order of a side
+        self.count = [torch.bincount(a, minlength=n) for a,n in zip(self.ids, self.sizes)]
         self.start = [F.pad(n.cumsum(0), (1,0)) for n in self.count] # where each row's ratings begin
-        self.others = [self.ids[1-s][self.order[s]].int() for s in (0,1)] # the other side's row of each
 
     @classmethod
     def from_ratings(cls, ds:Ratings):
         "The ratings of a dataset"
         return cls(ds.ids.cpu(), ds.targ.cpu(), ds.vocab.sizes)
 
+    def by_row(self, s, vals):
+        "Values of ratings in the order of their users (`s=0`) or items (`s=1`)"
+        return vals if s==0 else vals.index_select(0, self.item_order)
+
     def by(self, s, vals):
         "Sparse matrix of `vals`, one row for each user (`s=0`) or item (`s=1`)"
         with warnings.catch_warnings():
             warnings.filterwarnings('ignore', 'Sparse CSR')
             shape = self.sizes[s],self.sizes[1-s]
-            return torch.sparse_csr_tensor(self.start[s], self.others[s].long(), vals[self.order[s]], shape, check_invariants=False)
+            return torch.sparse_csr_tensor(self.start[s], self.others[s].long(), self.by_row(s, vals), shape, check_invariants=False)
 
 # %% ../nbs/04a_rows.ipynb #8adbdd24
 def compiled_rows(path=None): # 'numba', 'torch', or None for what is there
@@ -86,7 +91,7 @@ def row_sums(
     "Sum of the other side's rows over the ratings of each row"
     loops = compiled_rows(path)
     if loops is None: return rm.by(s, torch.ones_like(rm.y) if vals is None else vals)@x
-    weight = rm.y[:0] if vals is None else vals[rm.order[s]]
+    weight = rm.y[:0] if vals is None else rm.by_row(s, vals)
     res = loops.sums(_np(rm.start[s]), _np(rm.others[s]), _np(weight, np.float32), _np(x, np.float32), loop_threads())
     return torch.from_numpy(res)
 
@@ -197,9 +202,8 @@ def gaussian_rows(
     group = torch.zeros(n, dtype=torch.int64) if group is None else group
     sampled = evenly_sampled(group) if sampled is None else sampled
     n_groups = int(group.max())+1 if n else 1
-    order = rm.order[s]
-    target = target[order]
-    weight = weight if weight is None else weight[order]
+    target = rm.by_row(s, target)
+    weight = weight if weight is None else rm.by_row(s, weight)
     loops = compiled_rows(path)
     if loops is None: res = _gaussian_torch(rm.start[s], rm.others[s], rows, weight, target, other, prior, noise, group, n_groups, sampled)
     else:

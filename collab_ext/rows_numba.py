@@ -28,8 +28,9 @@ def work_shares(
     least=3e5, # What a part costs at least
 )->list: # (first row, last row + 1) of each part
     "Parts of consecutive rows that cost about the same"
+    n_parts = int(min(n_parts, cost.sum()//least+1))
+    if n_parts==1: return [(0,len(cost))]
     total = np.concatenate([[0], np.cumsum(cost, dtype=np.float64)])
-    n_parts = int(min(n_parts, total[-1]//least+1))
     ends = np.searchsorted(total, np.linspace(0, total[-1], n_parts+1)[1:-1])
     edges = np.unique([0, *ends, len(cost)])
     return [(int(a),int(b)) for a,b in zip(edges[:-1], edges[1:])]
