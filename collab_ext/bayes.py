@@ -154,6 +154,10 @@ def known_rows(vecs, bias, prior_cov=None):
     return Posterior(mean, torch.zeros(k,k), ifnone(prior_cov, torch.eye(k)), torch.zeros_like(mean))
 
 # %% ../nbs/05a_bayes.ipynb #b275ef7a
+def _row_parts(n, size=2**16):
+    "Consecutive rows, few enough that copies of them take little memory"
+    return [slice(i, i+size) for i in range(0, n, size)]
+
 def fit_coefs(
     t:Posterior, # Users or items; its coefficients are replaced
     feats:Tensor, # Their features (n × p)
@@ -161,25 +165,35 @@ def fit_coefs(
     ridge=20., # How much a coefficient is shrunk, in rows; the intercept is not
     source:Posterior=None, # A source's, whose prior counts as `n0` rows
     n0=100., # How many
-    told=0., # What else is expected of the rows (n × k+1)
+    told:Tensor=None, # What else is expected of the rows (n × k+1)
 ):
     "Learn from the rows what features say of them"
-    X,W = feats[seen],(t.mean-told)[seen]
-    n = len(X)
-    XX = X.T@X
+    n = int(seen.sum())
+    p,k = feats.shape[1],t.mean.shape[1]
+    XX,XW = torch.zeros(p,p),torch.zeros(p,k)
+    for r in _row_parts(len(feats)):
+        X,W = feats[r]*seen[r,None],t.mean[r]
+        if told is not None: W = W-told[r]
+        XX += X.T@X
+        XW += X.T@W
     if source is None:
         spread = torch.where(XX.diag()>0, XX.diag()/n, 1.)
         R = torch.diag(spread*ridge)
         R[0,0] = 1e-3*n
-        before = torch.zeros(X.shape[1], W.shape[1])
+        before = torch.zeros(p,k)
     else:
         R = source.feature_moment*n0
         before = source.coefs
     precision = XX+R
-    t.coefs = torch.linalg.solve(precision.double(), (X.T@W + R@before).double()).float()
+    t.coefs = torch.linalg.solve(precision.double(), (XW + R@before).double()).float()
     t.feature_moment = precision/n
-    t.prior_mean = feats@t.coefs+told
+    t.prior_mean = _expected(t, feats, told)
 
+def _expected(t, feats, told):
+    "Prior means of the rows: what features say of them, and what they are `told` beside"
+    return feats@t.coefs if told is None else torch.addmm(told, feats, t.coefs)
+
+# %% ../nbs/05a_bayes.ipynb #1fff0cea
 def fit_spread(
     t:Posterior, # Users or items; its prior covariance is replaced
     seen:Tensor, # Which rows have ratings (bool)
@@ -187,9 +201,12 @@ def fit_spread(
     n0=100., # How many
 ):
     "Learn from the rows how far they are from what is expected of them"
-    D = (t.mean-t.prior_mean)[seen]
-    n,k = D.shape
-    own_cov = t.mean_cov(seen) + D.T@D/n + 1e-4*torch.eye(k)
+    n,k = int(seen.sum()),t.mean.shape[1]
+    DD = torch.zeros(k,k)
+    for r in _row_parts(len(seen)):
+        D = (t.mean[r]-t.prior_mean[r])*seen[r,None]
+        DD += D.T@D
+    own_cov = t.mean_cov(seen) + DD/n + 1e-4*torch.eye(k)
     cov = own_cov if source is None else (n*own_cov + n0*source.prior_cov)/(n+n0)
     t.prior_cov = cov[None]
 
@@ -314,18 +331,17 @@ def _features(mf, s):
 def _learn_implicit(mf, s):
     "Improve the implicit factors, and the prior mean with them"
     t = mf.sides[s]
-    expected = t.feats@t.coefs
-    t.implicit,t.told = fit_implicit(mf.rm, s, t.mean-expected, t.implicit, t.told)
-    t.prior_mean = expected+t.told
+    rest = torch.addmm(t.mean, t.feats, t.coefs, alpha=-1)
+    t.implicit,t.told = fit_implicit(mf.rm, s, rest, t.implicit, t.told)
+    t.prior_mean = _expected(t, t.feats, t.told)
 
 def _sweep_side(mf, s, ridge):
     t,seen = mf.sides[s],mf.rm.count[s]>0
     feats = _features(mf, s)
-    told = ifnone(t.told, 0.)
-    if t.coefs is None or len(t.coefs)!=feats.shape[1]: refit(t, feats, seen, ridge=ridge, told=told)
-    t.prior_mean = feats@t.coefs+told
+    if t.coefs is None or len(t.coefs)!=feats.shape[1]: refit(t, feats, seen, ridge=ridge, told=t.told)
+    t.prior_mean = _expected(t, feats, t.told)
     mf.update(s)
-    fit_coefs(t, feats, seen, ridge, told=told)
+    fit_coefs(t, feats, seen, ridge, told=t.told)
     if t.feats is not None: _learn_implicit(mf, s)
     fit_spread(t, seen)
 
