@@ -8,8 +8,8 @@ Docs: https://collab-ext.github.io/collab_ext/bayes.html.md"""
 
 # %% auto #0
 __all__ = ['FirstGuess', 'renewed_sweeps', 'Posterior', 'row_features', 'inv_psd', 'dot_and_biases', 'BayesMF', 'regressors',
-           'known_rows', 'fit_coefs', 'fit_spread', 'refit', 'implicit_means', 'fit_implicit', 'UsedFactors',
-           'first_guess', 'mean_rows']
+           'known_rows', 'solve_coefs', 'fit_coefs', 'fit_spread', 'refit', 'implicit_means', 'fit_implicit',
+           'UsedFactors', 'first_guess', 'mean_rows']
 
 # %% ../nbs/05a_bayes.ipynb #f0d96db5
 from fastai.basics import *
@@ -129,10 +129,9 @@ def update(self:BayesMF,
     "Posterior of the rows of a side, given the other side; and, if all are solved for, the noise that is left"
     t = self.sides[s]
     precision = inv_psd(t.prior_cov)
-    asked = (precision[t.kind]@t.prior_mean[...,None])[...,0] if len(precision)>1 else t.prior_mean@precision[0]
     weight,target = self.linearised()
     which = None if rows is None else rows.nonzero()[:,0]
-    solved = gaussian_rows(self.rm, s, regressors(self.sides[1-s]), RowPrior(precision, asked, t.kind), self.noise, target, weight,
+    solved = gaussian_rows(self.rm, s, regressors(self.sides[1-s]), RowPrior(precision, t.prior_mean, t.kind), self.noise, target, weight,
         which, t.group, t.sampled, path)
     if rows is None: t.mean = solved.mean
     else: t.mean = t.mean.index_copy(0, which, solved.mean)
@@ -158,7 +157,7 @@ def _row_parts(n, size=2**16):
     "Consecutive rows, few enough that copies of them take little memory"
     return [slice(i, i+size) for i in range(0, n, size)]
 
-def fit_coefs(
+def solve_coefs(
     t:Posterior, # Users or items; its coefficients are replaced
     feats:Tensor, # Their features (n × p)
     seen:Tensor, # Which rows have ratings (bool)
@@ -187,11 +186,17 @@ def fit_coefs(
     precision = XX+R
     t.coefs = torch.linalg.solve(precision.double(), (XW + R@before).double()).float()
     t.feature_moment = precision/n
-    t.prior_mean = _expected(t, feats, told)
 
+# %% ../nbs/05a_bayes.ipynb #9db96232
 def _expected(t, feats, told):
     "Prior means of the rows: what features say of them, and what they are `told` beside"
     return feats@t.coefs if told is None else torch.addmm(told, feats, t.coefs)
+
+@delegates(solve_coefs)
+def fit_coefs(t, feats, seen, told=None, **kwargs):
+    "`solve_coefs`, and the prior means that follow"
+    solve_coefs(t, feats, seen, told=told, **kwargs)
+    t.prior_mean = _expected(t, feats, told)
 
 # %% ../nbs/05a_bayes.ipynb #1fff0cea
 def fit_spread(
@@ -235,14 +240,15 @@ def fit_implicit(
     root = rm.count[s].clamp(min=1).sqrt()[:,None]
     y = torch.zeros(rm.sizes[1-s], rest.shape[1]) if start is None else start
     if told is None: told = torch.zeros_like(rest)
-    left = row_sums(rm, 1-s, (rest-told)/root) - ridge*y
+    left = row_sums(rm, 1-s, (rest-told).div_(root)).sub_(ridge*y)
     p,size = left,(left**2).sum(0)
-    for _ in range(steps):
+    for i in range(steps):
         p_means = implicit_means(rm, s, p)
-        image = row_sums(rm, 1-s, p_means/root) + ridge*p
+        image = row_sums(rm, 1-s, p_means/root).add_(p, alpha=ridge)
         step = size/(p*image).sum(0).clamp(min=1e-20)
         y = y+step*p
         told = told+step*p_means
+        if i+1==steps: break
         left = left-step*image
         before,size = size,(left**2).sum(0)
         p = left+size/before.clamp(min=1e-20)*p
@@ -329,11 +335,10 @@ def _features(mf, s):
     return torch.ones(mf.rm.sizes[s], 1) if t.feats is None else t.feats
 
 def _learn_implicit(mf, s):
-    "Improve the implicit factors, and the prior mean with them"
+    "Improve the implicit factors"
     t = mf.sides[s]
     rest = torch.addmm(t.mean, t.feats, t.coefs, alpha=-1)
     t.implicit,t.told = fit_implicit(mf.rm, s, rest, t.implicit, t.told)
-    t.prior_mean = _expected(t, t.feats, t.told)
 
 def _sweep_side(mf, s, ridge):
     t,seen = mf.sides[s],mf.rm.count[s]>0
@@ -341,8 +346,10 @@ def _sweep_side(mf, s, ridge):
     if t.coefs is None or len(t.coefs)!=feats.shape[1]: refit(t, feats, seen, ridge=ridge, told=t.told)
     t.prior_mean = _expected(t, feats, t.told)
     mf.update(s)
-    fit_coefs(t, feats, seen, ridge, told=t.told)
+    t.prior_mean = None # room for the next one
+    solve_coefs(t, feats, seen, ridge, told=t.told)
     if t.feats is not None: _learn_implicit(mf, s)
+    t.prior_mean = _expected(t, feats, t.told)
     fit_spread(t, seen)
 
 @patch

@@ -97,7 +97,7 @@ def row_sums(
 
 # %% ../nbs/04a_rows.ipynb #ba01dadd
 Regressors = namedtuple('Regressors', 'x offset group cov') # the other side: what multiplies (m × k), what is added (m), group of each row (m), covariances of [x, offset] of each group (groups × k × k)
-RowPrior = namedtuple('RowPrior', 'precision asked kind') # precisions P (kinds × k × k), Pμ of each row (n × k), kind of each row (n)
+RowPrior = namedtuple('RowPrior', 'precision mean kind') # precisions P (kinds × k × k), μ of each row (n × k), kind of each row (n)
 SolvedSide = namedtuple('SolvedSide', 'mean error cov n') # means of the rows solved (r × k), Σ w (t-o-ux)² of each but for its own covariance (r), average covariance of each group (groups × k × k), from how many rows (groups)
 
 # %% ../nbs/04a_rows.ipynb #cae853fa
@@ -171,11 +171,11 @@ def _gaussian_torch(start, others, rows, weight, target, other, prior, noise, ow
         A = WX.transpose(1,2)@X + (per_group@cov_xx.flatten(1)).view(-1,k,k)
         h = (WX*d[...,None]).sum(1) - per_group@cov_x
         c = (w*d*d).sum(1) + per_group@cov_o
-        P,asked = prior.precision[prior.kind[r]],prior.asked[r]
+        P,mu = prior.precision[prior.kind[r]],prior.mean[r,:,None]
         L = torch.linalg.cholesky(A/noise + P)
-        m = torch.cholesky_solve((h/noise + asked)[...,None], L)[...,0]
+        m = torch.cholesky_solve(h[...,None]/noise + P@mu, L)[...,0]
         mean[part] = m
-        error[part] = (c - (m*h).sum(1)).double() + noise*(m*(asked - (P@m[...,None])[...,0])).sum(1)
+        error[part] = (c - (m*h).sum(1)).double() + noise*(m*(P@(mu-m[...,None]))[...,0]).sum(1)
         take = sampled[r]
         if take.any():
             total.index_add_(0, own_group[r[take]], torch.cholesky_inverse(L[take]).double())
@@ -210,7 +210,7 @@ def gaussian_rows(
         f32 = np.float32
         ratings = _np(rm.start[s]),_np(rm.others[s]),_np(rows),_np(target[:0] if weight is None else weight, f32),_np(target, f32)
         given = _np(other.x, f32),_np(other.offset, f32),_np(other.group),*[_np(o, f32) for o in split_cov(other.cov)]
-        expected = _np(prior.precision, f32),_np(prior.asked, f32),_np(prior.kind)
+        expected = _np(prior.precision, f32),_np(prior.mean, f32),_np(prior.kind)
         res = loops.gaussian(*ratings, *given, *expected, noise, _np(group), n_groups, _np(sampled), loop_threads())
         res = [torch.from_numpy(o) for o in res]
     mean,error,total,n_total = res

@@ -92,7 +92,7 @@ def _gather(block, w_block, x, others, weight, j, n):
         row = block[t]
         if t<n:
             source = x[others[j+t]]
-            for f in range(len(row)): row[f] = source[f]
+            for f in range(len(source)): row[f] = source[f]
             w_block[t] = weight[j+t] if len(weight) else np.float32(1)
         else:
             for f in range(len(row)): row[f] = 0
@@ -214,32 +214,33 @@ def _add_uncertainty(A, h, weights, cov_xx, cov_x, cov_o):
 
 # %% ../nbs/04b_rows_numba.ipynb #59bab5d1
 @compiled
-def _add_prior(A, right, h, P, asked, noise):
-    "A/noise + P in the place of A, and h/noise + `asked` in `right`"
+def _add_prior(A, right, h, P, mu, noise):
+    "A/noise + P in the place of A, and h/noise + Pμ in `right`"
     inv_noise = np.float32(1/noise)
     for a in range(len(A)):
         row,p = A[a],P[a]
         for b in range(len(row)): row[b] = row[b]*inv_noise + p[b]
-        right[a] = h[a]*inv_noise + asked[a]
+        right[a] = h[a]*inv_noise + _dot(mu, p)
 
 @compiled
-def _misfit(m, h, P, asked, noise):
+def _misfit(m, h, P, mu, noise):
     "What the mean `m` takes off Σ w d²: the squared error is the rest"
     mh = 0.
     mp = 0.
     for a in range(len(m)):
-        pm = np.float32(0)
-        for b in range(len(m)): pm += P[a,b]*m[b]
+        p = P[a]
+        far = np.float32(0)
+        for b in range(len(m)): far += p[b]*(mu[b]-m[b])
         mh += m[a]*h[a]
-        mp += m[a]*(asked[a]-pm)
+        mp += m[a]*far
     return noise*mp-mh
 
 @compiled
-def _gaussian(lo, hi, rows, start, others, weight, target, x, offset, group, cov, precision, asked, kind, noise, own_group, sampled,
+def _gaussian(lo, hi, rows, start, others, weight, target, x, offset, group, cov, precision, mu, kind, noise, own_group, sampled,
     mean, error, total, n_total):
     k = precision.shape[1]
     cov_xx,cov_x,cov_o = cov
-    shape = k,x.shape[1]
+    shape = k,precision.shape[2]
     A = np.zeros(shape, np.float32)
     Z = np.zeros(shape, np.float32)
     block = np.zeros((_block,shape[1]), np.float32)
@@ -255,10 +256,10 @@ def _gaussian(lo, hi, rows, start, others, weight, target, x, offset, group, cov
         c = _add_ratings(A, h, weights, block, w, start, others, weight, target, x, offset, group, r)
         c += _add_uncertainty(A, h, weights, cov_xx, cov_x, cov_o)
         P = precision[kind[r]]
-        _add_prior(A, right, h, P, asked[r], noise)
+        _add_prior(A, right, h, P, mu[r], noise)
         _factorise(A, k)
         _solve(A, right, mean[i], k)
-        error[i] = c+_misfit(mean[i], h, P, asked[r], noise)
+        error[i] = c+_misfit(mean[i], h, P, mu[r], noise)
         if sampled[r]:
             _add_inverse(A, Z, total[own_group[r]], k)
             n_total[own_group[r]] += 1
@@ -271,14 +272,14 @@ def _padded(x):
     res[...,:k] = x
     return res
 
-def gaussian(start, others, rows, weight, target, x, offset, group, cov_xx, cov_x, cov_o, precision, asked, kind, noise, own_group, n_groups,
+def gaussian(start, others, rows, weight, target, x, offset, group, cov_xx, cov_x, cov_o, precision, mu, kind, noise, own_group, n_groups,
     sampled, threads=1):
     "Posterior means, errors, and summed covariances by group; see `gaussian_rows`"
     k = precision.shape[-1]
     mean = np.empty((len(rows),k), np.float32)
     error = np.empty(len(rows))
     cov = _padded(cov_xx),_padded(cov_x),cov_o
-    args = (rows, start, others, weight, target, _padded(x), offset, group, cov, _padded(precision), asked, kind, float(noise),
+    args = (rows, start, others, weight, target, x, offset, group, cov, _padded(precision), mu, kind, float(noise),
         own_group, sampled, mean, error)
     def part(o):
         total = np.zeros((n_groups,k,k), np.float32)

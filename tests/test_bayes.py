@@ -139,7 +139,7 @@ def test_rows_are_the_posterior_of_each_row(s):
     got = gaussian_rows(rm, s, other, prior, noise, rm.y, weight, sampled=torch.ones(n).bool())
     total = torch.zeros(k,k).double()
     for r in range(n):
-        A,h = precision[r%2].double(),prior.asked[r].double()
+        A,h = precision[r%2].double(),precision[r%2].double()@prior.mean[r].double()
         for j in (rm.ids[s]==r).nonzero()[:,0]:
             i,w = rm.ids[1-s][j],weight[j].double()
             C = other.cov[group[i]].double()
