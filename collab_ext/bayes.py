@@ -9,7 +9,7 @@ Docs: https://collab-ext.github.io/collab_ext/bayes.html.md"""
 # %% auto #0
 __all__ = ['FirstGuess', 'renewed_sweeps', 'Posterior', 'row_features', 'inv_psd', 'dot_and_biases', 'BayesMF', 'regressors',
            'known_rows', 'solve_coefs', 'fit_coefs', 'fit_spread', 'refit', 'implicit_means', 'fit_implicit',
-           'UsedFactors', 'first_guess', 'mean_rows']
+           'UsedFactors', 'first_guess', 'evidence_bound', 'mean_rows']
 
 # %% ../nbs/05a_bayes.ipynb #f0d96db5
 from fastai.basics import *
@@ -340,6 +340,7 @@ def _learn_implicit(mf, s):
     rest = torch.addmm(t.mean, t.feats, t.coefs, alpha=-1)
     t.implicit,t.told = fit_implicit(mf.rm, s, rest, t.implicit, t.told)
 
+# %% ../nbs/05a_bayes.ipynb #7d9295aa
 def _sweep_side(mf, s, ridge):
     t,seen = mf.sides[s],mf.rm.count[s]>0
     feats = _features(mf, s)
@@ -362,6 +363,23 @@ def sweep(self:BayesMF,
     with threads_for_loops():
         for s in (0,1): _sweep_side(self, s, ridge)
     self.sweeps += 1
+
+# %% ../nbs/05a_bayes.ipynb #88e0ff95
+def _divergence(t, seen):
+    "Sum over the rows of the divergence of their posterior from their prior"
+    P = inv_psd(t.prior_cov).double()[t.kind[seen]]
+    C = t.cov.double()[t.group[seen]]
+    far = (t.mean-t.prior_mean).double()[seen]
+    quadratic = (P*(C+far[:,:,None]*far[:,None])).sum((1,2))
+    return (quadratic-far.shape[1]-torch.logdet(P)-torch.logdet(C)).sum().item()/2
+
+def evidence_bound(
+    mf:BayesMF, # After a sweep, without a link
+)->float: # In nats for each rating
+    "What stands for the evidence bound"
+    n = len(mf.rm.y)
+    fit = -n/2*(math.log(2*math.pi*mf.noise)+1)
+    return (fit-sum(_divergence(t, c>0) for t,c in zip(mf.sides, mf.rm.count)))/n
 
 # %% ../nbs/05a_bayes.ipynb #7c745b4b
 @patch
