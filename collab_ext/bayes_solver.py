@@ -91,11 +91,33 @@ def _structures(guess, found):
     if found<guess.vectors[0].shape[1]: res.update(more=dict(guess=guess))
     return res
 
-def _squared_error(make, rm, sweeps, kwargs, ids, y):
-    "Squared error of held-out ratings `y` after training on `rm`"
-    mf = make(rm, **kwargs)
-    for _ in range(sweeps): mf.sweep()
-    return (mf.predict(ids)-y).square().sum().item()
+# %% ../nbs/05e_bayes_solver.ipynb #eca427ed
+def _swept(mf, n):
+    for _ in range(n-mf.sweeps): mf.sweep()
+    return mf
+
+def _held_out_errors(make, rm, sweeps, structures, ids, y):
+    "Name → squared error of each held-out rating `y`, after training on `rm`"
+    res = {}
+    biases = make(rm, **structures['biases'])
+    for name,kwargs in structures.items():
+        if name=='biases':
+            mf = biases
+            without_sets = _swept(biases, min(sweeps, renewed_sweeps[0])).copy()
+        elif name=='sets':
+            mf = without_sets
+            mf.sets = True
+        else: mf = make(rm, **kwargs)
+        res[name] = (_swept(mf, sweeps).predict(ids)-y).square()
+    return res
+
+def _open_names(errors, by=1.):
+    "Names that are not worse than the best one, but for `by` standard errors; and biases, with which all are compared"
+    best = min(errors, key=lambda o: errors[o].mean())
+    def worse(x):
+        lost = x-errors[best]
+        return lost.mean() > by*lost.std(unbiased=False)/len(lost)**.5
+    return [o for o,x in errors.items() if o=='biases' or not worse(x)]
 
 # %% ../nbs/05e_bayes_solver.ipynb #dcc3fdaf
 def start_from_scratch(
@@ -113,13 +135,18 @@ def start_from_scratch(
     rows = sum(int((o>0).sum()) for o in rm.count)
     if guess.found and len(rm.y)>=enough*rows: return make(rm, guess=guess)
     found,k = guess.found,guess.vectors[0].shape[1]
-    errors = dict.fromkeys(_structures(guess, found), 0.)
+    structures = _structures(guess, found)
+    names,errors = list(structures),{}
     for kept,ids,y in _held_out_parts(rm):
         tried = _structures(first_guess(kept, k, least=k), found)
-        for name,kwargs in tried.items(): errors[name] += _squared_error(make, kept, sweeps, kwargs, ids, y)
-    best = min(errors, key=errors.get)
-    worth = errors[best] < (1-gain)*errors['biases']
-    return make(rm, **_structures(guess, found)[best if worth else 'biases'])
+        new = _held_out_errors(make, kept, sweeps, {o:tried[o] for o in names}, ids, y)
+        errors = {o:torch.cat([errors[o],x]) if o in errors else x for o,x in new.items()}
+        names = _open_names(errors)
+        if len(names)==1: break
+    if not errors: return make(rm, **structures['biases'])
+    best = min(names, key=lambda o: errors[o].mean())
+    worth = errors[best].mean() < (1-gain)*errors['biases'].mean()
+    return make(rm, **structures[best if worth else 'biases'])
 
 # %% ../nbs/05e_bayes_solver.ipynb #db86b6e2
 def start_alike(

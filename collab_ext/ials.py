@@ -57,9 +57,7 @@ def ials_rows(
 # %% ../nbs/05b_ials.ipynb #e837cf0e
 def _by_row(rm, s, loss):
     "Interactions in the order of a side's rows: where each row's begin, with whom, and their extra weight"
-    order = rm.order[s]
-    start = F.pad(rm.count[s].cumsum(0), (1,0))
-    return start, rm.ids[1-s][order], loss.weight(rm.y[order])-loss.alpha0
+    return rm.start[s], rm.others[s], loss.weight(rm.by_row(s, rm.y))-loss.alpha0
 
 def _fold_loss(loss_func): return loss_func if isinstance(loss_func, IALSLoss) else getattr(loss_func, 'fold_loss', None)
 

@@ -10,8 +10,9 @@ Docs: https://collab-ext.github.io/collab_ext/rows_numba.html.md"""
 __all__ = ['compiled', 'work_shares', 'in_threads', 'sums', 'gaussian', 'ridge']
 
 # %% ../nbs/04b_rows_numba.ipynb #547569dd
-import numba, numpy as np
+import numba, numpy as np, os
 from concurrent.futures import ThreadPoolExecutor
+from functools import lru_cache
 
 # %% ../nbs/04b_rows_numba.ipynb #ba7ed9a3
 def compiled(f, **kwargs):
@@ -22,25 +23,39 @@ def compiled(f, **kwargs):
 
 # %% ../nbs/04b_rows_numba.ipynb #9864b414
 def work_shares(
-    cost, # What each row costs, in any unit (n)
+    cost, # What each row costs, in nanoseconds (n)
     n_parts=64, # At most as many parts
-    least=2000, # What a part costs at least
+    least=3e5, # What a part costs at least
 )->list: # (first row, last row + 1) of each part
     "Parts of consecutive rows that cost about the same"
+    n_parts = int(min(n_parts, cost.sum()//least+1))
+    if n_parts==1: return [(0,len(cost))]
     total = np.concatenate([[0], np.cumsum(cost, dtype=np.float64)])
-    n_parts = int(min(n_parts, total[-1]//least+1))
     ends = np.searchsorted(total, np.linspace(0, total[-1], n_parts+1)[1:-1])
     edges = np.unique([0, *ends, len(cost)])
     return [(int(a),int(b)) for a,b in zip(edges[:-1], edges[1:])]
+
+# %% ../nbs/04b_rows_numba.ipynb #94e5db05
+@lru_cache(maxsize=None)
+def _helpers(process, n): return ThreadPoolExecutor(n)
 
 def in_threads(
     f, # Function of a part
     parts:list, # Parts
     threads:int, # How many to work on at once
 )->list: # What `f` gives for each part, in their order
-    "Work on parts in several threads"
-    if threads<=1 or len(parts)<=1: return [f(o) for o in parts]
-    with ThreadPoolExecutor(threads) as pool: return list(pool.map(f, parts))
+    "Work on parts in several threads, of which this is one"
+    n_others = min(threads, len(parts))-1
+    if n_others<1: return [f(o) for o in parts]
+    res = [None]*len(parts)
+    left = iter(range(len(parts))) # one `next` at a time: Python's lock sees to it
+    def work():
+        for i in left: res[i] = f(parts[i])
+    helpers = _helpers(os.getpid(), n_others)
+    others = [helpers.submit(work) for _ in range(n_others)]
+    work()
+    for o in others: o.cancel() or o.result()
+    return res
 
 # %% ../nbs/04b_rows_numba.ipynb #36069031
 @compiled
@@ -63,7 +78,7 @@ def sums(
     "Weighted sum of the other side's rows over the ratings of each row"
     n = len(start)-1
     res = np.zeros((n,x.shape[1]), np.float32)
-    parts = work_shares(np.diff(start)+1)
+    parts = work_shares(np.diff(start)*(3+x.shape[1]/3) + x.shape[1])
     in_threads(lambda o: _sums(*o, start, others, weight, x, res), parts, threads)
     return res
 
@@ -77,7 +92,7 @@ def _gather(block, w_block, x, others, weight, j, n):
         row = block[t]
         if t<n:
             source = x[others[j+t]]
-            for f in range(len(row)): row[f] = source[f]
+            for f in range(len(source)): row[f] = source[f]
             w_block[t] = weight[j+t] if len(weight) else np.float32(1)
         else:
             for f in range(len(row)): row[f] = 0
@@ -199,32 +214,33 @@ def _add_uncertainty(A, h, weights, cov_xx, cov_x, cov_o):
 
 # %% ../nbs/04b_rows_numba.ipynb #59bab5d1
 @compiled
-def _add_prior(A, right, h, P, asked, noise):
-    "A/noise + P in the place of A, and h/noise + `asked` in `right`"
+def _add_prior(A, right, h, P, mu, noise):
+    "A/noise + P in the place of A, and h/noise + Pμ in `right`"
     inv_noise = np.float32(1/noise)
     for a in range(len(A)):
         row,p = A[a],P[a]
         for b in range(len(row)): row[b] = row[b]*inv_noise + p[b]
-        right[a] = h[a]*inv_noise + asked[a]
+        right[a] = h[a]*inv_noise + _dot(mu, p)
 
 @compiled
-def _misfit(m, h, P, asked, noise):
+def _misfit(m, h, P, mu, noise):
     "What the mean `m` takes off Σ w d²: the squared error is the rest"
     mh = 0.
     mp = 0.
     for a in range(len(m)):
-        pm = np.float32(0)
-        for b in range(len(m)): pm += P[a,b]*m[b]
+        p = P[a]
+        far = np.float32(0)
+        for b in range(len(m)): far += p[b]*(mu[b]-m[b])
         mh += m[a]*h[a]
-        mp += m[a]*(asked[a]-pm)
+        mp += m[a]*far
     return noise*mp-mh
 
 @compiled
-def _gaussian(lo, hi, rows, start, others, weight, target, x, offset, group, cov, precision, asked, kind, noise, own_group, sampled,
+def _gaussian(lo, hi, rows, start, others, weight, target, x, offset, group, cov, precision, mu, kind, noise, own_group, sampled,
     mean, error, total, n_total):
     k = precision.shape[1]
     cov_xx,cov_x,cov_o = cov
-    shape = k,x.shape[1]
+    shape = k,precision.shape[2]
     A = np.zeros(shape, np.float32)
     Z = np.zeros(shape, np.float32)
     block = np.zeros((_block,shape[1]), np.float32)
@@ -240,10 +256,10 @@ def _gaussian(lo, hi, rows, start, others, weight, target, x, offset, group, cov
         c = _add_ratings(A, h, weights, block, w, start, others, weight, target, x, offset, group, r)
         c += _add_uncertainty(A, h, weights, cov_xx, cov_x, cov_o)
         P = precision[kind[r]]
-        _add_prior(A, right, h, P, asked[r], noise)
+        _add_prior(A, right, h, P, mu[r], noise)
         _factorise(A, k)
         _solve(A, right, mean[i], k)
-        error[i] = c+_misfit(mean[i], h, P, asked[r], noise)
+        error[i] = c+_misfit(mean[i], h, P, mu[r], noise)
         if sampled[r]:
             _add_inverse(A, Z, total[own_group[r]], k)
             n_total[own_group[r]] += 1
@@ -256,21 +272,21 @@ def _padded(x):
     res[...,:k] = x
     return res
 
-def gaussian(start, others, rows, weight, target, x, offset, group, cov_xx, cov_x, cov_o, precision, asked, kind, noise, own_group, n_groups,
+def gaussian(start, others, rows, weight, target, x, offset, group, cov_xx, cov_x, cov_o, precision, mu, kind, noise, own_group, n_groups,
     sampled, threads=1):
     "Posterior means, errors, and summed covariances by group; see `gaussian_rows`"
     k = precision.shape[-1]
     mean = np.empty((len(rows),k), np.float32)
     error = np.empty(len(rows))
     cov = _padded(cov_xx),_padded(cov_x),cov_o
-    args = (rows, start, others, weight, target, _padded(x), offset, group, cov, _padded(precision), asked, kind, float(noise),
+    args = (rows, start, others, weight, target, x, offset, group, cov, _padded(precision), mu, kind, float(noise),
         own_group, sampled, mean, error)
     def part(o):
         total = np.zeros((n_groups,k,k), np.float32)
         n_total = np.zeros(n_groups, np.int64)
         _gaussian(*o, *args, total, n_total)
         return total.astype(np.float64),n_total
-    cost = np.diff(start)[rows] + k/3 + 1
+    cost = np.diff(start)[rows]*(15+k*k/16) + k*k*(k/12+n_groups/16) + 200
     found = in_threads(part, work_shares(cost), threads)
     return mean, error, sum(o[0] for o in found), sum(o[1] for o in found)
 
@@ -347,7 +363,7 @@ def ridge(start, others, weight, asked, x, base, ridge, threads=1):
     wide_base = np.ones(res.shape[1], np.float32)
     wide_base[:k] = base
     count = np.diff(start)
-    cost = count*np.minimum(count, k) + k*k/3
+    cost = 15*count + count*np.minimum(count, k)*k/16 + k**3/12
     args = (start, others, weight, asked, _padded(x), wide_base, ridge, k, few, res)
     in_threads(lambda o: _ridge(*o, *args), work_shares(cost), threads)
     return res[:,:k]

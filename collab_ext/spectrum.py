@@ -52,7 +52,7 @@ def singular_vectors(
 # %% ../nbs/04c_spectrum.ipynb #22531386
 def _random_signs(rm):
     "A sign for each pair that depends on its row numbers alone"
-    u,i = rm.ids
+    u,i = rm.ids.long()
     mixed = (u*2654435761 ^ i*40503*65537) & 0xffffffff
     mixed = (mixed ^ (mixed>>15))*2246822519 & 0xffffffff
     mixed = (mixed ^ (mixed>>13))*3266489917 & 0xffffffff

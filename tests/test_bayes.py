@@ -143,7 +143,7 @@ def test_rows_are_the_posterior_of_each_row(s):
     got = gaussian_rows(rm, s, other, prior, noise, rm.y, weight, sampled=torch.ones(n).bool())
     total = torch.zeros(k,k).double()
     for r in range(n):
-        A,h = precision[r%2].double(),prior.asked[r].double()
+        A,h = precision[r%2].double(),precision[r%2].double()@prior.mean[r].double()
         for j in (rm.ids[s]==r).nonzero()[:,0]:
             i,w = rm.ids[1-s][j],weight[j].double()
             C = other.cov[group[i]].double()
@@ -157,18 +157,45 @@ def test_rows_are_the_posterior_of_each_row(s):
     torch.testing.assert_close(got.cov[0].double(), total/n, atol=1e-4, rtol=1e-3)
 
 def test_any_number_of_threads_gives_the_same_bits():
-    "Sums over parts are taken in their order, whoever made them"
+    "Sums over parts are taken in their order, whoever made them, and tensor operations of a sweep run in one thread"
     rm = rating_matrix(1, 20_000, 500, 400)
+    before = torch.get_num_threads()
     def trained(threads):
-        before = torch.get_num_threads()
         torch.set_num_threads(threads)
         try:
-            mf = BayesMF.from_scratch(rm, 6, 3.)
-            for s in (0,1): mf.update(s)
+            mf = BayesMF.from_scratch(rm, 6, 3., guess=guess)
+            for _ in range(5): mf.sweep()
+            assert torch.get_num_threads()==threads
             return [t.mean for t in mf.sides],mf.noise
         finally: torch.set_num_threads(before)
+    guess = first_guess(rm, 6)
     (one,noise),(three,again) = trained(1),trained(3)
     assert all(torch.equal(a, b) for a,b in zip(one, three)) and noise==again
+
+def test_the_order_of_ratings_does_not_matter():
+    rm = rating_matrix(1, 3000, 100, 90)
+    mixed = torch.randperm(len(rm.y), generator=torch.Generator().manual_seed(1))
+    other = RatingMatrix(rm.ids.T[mixed], rm.y[mixed], rm.sizes)
+    mfs = [start_from_scratch(o, 6, 3.) for o in (rm,other)]
+    for mf in mfs:
+        for _ in range(4): mf.sweep()
+    assert all(torch.equal(a.mean, b.mean) for a,b in zip(*[mf.sides for mf in mfs]))
+
+@pytest.mark.parametrize('seed', range(6))
+def test_the_evidence_bound_rises(seed):
+    "Noise, few ratings, or tastes: every sweep raises it"
+    users,items,n = [(300,200,6000),(60,40,900),(500,500,3000)][seed%3]
+    rm = rating_matrix(seed, n, users, items)
+    if seed>2:
+        gen = torch.Generator().manual_seed(seed)
+        tastes = [torch.randn(m, 3, generator=gen) for m in rm.sizes]
+        rm.y = rm.y + (tastes[0][rm.ids[0]]*tastes[1][rm.ids[1]]).sum(1)
+    mf = BayesMF.from_scratch(rm, 5, rm.y.mean().item(), guess=first_guess(rm, 5, least=5), sets=False)
+    bounds = []
+    for _ in range(15):
+        mf.sweep()
+        bounds.append(evidence_bound(mf))
+    assert all(b>a for a,b in zip(bounds, bounds[1:]))
 
 @pytest.mark.parametrize('y_range', [None,(1,10)])
 def test_sparse_ratings_are_no_worse_than_biases(y_range):
