@@ -244,9 +244,9 @@ def _set_hypers(tabs, params, opt, rate):
         t.set_hypers(rate*hypers.get('lr', 0.), hypers.get('wd', 0.))
 
 # %% ../nbs/07_fused.ipynb #e9307bbb
-def _fused_bs(n):
+def _fused_bs(n, threads=1):
     "Batch size for `n` ratings"
-    most = max(2**17, min(n//64, 2**19))
+    most = threads*max(2**17, min(n//64, 2**19))
     return max(min(n//4, most), 1024)
 
 # %% ../nbs/07_fused.ipynb #fd75b68b
@@ -284,6 +284,26 @@ def _row_counts(dl, params):
     known = [] if counts is None else list(counts.values())
     if [len(o) for o in known]==[len(o) for o in res]: res = known
     return [to_np(o) for o in res]
+
+# %% ../nbs/07_fused.ipynb #9c903bd5
+def _can_take(step, dl):
+    "Can `step` cut the batches of the loader `dl` by itself?"
+    ds = dl.dataset
+    is_plain = type(ds).batch is Ratings.batch and type(dl).create_batch is CollabDL.create_batch and 'create_batch' not in vars(dl)
+    return hasattr(step, 'batch') and is_plain and ds.ids.device.type=='cpu' and ds.targ is not None
+
+@contextmanager
+def _torch_threads(n):
+    "Torch works in `n` threads in this block"
+    before = torch.get_num_threads()
+    torch.set_num_threads(n)
+    try: yield
+    finally: torch.set_num_threads(before)
+
+def _all_batches(fused, batches):
+    "Train on all `batches` of an epoch"
+    vars(fused.learn).pop('all_batches', None)
+    with _torch_threads(1 if fused.active else torch.get_num_threads()): batches()
 
 # %% ../nbs/07_fused.ipynb #3958f287
 class Fused(Callback):
@@ -340,11 +360,20 @@ class Fused(Callback):
         "Train this epoch on larger batches, unless `lr_find` counts them"
         searching = any(isinstance(o, LRFinder) for o in self.learn.cbs)
         if searching or not isinstance(self.dl, CollabDL): return
-        bs = ifnone(self.bs, _fused_bs(self.dl.n))
-        self.learn.dl = self.dl.new(bs=bs, n_neg=0) if self.form else self.dl.new(bs=bs)
+        new = dict(bs=ifnone(self.bs, _fused_bs(self.dl.n, self.threads)))
+        if self.form: new['n_neg'] = 0
+        if _can_take(self.step, self.dl): new['create_batch'] = partial(self.step.batch, self.dl.dataset)
+        self.learn.dl = self.dl.new(**new)
         if hasattr(self.learn, 'progress'): self.learn.progress.before_train() # a bar of as many batches
 
+    def before_epoch(self):
+        if self.threads==1: return
+        batches = self.learn.all_batches
+        self.learn.all_batches = partial(_all_batches, self, batches)
+
     def after_train(self): self.params,self.tabs,self.step = None,None,None # not to be kept, or saved, with this callback
+
+    def after_epoch(self): vars(self.learn).pop('all_batches', None)
 
 # %% ../nbs/07_fused.ipynb #44528acd
 @patch

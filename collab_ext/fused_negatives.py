@@ -55,14 +55,14 @@ def _drawn(z, pool, cum):
 
 # %% ../nbs/07d_negatives.ipynb #0e79226e
 @inlined
-def _draw(z, u, n_neg, lazy, draws, ids):
-    "Draw `n_neg` items, from the random numbers after `z`; `lazy` does not ask whether user `u` has them; how many there are"
+def _draw(z, u, n_neg, draws, ids):
+    "Draw `n_neg` items that user `u` does not have, from the random numbers after `z`; how many there are"
     start,items,pool,cum,_ = draws
     n = 0
-    for _ in range(n_neg if lazy else 4*n_neg):
+    for _ in range(4*n_neg):
         z += _step
         ids[n] = _drawn(_mixed(z), pool, cum)
-        if lazy or not _has(start, items, u, ids[n]): n += 1
+        if not _has(start, items, u, ids[n]): n += 1
         if n==n_neg: break
     return n
 
@@ -76,32 +76,69 @@ def _dot(P, Q):
     return res
 
 @inlined
-def _score(P, n, tabs, has_bias, ids, scores):
+def _score(P, n, tabs, ids, scores):
     "Scores of the items `ids` for a user with the vector `P`"
     _,I,_,bi = tabs
     for r in range(n):
         if r+_negatives_ahead<n:
             for f in range(0, I.shape[1], _line): prefetch(I, ids[r+_negatives_ahead], f)
         scores[r] = _dot(P, I[ids[r]])
-    if has_bias:
-        for r in range(n): scores[r] += bi[ids[r],0]
+    for r in range(n): scores[r] += bi[ids[r],0]
 
 # %% ../nbs/07d_negatives.ipynb #cbe50b68
+_draws_each = 4
+_at_once = 16 # scores that are compared with the margin together
+_factors_at_once = 4
+
 @inlined
-def _negatives(z, u, tabs, n_neg, loss, draws, ids, scores):
-    "Negatives of user `u` that `loss` looks at: how many there are, with their `ids` and `scores`"
-    kind,margin,_ = loss
-    lazy = kind==2
-    drawn = _draw(z, u, n_neg, lazy, draws, ids)
-    _score(tabs[0][u], drawn, tabs, not lazy, ids, scores)
-    if not lazy: return drawn
+def _n_together(n_neg): return max(n_neg//_draws_each, 1)
+
+@inlined
+def _filled(n, part): return -(-n//part)*part
+
+@inlined
+def _share(z, n_neg, draws, I, shared, pool):
+    "Draw `n_neg` items for several users, from the random numbers after `z`, and copy their vectors to the columns of `pool`"
+    for r in range(n_neg):
+        z += _step
+        shared[r] = _drawn(_mixed(z), draws[2], draws[3])
+        for f in range(I.shape[1]): pool[f,r] = I[shared[r],f]
+
+# %% ../nbs/07d_negatives.ipynb #e49dce8e
+@inlined
+def _two_users(U, u, v, pool, pair, scores):
+    "The scores of all columns of `pool` for the users `u` and `v`; `pair` holds their vectors"
+    for f in range(U.shape[1]):
+        pair[0,f] = U[u,f]
+        pair[1,f] = U[v,f]
+    scores[:] = 0
+    s = scores[0]
+    t = scores[1]
+    for f in range(0, len(pool), _factors_at_once):
+        a = pool[f]
+        b = pool[f+1]
+        c = pool[f+2]
+        d = pool[f+3]
+        for r in range(pool.shape[1]):
+            s[r] += pair[0,f]*a[r] + pair[0,f+1]*b[r] + pair[0,f+2]*c[r] + pair[0,f+3]*d[r]
+            t[r] += pair[1,f]*a[r] + pair[1,f+1]*b[r] + pair[1,f+2]*c[r] + pair[1,f+3]*d[r]
+
+@inlined
+def _beyond(u, margin, draws, tabs, shared, found, ids, scores):
+    "Items in `shared` that user `u` does not have, that were `found` to score above `margin` and do: how many there are, with their `ids` and `scores`"
     n = 0
-    for r in range(drawn):
-        j,s = ids[r],scores[r]
-        if s<=margin or _has(draws[0], draws[1], u, j): continue
-        ids[n] = j
-        scores[n] = s
-        n += 1
+    n_shared = len(shared)
+    for start in range(0, n_shared, _at_once):
+        end = min(start+_at_once, n_shared)
+        n_high = 0
+        for r in range(start, start+_at_once): n_high += found[r]>margin
+        if n_high==0: continue
+        for r in range(start, end):
+            if found[r]<=margin or _has(draws[0], draws[1], u, shared[r]): continue
+            scores[n] = _dot(tabs[0][u], tabs[1][shared[r]])
+            if scores[n]<=margin: continue
+            ids[n] = shared[r]
+            n += 1
     return n
 
 # %% ../nbs/07d_negatives.ipynb #a726bfce
@@ -189,31 +226,64 @@ def _loss_and_slopes(loss, pos, scores, n, n_neg, ids, log_prob, slopes):
     if kind==1: return _softmax(pos, scores, n, a, ids, log_prob, slopes)
     return _ccl(pos, scores, n, a, b/np.float32(n_neg), slopes)
 
-@compiled
-def _loop(order, x, w, tabs, lr, wd, own, loss, n_neg, draws, seed, pred, each):
+@inlined
+def _click(j, x, w, tabs, lr, wd, own, loss, log_prob, n, ids, scores, slopes, asked, pred, each):
+    "Train on click `j`, with `n` negatives of which the loss looks at those that have `ids` and `scores`"
     U,I,_,bi = tabs
+    u = np.uint64(x[j,0])
+    i = np.uint64(x[j,1])
+    P = U[u]
     unit = loss[0]==2
-    ids = np.empty(n_neg, np.uint64)
-    scores = np.empty(n_neg, np.float32)
-    slopes = np.empty(n_neg, np.float32)
-    asked = np.empty(U.shape[1], np.float32)
-    for o in range(len(order)):
-        if o+_ahead<len(order): _ask_for(x, order[o+_ahead], *tabs)
-        j = order[o]
-        u = np.uint64(x[j,0])
-        i = np.uint64(x[j,1])
-        P = U[u]
-        n = _negatives(_mixed(seed+np.uint64(j)), u, tabs, n_neg, loss, draws, ids, scores)
-        pos = _dot(P, I[i])+bi[i,0]
-        pred[j] = pos
-        each[j] = 0
-        if n==0 and not unit: continue # the user has everything
-        each[j],slope = _loss_and_slopes(loss, pos, scores, n, n_neg, ids, draws[4], slopes)
+    n_neg = len(slopes)
+    pos = _dot(P, I[i])+bi[i,0]
+    pred[j] = pos
+    each[j] = 0
+    if n>0 or unit: # else the user has everything
+        each[j],slope = _loss_and_slopes(loss, pos, scores, n, n_neg, ids, log_prob, slopes)
         wj = w[j] if len(w) else np.float32(1)
         asked[:] = 0
         for r in range(n): _move_item(ids[r], wj*slopes[r], wj/np.float32(n_neg), P, asked, I, bi, lr, wd, own, unit)
         _move_item(i, wj*slope, wj, P, asked, I, bi, lr, wd, own, unit)
         _move_user(u, asked, wj, U, lr, wd, own, unit)
+
+# %% ../nbs/07d_negatives.ipynb #78881c1c
+@inlined
+def _room(n_neg, k):
+    "Where the loops keep what they find for a click: items, scores, slopes, and what is asked of the user"
+    return np.empty(n_neg, np.uint64),np.empty(n_neg, np.float32),np.empty(n_neg, np.float32),np.empty(k, np.float32)
+
+@compiled
+def _loop(order, x, w, tabs, lr, wd, own, loss, n_neg, draws, seed, pred, each):
+    ids,scores,slopes,asked = _room(n_neg, tabs[0].shape[1])
+    for o in range(len(order)):
+        if o+_ahead<len(order): _ask_for(x, order[o+_ahead], *tabs)
+        j = order[o]
+        u = np.uint64(x[j,0])
+        n = _draw(_mixed(seed+np.uint64(j)), u, n_neg, draws, ids)
+        _score(tabs[0][u], n, tabs, ids, scores)
+        _click(j, x, w, tabs, lr, wd, own, loss, draws[4], n, ids, scores, slopes, asked, pred, each)
+
+@compiled
+def _loop_in_blocks(order, x, w, tabs, lr, wd, own, loss, n_neg, draws, seed, pred, each):
+    U,I,_,_ = tabs
+    k = U.shape[1]
+    ids,scores,slopes,asked = _room(n_neg, k)
+    shared = np.empty(n_neg, np.uint64)
+    pool = np.zeros((_filled(k, _factors_at_once), _filled(n_neg, _at_once)), np.float32)
+    pair = np.zeros((2,len(pool)), np.float32)
+    found = np.empty((2,pool.shape[1]), np.float32)
+    together = _n_together(n_neg)
+    for first in range(0, len(order), together):
+        end = min(first+together, len(order))
+        _share(_mixed(seed+np.uint64(order[first])), n_neg, draws, I, shared, pool)
+        for o in range(first, end):
+            if o+_ahead<len(order): _ask_for(x, order[o+_ahead], *tabs)
+            j = order[o]
+            u = np.uint64(x[j,0])
+            s = (o-first)%2
+            if s==0: _two_users(U, u, np.uint64(x[order[min(o+1, end-1)],0]), pool, pair, found)
+            n = _beyond(u, loss[1], draws, tabs, shared, found[s], ids, scores)
+            _click(j, x, w, tabs, lr, wd, own, loss, draws[4], n, ids, scores, slopes, asked, pred, each)
 
 # %% ../nbs/07d_negatives.ipynb #44d6b95a
 def _random_groups(n_rows, n_groups, rng):
@@ -257,8 +327,9 @@ class NegativesStep:
         ws = np.zeros(0, np.float32) if w is None else _np(w)
         arrays,lr,wd,own,*_ = loop_args(tabs)
         pred,each = np.zeros((2,len(x)), np.float32)
+        loop = _loop_in_blocks if self.loss[0]==kinds['ccl'] else _loop
         def train(order, draws):
-            if len(draws[2]): _loop(order, xs, ws, arrays, lr, wd, own, self.loss, self.n_neg, draws, np.uint64(seed), pred, each)
+            if len(draws[2]): loop(order, xs, ws, arrays, lr, wd, own, self.loss, self.n_neg, draws, np.uint64(seed), pred, each)
         if self.crew.n==1 or len(x)*(1+self.n_neg)<self.min_work: train(np.arange(len(x), dtype=np.int32), self.draws())
         else: self._in_threads(train, xs, tabs, seed)
         return torch.from_numpy(pred),torch.from_numpy(each)

@@ -5,7 +5,7 @@ from importlib.util import find_spec
 
 if not find_spec('numba'): pytest.skip('numba is not installed', allow_module_level=True)
 from collab_ext.fused_negatives import *
-from collab_ext.fused_negatives import _mixed,_negatives
+from collab_ext.fused_negatives import _beyond,_draw,_mixed,_n_together,_share,_two_users
 
 all_losses = [BPRLoss(), SoftmaxLoss(), SoftmaxLoss(temp=.3), CCLLoss(margin=.1, weight=5.)]
 n_users,n_items,k = 40,300,6
@@ -31,12 +31,20 @@ def step_for(loss, x, n_neg=8, power=0., **kw): return NegativesStep(loss.fused_
 def per_user(x): return torch.bincount(x[:,0], minlength=n_users).numpy()
 
 def drawn(step, x, tabs, seed, place):
-    "The negatives that the loop draws for the click at `place`"
-    ids,scores = np.empty(step.n_neg, np.int64),np.empty(step.n_neg, np.float32)
-    arrays = tuple(t.w.numpy() for t in tabs)
-    z = np.uint64(_mixed(np.uint64(seed+place)))
-    n = _negatives(z, int(x[place,0]), arrays, step.n_neg, step.loss, step.draws(), ids, scores)
-    return ids[:n].tolist()
+    "The negatives that the loop draws for the click at `place`; `tabs` as they are where its block begins"
+    kind,margin,_ = step.loss
+    u = int(x[place,0])
+    n_neg = step.n_neg
+    ids,scores = np.empty(n_neg, np.int64),np.empty(n_neg, np.float32)
+    if kind!=2: return ids[:_draw(random_bits(seed+place), u, n_neg, step.draws(), ids)].tolist()
+    U,I = [t.w.numpy() for t in tabs[:2]]
+    shared,pool,found = np.empty(n_neg, np.int64),np.zeros((8,16), np.float32),np.empty((2,16), np.float32)
+    together = _n_together(n_neg)
+    _share(random_bits(seed+place//together*together), n_neg, step.draws(), I, shared, pool)
+    _two_users(U, u, u, pool, np.zeros((2,8), np.float32), found)
+    return ids[:_beyond(u, margin, step.draws(), (U,I), shared, found[0], ids, scores)].tolist()
+
+def random_bits(z): return np.uint64(_mixed(np.uint64(z)))
 
 @pytest.mark.parametrize('loss', all_losses)
 @pytest.mark.parametrize('power', [0.,.7])
@@ -47,10 +55,12 @@ def test_the_loop_is_autograd(loss, power):
     a,b = tabs_of(loss.unit_rows),tabs_of(loss.unit_rows)
     _,each = step(x, None, a, seed=7)
     slow = []
-    for j in range(len(x)):
-        negatives = [drawn(step, x, b, 7, j)]
-        by_autograd = partial(_padded, loss) if loss.unit_rows else loss.each
-        slow.append(slow_step(x[j:j+1], negatives, by_autograd, prob_of(power), b, 8, unit=loss.unit_rows))
+    by_autograd = partial(_padded, loss) if loss.unit_rows else loss.each
+    size = _n_together(8) if loss.unit_rows else 1 # clicks whose negatives are found together
+    for j in range(0, len(x), size):
+        part = range(j, min(j+size, len(x)))
+        negatives = [drawn(step, x, b, 7, o) for o in part]
+        slow.append(slow_step(x[j:j+size], negatives, by_autograd, prob_of(power), b, 8, unit=loss.unit_rows))
     torch.testing.assert_close(each, torch.cat(slow), rtol=1e-4, atol=1e-5)
     for s,t in zip(a, b): torch.testing.assert_close(s.w, t.w, rtol=1e-3, atol=1e-5)
 

@@ -110,6 +110,16 @@ def test_a_crew_after_a_fork():
     def child(): assert crew.each(lambda j: j+1)==[1,2]
     assert in_child(child)==0
 
+@pytest.mark.parametrize('weighted', [False,True])
+@pytest.mark.parametrize('n', [0,1,5,4000])
+def test_batches_are_those_of_the_ratings(weighted, n):
+    df = simulate_ratings(100, 80, 3000).ratings.assign(much=lambda o: np.arange(len(o))/100)
+    ratings = CollabDataLoaders.from_df(df, seed=1, weight_name='much' if weighted else None).train_ds
+    idxs = torch.randint(len(ratings), (n,), dtype=torch.int32)
+    got,want = take_batch(Crew(3), ratings, idxs),ratings.batch(idxs)
+    assert len(got)==len(want)==2+weighted
+    for a,b in zip(got, want): assert a.dtype==b.dtype and torch.equal(a, b)
+
 # ---- In the loop ---------------------------------------------------------------------------------------------------
 
 @pytest.fixture(scope='module')
@@ -127,6 +137,28 @@ def test_a_seed_and_a_number_of_threads(many, tmp_path, threads):
     a,b = [trained(many, tmp_path, threads) for _ in range(2)]
     assert same(weights(a), weights(b))
     assert a.recorder.losses==b.recorder.losses
+
+def test_small_batches_in_threads_too(many, tmp_path, monkeypatch):
+    "The loader's batches are cut by the step, and torch has its threads again afterwards, also after an error"
+    import collab_ext.fused_threads as module
+    cut = []
+    class Small(ThreadedStep):
+        def __init__(self, *args): super().__init__(*args, min_bs=0)
+        def batch(self, ratings, idxs):
+            cut.append((len(idxs), torch.get_num_threads()))
+            return super().batch(ratings, idxs)
+    monkeypatch.setattr(module, 'ThreadedStep', Small)
+    torch.set_num_threads(2)
+    try:
+        a,b = [trained(many, tmp_path, 2) for _ in range(2)]
+        assert same(weights(a), weights(b))
+        assert len(cut)==12 and {o for _,o in cut}=={1} and torch.get_num_threads()==2
+        class Fails(Callback):
+            order = 90
+            def before_batch(self): raise KeyError('mine')
+        with pytest.raises(KeyError): trained(many, tmp_path, 2, cbs=Fails())
+        assert torch.get_num_threads()==2
+    finally: torch.set_num_threads(1)
 
 def test_as_good_as_one_thread(many, tmp_path):
     one,two,three = [trained(many, tmp_path, o, n=10).recorder.values[-1][2] for o in (1,2,3)]
