@@ -74,6 +74,14 @@ def said(n, what): print(f'\n{n} calls of {what}') # what `-s` shows
 
 def told(name, data, kw): return lambda: f"{name}({data if not hasattr(data, 'head') else data.head(3).to_dict('list')}, {kw})"
 
+@pytest.mark.parametrize('value', [pd.NA, 2.5, None, np.nan])
+def test_what_is_neither_true_nor_false(value):
+    "Found by the larger campaign"
+    df = base(random.Random(0))
+    with pytest.raises(ValueError, match='`n_neg` is how many'): CollabDataLoaders.from_interactions(df, device='cpu', n_neg=value)
+    if value is not None:
+        with pytest.raises(ValueError, match='`whole` is True or False'): UserSplitter(whole=value)
+
 @pytest.mark.parametrize('name,args', [('from_df',ratings), ('from_interactions',clicks)])
 def test_loaders(name, args):
     rng = random.Random(name)
