@@ -8,6 +8,7 @@ from pathlib import Path
 from collab_ext import *
 from collab_ext.tables import side
 from collab_ext.rank import *
+from collab_ext.baselines import *
 from collab_ext.metrics import *
 from collab_ext.recommend import *
 from collab_ext.implicit import *

@@ -4,6 +4,8 @@ Modules:
 
 - `collab_ext.adapt`: Train what a source lacked, take in new users and new items, and go on training
 - `collab_ext.args`: Refuse an argument that nothing would look at, and say which one was meant
+- `collab_ext.baselines`: Four models that hardly learn anything, to be put beside every result
+- `collab_ext.baselines_numba`: The loops of `ItemKNN`, by numba, for one core or several
 - `collab_ext.bayes`: Users' and items' rows in closed form, with priors that are learned from the ratings
 - `collab_ext.bayes_solver`: What a learner sees of Bayesian matrix factorisation: how to start, what to choose, what to write
 - `collab_ext.bayes_transfer`: A source's rows and prior as the prior of a target, and new rows in a finished model

@@ -192,7 +192,8 @@ def _check_tables(folder, tables, users, items, info):
     "Raise an error unless these make a bundle that can answer"
     check = _check_linear if info.get('kind')=='linear' else _check_dot
     check(folder, tables, users, items)
-    has_seen = {'seen','seen_start'} <= set(tables)
+    has_seen = {'seen','seen_start'} & set(tables)
+    if len(has_seen)==1: raise ValueError(f"The bundle in {folder} has the table {has_seen.pop()!r} alone: `seen` and `seen_start` need each other")
     if has_seen: _check_lists(folder, tables['seen_start'], tables['seen'], len(users), len(items))
     y_range = info['y_range']
     is_range = isinstance(y_range, (list,tuple)) and len(y_range)==2 and all(map(_is_finite, y_range)) and y_range[0]<y_range[1]

@@ -20,6 +20,7 @@ from .vocab import *
 from .data import *
 from .learner import *
 from .rank import *
+from .baselines import *
 from .metrics import *
 
 # %% ../nbs/08b_compare.ipynb #33e2fda6

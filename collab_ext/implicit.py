@@ -29,7 +29,7 @@ from .rank import *
 
 # %% ../nbs/10_implicit.ipynb #8ebf4f72
 def _check_negatives(n_neg, neg_pow):
-    if n_neg!=0 or isinstance(n_neg, bool): check_count('n_neg', n_neg, 'how many negatives are drawn for each positive, or 0')
+    check_count('n_neg', n_neg, 'how many negatives are drawn for each positive, or 0', 0)
     is_number = isinstance(neg_pow, Real) and math.isfinite(neg_pow)
     if not is_number: raise ValueError(f"`neg_pow` is the power of an item's popularity by which negatives are drawn, a finite number, not {neg_pow!r}")
 

@@ -21,6 +21,7 @@ from .tables import *
 from .solver import *
 from .learner import *
 from .rank import *
+from .baselines import *
 from .metrics import *
 
 # %% ../nbs/09_recommend.ipynb #77adc561

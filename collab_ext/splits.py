@@ -83,6 +83,7 @@ def UserSplitter(
 ):
     "Hold out a share of each user's ratings, or whole users"
     check_share('valid_pct', valid_pct, 'what is held out')
+    check_flag('whole', whole)
     check_seed(seed)
     def _inner(df):
         col = ifnone(user_name, df.columns[0])

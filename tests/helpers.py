@@ -24,6 +24,7 @@ from collab_ext.saving import *
 from collab_ext.adapt import *
 from collab_ext.fused import *
 from collab_ext.rank import *
+from collab_ext.baselines import *
 from collab_ext.metrics import *
 from collab_ext.recommend import *
 from collab_ext.implicit import *

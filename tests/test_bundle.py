@@ -231,6 +231,13 @@ def test_what_does_not_belong_together_is_not_written(learn, tmp_path):
     twice = b.users.replace(b.users.iloc[1,0], b.users.iloc[0,0])
     with pytest.raises(ValueError, match='more than once'): Bundle(write(users=twice))
 
+@pytest.mark.parametrize('name', ['seen','seen_start'])
+def test_half_of_what_users_have_seen_is_refused(learn, tmp_path, name):
+    b = Bundle(learn.export_bundle(tmp_path/'b'))
+    half = {k:v for k,v in b.tables.items() if k!=name}
+    with pytest.raises(ValueError, match='need each other'): write_bundle(tmp_path/'c', half, b.users, b.items, b.info)
+    assert not (tmp_path/'c').exists()
+
 @pytest.mark.parametrize('text', ['[]', '{}', '1'])
 def test_a_description_without_a_version_is_damaged(learn, tmp_path, text):
     (learn.export_bundle(tmp_path/'b')/'bundle.json').write_text(text)

@@ -87,4 +87,5 @@ def test_odd_arguments(kind, tmp_path):
         if 'nonsense' in names and q not in ('measure','compare','plot_recall'): names,values = names[:-1],values[:-1]
         wrong.append(ask(l, q, f, {**kw, **dict(zip(names, values))}, names))
     wrong = [o for o in wrong if o]
+    print(f'\n{len(cases)} calls of what answers, {kind}') # what `-s` shows
     assert not wrong, f'{len(wrong)} of {len(cases)}:\n' + '\n'.join(sorted(wrong)[:200])

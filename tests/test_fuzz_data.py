@@ -70,7 +70,17 @@ def attempt(f, say):
             if not ours(e): raise AssertionError(f"{say()} raised {type(e).__name__}: {e}") from e
             return e
 
+def said(n, what): print(f'\n{n} calls of {what}') # what `-s` shows
+
 def told(name, data, kw): return lambda: f"{name}({data if not hasattr(data, 'head') else data.head(3).to_dict('list')}, {kw})"
+
+@pytest.mark.parametrize('value', [pd.NA, 2.5, None, np.nan])
+def test_what_is_neither_true_nor_false(value):
+    "Found by the larger campaign"
+    df = base(random.Random(0))
+    with pytest.raises(ValueError, match='`n_neg` is how many'): CollabDataLoaders.from_interactions(df, device='cpu', n_neg=value)
+    if value is not None:
+        with pytest.raises(ValueError, match='`whole` is True or False'): UserSplitter(whole=value)
 
 @pytest.mark.parametrize('name,args', [('from_df',ratings), ('from_interactions',clicks)])
 def test_loaders(name, args):
@@ -84,13 +94,15 @@ def test_loaders(name, args):
         n_good += e is None
         if was is not None: pd.testing.assert_frame_equal(data, was)
     assert n_good>n_calls/10
+    said(n_calls, name)
 
 def test_splitters():
     rng = random.Random(0)
     makers = {TimeSplitter:['time_name','valid_pct'], UserSplitter:['user_name','valid_pct','whole','seed'],
         LeaveLastSplitter:['time_name','user_name','n'], KFoldSplitters:['n','seed','by'], TimeFoldSplitters:['time_name','n','valid_pct','cuts'],
         UserFoldSplitters:['n','given_pct','user_name','time_name','seed']}
-    for _ in range(2*n_calls):
+    n_tried = 0
+    while n_tried<2*n_calls:
         f,names = rng.choice(list(makers.items()))
         name = f.__name__
         kw = {k:rng.choice(odd) for k in rng.sample(names, rng.randint(0, 2))}
@@ -101,6 +113,8 @@ def test_splitters():
             res = f(**kw)
             for o in res if isinstance(res, list) else [res]: split_rows(data, list(data)[:1], o)
         attempt(split, told(name, data, kw))
+        n_tried += 1
+    said(n_tried, 'splitters')
 
 def learners(rng):
     df = base(rng)
@@ -114,12 +128,14 @@ growing.update(fill=lambda r: 'zeros', solve=lambda r: False)
 @pytest.mark.parametrize('name,args', [('grow',growing), ('fold_in',dict(update=lambda r: True))])
 def test_learners(name, args):
     "What fails changes nothing: weights, data and labels"
-    rng = random.Random(name)
+    rng,n_tried = random.Random(name),0
     for _ in range(max(5, n_calls//10)):
         for learn in learners(rng):
             data = strange(rng) if rng.random()<.5 else base(rng).assign(user=lambda d: d.user+rng.choice([0,5,100]))
             kw = {k:v for k,v in maybe(rng, **args).items() if not (k=='fill' and v is pd.NA)}
             was,dls,vocab,transfer = weights(learn),learn.dls,learn.vocab,learn.transfer
             e = attempt(lambda: getattr(learn, name)(data, **kw), told(f'{type(learn.model).__name__} {name}', data, kw))
+            n_tried += 1
             if e is not None: assert same(weights(learn), was) and learn.dls is dls and learn.vocab is vocab and learn.transfer is transfer
             elif not isinstance(learn.model, EASE): assert all(len(w)==n for w,n in zip(tables(learn.model).values(), learn.vocab.sizes))
+    said(n_tried, name)

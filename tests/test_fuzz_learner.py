@@ -106,6 +106,7 @@ def test_odd_arguments(world, name):
         except Exception as e: bad.append((chosen, e))
         else: learn = None
         if bad: learn = None
+    print(f'\n{len(tried)} calls of {name}') # what `-s` shows
     said = [f"{ {k:shown(v) for k,v in o[0]} }: {[f'{type(e).__name__}: {e}'[:160] if isinstance(e, Exception) else e for e in o[1:]]}" for o in bad]
     said = [f"{said[i]} at {[f'{Path(f.filename).name}:{f.lineno}' for f in traceback.extract_tb(o[-1].__traceback__)[-3:]]}" for i,o in enumerate(bad)]
     assert not bad, f'{len(bad)} of {len(tried)}:\n' + '\n'.join(said[:15])

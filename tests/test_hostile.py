@@ -19,6 +19,8 @@ full = os.environ.get('FULL')=='1'
 
 def size(small, large): return large if full else small
 
+def said(what, n, outcome): print(f'\n{n} {what}: {dict(outcome)}') # what `-s` shows
+
 # ---- Pairs and bundles with a number, whose parts all say it ----
 
 def save(stem, i):
@@ -90,7 +92,7 @@ def test_flipped_and_cut_bytes(tmp_path, kind):
             outcome['refused'] += 1
         f.write_bytes(data)
     assert not outcome['other'] and outcome['refused']>outcome['read']
-    print(kind, dict(outcome))
+    said(f'flipped or cut bytes, {kind}', sum(outcome.values()), outcome)
 
 # ---- Hostile content under right checksums ----
 
@@ -194,7 +196,7 @@ def test_hostile_pairs(tmp_path):
             learn.load('m')
             learn.recommend(learn.vocab['user'][1], 3)
     assert sum(v for (_,o),v in outcome.items() if o=='refused')>.3*sum(outcome.values())
-    print(dict(outcome))
+    said('hostile pairs', sum(outcome.values()), outcome)
 
 odd_arrays = [np.zeros(0,np.float32), np.zeros((6,3,1),np.float32), np.zeros((5,3),np.float32), np.full((6,3),np.nan,np.float32), np.zeros((6,3),np.int64),
     np.array([0,9]), np.array([0,-1]), np.array([3,2,1,0,0,0,0]), np.zeros((6,3),bool), np.float32(1).reshape(()),
@@ -231,9 +233,11 @@ def hostile_bundle(folder, rnd):
 @pytest.mark.filterwarnings('ignore')
 def test_hostile_bundles(tmp_path):
     rnd,outcome,folder = random.Random(2),Counter(),tmp_path/'b'
-    for n in range(size(80, 500)):
+    n_tried = size(80, 500)
+    for n in itertools.count():
+        if sum(outcome.values())==n_tried: break
         try: which = hostile_bundle(folder, rnd)
-        except Exception: continue # what can't be written down
+        except Exception: continue # what can't be written down is not tried
         try:
             b = Bundle(folder)
             for u in (b.users.iloc[0,0],'nobody'): b.recommend([u], 3)
@@ -242,8 +246,8 @@ def test_hostile_bundles(tmp_path):
         except Exception as e:
             if not (type(e) in (ValueError,FileNotFoundError) and len(str(e))>20): raise AssertionError(f'{which}, {n}') from e
             outcome['refused'] += 1
-    assert outcome['refused']>.3*sum(outcome.values())
-    print(dict(outcome))
+    assert outcome['refused']>.3*n_tried
+    said('hostile bundles', n_tried, outcome)
 
 # ---- Bombs: small files that would cost gigabytes, or for ever ----
 
@@ -409,6 +413,7 @@ def test_killed_while_writing(tmp_path, kind):
     assert number(where)==last+1
     names = sorted(o.name for o in tmp_path.rglob('*') if o.is_file())
     assert not [o for o in names if o.endswith('.tmp')] and len(names)==(3 if kind=='pair' else 5), names
+    said(f'kills, {kind}', n+1, dict(written=last))
 
 # ---- Readers beside two writers ----
 
@@ -426,10 +431,10 @@ def test_reads_beside_two_writers(tmp_path, kind):
                 for i in itertools.count(): write(where, 2*(i%5000)+w)
             finally: os._exit(1)
         pids.append(pid)
-    try: seen = {number(where) for _ in range(size(150, 10_000))}
+    try: seen = Counter(number(where) for _ in range(size(150, 10_000)))
     finally:
         for pid in pids:
             os.kill(pid, signal.SIGKILL)
             os.waitpid(pid, 0)
     assert len(seen)>5 # a lock is not fair: one of the writers may have had little of it
-    print(kind, len(seen))
+    said(f'reads beside two writers, {kind}', sum(seen.values()), dict(different=len(seen)))

@@ -6,6 +6,8 @@ from hypothesis import given,strategies as st
 from sklearn.metrics import ndcg_score,roc_auc_score
 from collab_ext import metrics
 from collab_ext.rank import *
+from collab_ext.baselines import *
+from collab_ext.baselines import _thinned
 from collab_ext.metrics import *
 from helpers import fit,frame,learner,loaders
 from test_rank import Fixed,case,user_items
@@ -276,10 +278,68 @@ def test_item_neighbours_by_definition():
     everything = ItemKNN(ds, has, neighbours=30).scores(users).numpy()
     np.testing.assert_allclose(everything, X[1:]@C, atol=1e-5)
 
+@pytest.fixture(params=['numba','scipy'])
+def path(request):
+    if request.param=='numba': pytest.importorskip('numba')
+    return request.param
+
+def clicked(seed, n_users=60, n_items=40, n=500):
+    "Pairs of few and many items, and what `ItemKNN` asks of ratings"
+    g = torch.Generator().manual_seed(seed)
+    ids = (torch.rand(n, 2, generator=g).pow(2)*tensor([n_users,n_items])).long()+1
+    ds = SimpleNamespace(ids=ids, vocab=SimpleNamespace(sizes=(n_users+1,n_items+1)))
+    return ds,UserItems(ids, ds.vocab.sizes)
+
+@pytest.mark.parametrize('seed', range(4))
+def test_nearest_by_definition(path, seed):
+    "Of equal neighbours the first are kept, so both ways find the same ones"
+    _,has = clicked(seed)
+    X = has.csr()
+    scale = has.item_count.clamp(min=1).float().rsqrt().numpy()
+    want = (X.T@X).toarray()*scale
+    np.fill_diagonal(want, 0)
+    order = np.argsort(-want, 1, kind='stable')[:,:7]
+    vals,cols = nearest(X, scale, 7, path=path)
+    assert (vals==np.take_along_axis(want, order, 1)).all() and (cols==order)[vals>0].all()
+
+@pytest.mark.parametrize('seed', range(4))
+@pytest.mark.parametrize('shown', ['all','some','one'])
+def test_lists_of_neighbours(path, seed, shown):
+    "The highest scores of what is unseen; of equal ones the first; as `rank_items` finds them in the scores"
+    ds,has = clicked(seed)
+    knn = ItemKNN(ds, has, neighbours=6, path=path)
+    items = dict(all=torch.arange(1,41), some=tensor([30,2,17,5,9,8]), one=tensor([4]))[shown]
+    users,k = torch.arange(1,61),min(5, len(items))
+    for seen in (has, None, UserItems(ds.ids[:100], ds.vocab.sizes)):
+        scores = knn.scores(users)
+        if seen is not None: scores[torch.from_numpy(seen.csr().toarray()[1:]>0)] = -torch.inf
+        vals,at = scores[:,items].sort(dim=1, descending=True, stable=True)
+        want = torch.where(vals>-torch.inf, items[at], -1)[:,:k]
+        rows,preds = rank_items(knn, users, items, 41, k, seen)
+        assert torch.equal(rows, want) and torch.equal(preds, vals[:,:k])
+        assert torch.equal(rank_items(Fixed(knn.scores(torch.arange(61))), users, items, 41, k, seen)[1], preds)
+
+def test_any_number_of_threads_ranks_alike(path):
+    ds,has = clicked(0)
+    before = torch.get_num_threads()
+    def lists(n):
+        torch.set_num_threads(n)
+        return ItemKNN(ds, has, path=path).shortlist(torch.arange(1,61), torch.arange(1,41), 5, has)
+    try: assert all(torch.equal(a, b) for a,b in zip(lists(1), lists(3)))
+    finally: torch.set_num_threads(before)
+
+@given(st.integers(0,10_000), st.integers(1,12))
+def test_the_first_of_equals(seed, k):
+    "`best_of` sorts by score, then by column"
+    scores = torch.randint(0, 4, (5,12), generator=torch.Generator().manual_seed(seed)).float()
+    vals,cols = scores.sort(dim=1, descending=True, stable=True)
+    got = best_of(scores, k)
+    assert torch.equal(got[0], vals[:,:k]) and torch.equal(got[1], cols[:,:k])
+
 def test_long_histories_are_thinned():
     df = frame(range(20), [f'i{o}' for o in range(300)])
     ds = loaders(df, valid_pct=0).train_ds
-    some = metrics._thinned(UserItems(ds.ids, ds.vocab.sizes), 50, 0)
+    some = _thinned(UserItems(ds.ids, ds.vocab.sizes), 50, 0)
     assert some.sum(1).mean()==pytest.approx(50*20/21, rel=.1) and some[0].nnz==0
 
 def test_other_names_of_baselines():

@@ -979,7 +979,7 @@ def test_names():
 
 def test_every_module_is_imported():
     "The methods that a module patches are there after `import collab_ext`"
-    optional = ('_modidx','demo','fused_numba','fused_triton','fused_threads','fused_negatives','rows_numba')
+    optional = ('_modidx','demo','fused_numba','fused_triton','fused_threads','fused_negatives','rows_numba','baselines_numba')
     for o in pkgutil.iter_modules(collab_ext.__path__): assert o.name in optional or hasattr(collab_ext, o.name), o.name
 
 def test_names_after_fastai():

@@ -7,6 +7,7 @@ from helpers import learner,loaders,same,weights
 
 FULL = bool(os.environ.get('FULL'))
 n_asked = 1000 if FULL else 40
+n_pairs = 1000 if FULL else 40
 
 @pytest.fixture(scope='module')
 def df(): return simulate_ratings(30, 25, 300).ratings
@@ -68,3 +69,32 @@ def test_new_users_change_nothing(asked):
     got = in_threads(lambda o: asked.recommend(ratings=o, k=3), [(o,) for o in new])
     assert same(got, want) and same(before, weights(asked)) and asked.vocab is vocab
     assert {k for k in state if state[k] is not asked.__dict__.get(k)}==set() and set(state)==set(asked.__dict__)
+
+@pytest.mark.parametrize('kind', ['ratings','ials'])
+def test_pairs_of_threads_fold_in(kind, df, tmp_path):
+    "Two people arrive at once: both are there, each with the rows that they get alone, and nobody else has moved"
+    def arrive(who): learn.fold_in(new.assign(user=who))
+    alone = None
+    for n in range(n_pairs//2):
+        if not n%50: # a learner that has not grown much, so that a pair costs as little as the first one
+            learn = solved(kind, df, tmp_path)
+            new = pd.DataFrame(dict(item=learn.vocab['item'][1:5], rating=[5.,1,4,2]))
+            if kind=='ials': new = new[['item']]
+            if alone is None:
+                arrive('alone')
+                alone = row_of(learn, 'alone')
+            before,people = weights(learn)['u_weight.weight'],learn.vocab['user']
+        both = [f'a{n}',f'b{n}']
+        in_threads(arrive, [(o,) for o in both], 2)
+        assert set(both)<=set(learn.vocab['user']), n
+        for o in both: torch.testing.assert_close(row_of(learn, o), alone)
+        assert same(weights(learn)['u_weight.weight'][:len(people)], before), n
+    print(f'\n{n_pairs//2} pairs of threads, {kind}') # what `-s` shows
+
+def solved(kind, df, path):
+    if kind=='ratings': learn = learner(loaders(df, valid_pct=.2), path)
+    else: learn = implicit_learner(CollabDataLoaders.from_interactions(df[['user','item']], device='cpu'), 3, loss_func='ials', path=path)
+    with learn.no_bar(),learn.no_logging(): learn.solve(2)
+    return learn
+
+def row_of(learn, user): return weights(learn)['u_weight.weight'][learn.vocab['user'].index(user)]
