@@ -93,6 +93,14 @@ def quiet(learn, f, *args, **kwargs):
 def ours_ials(dls, n_factors=64, epochs=10, **kwargs):
     return quiet(implicit_learner(dls, n_factors, loss=IALSLoss(**kwargs)), 'solve', epochs).model
 
+def ours_ccl(dls, n_factors=64, n_neg=1000, margin=.8, weight=300., epochs=20):
+    "Trained factors; made without a validation set, for which negatives would be drawn in every epoch"
+    ds = dls.train_ds
+    user,item = dls.vocab.names
+    clicks = CollabDataLoaders.from_interactions(ds.decode(ds.ids), user, item, n_neg=n_neg, valid_pct=0, vocab=dls.vocab)
+    learn = implicit_learner(clicks, n_factors, loss_func=CCLLoss(margin, weight), cbs=Fused(threads=threads))
+    return quiet(learn, 'fit_one_cycle', epochs).model
+
 # ---- Tuning --------------------------------------------------------------------------------------------------------
 
 def logu(lo, hi): return lambda rng: float(np.exp(rng.uniform(np.log(lo), np.log(hi))))
@@ -107,7 +115,8 @@ mine_linear = {'here: linear':(ours_linear, dict(ridge=logu(100,800),
     ridge_pop=one(.6,1.,2.,3.), user_pow=one(.2,.3,.5), item_pow=one(0.,.1,.2), value_weight=one(0.,.05,.1)))}
 mine_graph = {'here: graph':(ours_graph, dict(rank=one(512,1024), low_pass=one(.1,.2,.4), sharpen=one(0.,.5), user_pow=one(.2,.3,.4), item_pow=one(.3,.4,.5)))}
 fixed = {'GF-CF':(ours_graph, dict(rank=256, low_pass=.3, sharpen=0., user_pow=.5, item_pow=.5)), # as published
-    'here: 256 factors of the graph':(graph_factors, dict(n_factors=256))}
+    'here: 256 factors of the graph':(graph_factors, dict(n_factors=256)),
+    'here: cosine contrastive loss, 64 factors':(ours_ccl, {})}
 small = {'implicit BPR':(bpr, {**peers['implicit BPR'][1], 'iterations':one(50,100)}), 'LightFM WARP':(warp, {**peers['LightFM WARP'][1], 'epochs':one(10,20)}),
     'here: iALS':(ours_ials, {**mine['here: iALS'][1], 'n_factors':one(128,256), 'alpha0':logu(.001,.05)})} # where there is more to train on
 spaces = dict(gowalla={**mine_graph, **fixed, **peers, **mine, **small}, default={**peers, **closed, **mine, **mine_linear})

@@ -250,7 +250,7 @@ def _fused_bs(n, threads=1):
     return max(min(n//4, most), 1024)
 
 # %% ../nbs/07_fused.ipynb #fd75b68b
-_rates = dict(mse=20., bpr=4., softmax=4., ccl=12.) # chosen on parts held out of training sets, but for softmax's, which is BPR's
+_rates = dict(mse=20., bpr=4., softmax=4., ccl=8.) # chosen on parts held out of training sets, but for softmax's, which is BPR's
 _most_threads = 64
 
 def _check_threads(threads):
@@ -310,11 +310,11 @@ class Fused(Callback):
     "Train an `EmbeddingDotBias` with fused steps"
     order = 95 # after those that change ids, rates or rows
     def __init__(self,
-        bs=None, # Batch size; by default a quarter of the ratings, between 1024 and 131,072; of more than eight million, a 64th
+        bs=None, # Batch size; by default a quarter of the ratings, between 1024 and 131,072 for each thread; of more than eight million, a 64th
         chunk=2048, # Ratings that are taken at once, where it is not one at a time
         path=None, # 'numba', 'triton' or 'torch'; the fastest one that is there by default
         rate:float=None, # Its steps are plain ones: their rate is this many times the learner's, which is meant for Adam; by default what suits the loss
-        threads:int=1, # Threads of the compiled loop on a CPU
+        threads:int=1, # Threads that cut batches and train on a CPU, at most as many as there are free cores
     ):
         if bs is not None: check_count('bs', bs, 'a number of ratings')
         check_count('chunk', chunk, 'a number of ratings')
@@ -366,14 +366,18 @@ class Fused(Callback):
         self.learn.dl = self.dl.new(**new)
         if hasattr(self.learn, 'progress'): self.learn.progress.before_train() # a bar of as many batches
 
-    def before_epoch(self):
-        if self.threads==1: return
-        batches = self.learn.all_batches
-        self.learn.all_batches = partial(_all_batches, self, batches)
-
     def after_train(self): self.params,self.tabs,self.step = None,None,None # not to be kept, or saved, with this callback
 
-    def after_epoch(self): vars(self.learn).pop('all_batches', None)
+# %% ../nbs/07_fused.ipynb #fd3a59bf
+@patch
+def before_epoch(self:Fused):
+    if self.threads==1: return
+    batches = self.learn.all_batches
+    self.learn.all_batches = partial(_all_batches, self, batches)
+
+@patch
+def after_epoch(self:Fused):
+    if self.threads>1: vars(self.learn).pop('all_batches', None)
 
 # %% ../nbs/07_fused.ipynb #44528acd
 @patch
