@@ -138,7 +138,7 @@ def _check_folds(n, seed):
 
 def _folds(codes, n, seed):
     "The fold of each row, where rows of a group (by its code) share one"
-    n_groups = codes.max()+1
+    n_groups = codes.max()+1 if len(codes) else 0
     if n_groups<n: raise ValueError(f"{n_groups} can't be divided into {n} folds")
     fold_of_group = np.random.default_rng(seed).permutation(np.arange(n_groups)%n)
     return fold_of_group[codes]
