@@ -105,12 +105,11 @@ class BiasOnly(SameForAll):
 # %% ../nbs/08a_baselines.ipynb #0a1a0449
 def _thinned(has, cut, seed):
     "What users have (sparse, users × items), about `cut` items of those who have more"
-    user = has.pairs[:,0]
     chance = torch.rand(len(has), generator=torch.Generator().manual_seed(seed))
-    kept = chance*has.count[user]<cut
-    indptr = F.pad(torch.bincount(user[kept], minlength=has.n_users).cumsum(0), (1,0))
-    ones = np.ones(int(kept.sum()), np.float32)
-    return sp.csr_matrix((ones, has.items[kept].numpy(), indptr.numpy()), shape=(has.n_users,has.n_items))
+    kept = chance*has.count.repeat_interleave(has.count)<cut
+    n_kept = F.pad(kept.cumsum(0), (1,0)) # of the pairs before each pair
+    items = has.items[kept].numpy()
+    return sp.csr_matrix((np.ones(len(items), np.float32), items, n_kept[has.indptr].numpy()), shape=(has.n_users,has.n_items))
 
 # %% ../nbs/08a_baselines.ipynb #4b92a7be
 def _first_of_equals(scores, k, lowest):
@@ -195,24 +194,26 @@ class ItemKNN:
 
 # %% ../nbs/08a_baselines.ipynb #e44c2d19
 def _shortlist_of(knn, items, k, seen, users):
-    "As `shortlist`, of some users, with their columns in `items`"
+    "The highest scores of some users, -1 for what is hidden, and the rows of the items"
     scores = knn.scores(users)
     if seen is not None: scores[seen.of(users)] = -1
-    return best_of(columns_of(scores, items), k)
+    vals,cols = best_of(columns_of(scores, items), k)
+    return vals,items[cols]
 
 @patch
 def shortlist(self:ItemKNN, users, items, k, seen):
+    items = items.sort().values # of equal scores, the first row comes first
     work = len(users)*len(items)
     loops = compiled_baselines(work if k<=100 else 0, self.path)
     if loops:
         hidden = seen if seen is not None else UserItems(users.new_zeros(0,2), (self.history.n_users,self.history.n_items))
         found = loops.lists(self.near, self.cols, users, items, k, self.history, hidden, torch.get_num_threads())
-        vals,cols = map(torch.from_numpy, found)
+        vals,rows = map(torch.from_numpy, found)
     else:
         batches = users.split(max(1, 2**22//self.history.n_items))
-        vals,cols = [torch.cat(o) for o in zip(*[_shortlist_of(self, items, k, seen, o) for o in batches])]
+        vals,rows = [torch.cat(o) for o in zip(*[_shortlist_of(self, items, k, seen, o) for o in batches])]
     shown = vals>=0
-    return torch.where(shown, items[cols.long()], -1),torch.where(shown, vals, -torch.inf)
+    return torch.where(shown, rows.long(), -1),torch.where(shown, vals, -torch.inf)
 
 # %% ../nbs/08a_baselines.ipynb #d562e420
 baselines = dict(random=Random, popular=Popular, bias=BiasOnly, itemknn=ItemKNN)

@@ -16,27 +16,39 @@ from .rows_numba import compiled,in_threads,work_shares
 
 # %% ../nbs/08a_baselines_numba.ipynb #dc2f82ed
 @compiled
-def _best_of_row(row, order, least, vals, cols):
-    "Write the best of `row[order]`, the highest first, and their places in `order`; `least` where there are no more above it"
+def _highest(row):
+    res = row[0]
+    for c in range(len(row)): res = max(res, row[c])
+    return res
+
+@compiled
+def _best_of_row(row, least, vals, cols):
+    "Write the best of `row`, the highest first, and their places; `least` where there are no more above it"
     last = len(vals)-1
     vals[:] = least
-    for c in range(len(order)):
-        v = row[order[c]]
-        if v<=vals[last]: continue
-        i = last
-        while i>0 and vals[i-1]<v:
-            vals[i] = vals[i-1]
-            cols[i] = cols[i-1]
-            i -= 1
-        vals[i] = v
-        cols[i] = c
+    for block in range(0, len(row), 32):
+        end = min(block+32, len(row))
+        if _highest(row[block:end])<=vals[last]: continue
+        for c in range(block, end):
+            v = row[c]
+            if v<=vals[last]: continue
+            i = last
+            while i>0 and vals[i-1]<v:
+                vals[i] = vals[i-1]
+                cols[i] = cols[i-1]
+                i -= 1
+            vals[i] = v
+            cols[i] = c
+
+# %% ../nbs/08a_baselines_numba.ipynb #bdd19664
+def _long(o): return np.ascontiguousarray(o, dtype=np.int64)
+def _rows(o): return np.ascontiguousarray(o, dtype=np.uint32) # without a sign, no row is taken for one from the end
 
 # %% ../nbs/08a_baselines_numba.ipynb #081fb0ed
 @compiled
 def _nearest(lo, hi, start, items, item_start, item_users, scale, vals, cols):
     n = len(scale)
     count = np.empty(n, np.float32)
-    order = np.arange(n)
     for i in range(lo, hi):
         count[:] = 0
         for a in range(item_start[i], item_start[i+1]):
@@ -44,7 +56,7 @@ def _nearest(lo, hi, start, items, item_start, item_users, scale, vals, cols):
             for b in range(start[u], start[u+1]): count[items[b]] += np.float32(1)
         count[i] = 0
         for j in range(n): count[j] *= scale[j]
-        _best_of_row(count, order, np.float32(0), vals[i], cols[i])
+        _best_of_row(count, np.float32(0), vals[i], cols[i])
 
 def nearest(
     X, # What users have (sparse, users × items), each entry 1
@@ -56,16 +68,14 @@ def nearest(
     n = X.shape[1]
     X,XT = X.tocsr(),X.T.tocsr()
     vals,cols = np.empty((n,k), np.float32),np.zeros((n,k), np.int32)
-    count = partial(_nearest, start=_long(X.indptr), items=X.indices, item_start=_long(XT.indptr), item_users=XT.indices)
+    count = partial(_nearest, start=_long(X.indptr), items=_rows(X.indices), item_start=_long(XT.indptr), item_users=_rows(XT.indices))
     shares = work_shares(XT@np.diff(X.indptr)+n)
     in_threads(lambda part: count(*part, scale=scale, vals=vals, cols=cols), shares, threads)
     return vals,cols
 
-def _long(o): return np.ascontiguousarray(o, dtype=np.int64)
-
 # %% ../nbs/08a_baselines_numba.ipynb #00f1aec7
 @compiled
-def _lists(lo, hi, near, near_cols, users, order, start, has, hidden_start, hidden, vals, cols):
+def _lists(lo, hi, near, near_cols, users, others, start, has, hidden_start, hidden, vals, rows):
     row = np.empty(len(near), np.float32)
     width = near.shape[1]
     for r in range(lo, hi):
@@ -75,7 +85,8 @@ def _lists(lo, hi, near, near_cols, users, order, start, has, hidden_start, hidd
             i = has[a]
             for j in range(width): row[near_cols[i,j]] += near[i,j]
         for a in range(hidden_start[u], hidden_start[u+1]): row[hidden[a]] = -1
-        _best_of_row(row, order, np.float32(-1), vals[r], cols[r])
+        for i in others: row[i] = -1
+        _best_of_row(row, np.float32(-1), vals[r], rows[r])
 
 def lists(
     near, # Weight of each item's neighbours, 0 or more (items' rows × neighbours, float32)
@@ -86,11 +97,12 @@ def lists(
     has, # What the users have, as `UserItems`
     hidden, # What not to show, as `UserItems`
     threads=1, # How many users to rank at once
-)->tuple: # The highest sums for each user, -1 where there is nothing left to show, and their places in `items` (users × k)
+)->tuple: # The highest sums for each user, -1 where there is nothing left to show, and the rows of the items (users × k)
     "The best items of each user"
-    vals,cols = np.empty((len(users),k), np.float32),np.zeros((len(users),k), np.int32)
-    pairs = dict(start=has.indptr.numpy(), has=has.items.numpy(), hidden_start=hidden.indptr.numpy(), hidden=hidden.items.numpy())
-    rank = partial(_lists, near=near, near_cols=near_cols, users=users.numpy(), order=items.numpy(), **pairs)
+    vals,rows = np.empty((len(users),k), np.float32),np.zeros((len(users),k), np.int32)
+    others = np.setdiff1d(np.arange(len(near)), items.numpy())
+    pairs = dict(start=has.indptr.numpy(), has=_rows(has.items), hidden_start=hidden.indptr.numpy(), hidden=_rows(hidden.items))
+    rank = partial(_lists, near=near, near_cols=_rows(near_cols), users=users.numpy(), others=_rows(others), **pairs)
     shares = work_shares(has.count[users].numpy()*near.shape[1]+len(near))
-    in_threads(lambda part: rank(*part, vals=vals, cols=cols), shares, threads)
-    return vals,cols
+    in_threads(lambda part: rank(*part, vals=vals, rows=rows), shares, threads)
+    return vals,rows

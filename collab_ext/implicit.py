@@ -30,8 +30,8 @@ from .rank import *
 # %% ../nbs/10_implicit.ipynb #8ebf4f72
 def _check_negatives(n_neg, neg_pow):
     check_count('n_neg', n_neg, 'how many negatives are drawn for each positive, or 0', 0)
-    is_number = isinstance(neg_pow, Real) and math.isfinite(neg_pow)
-    if not is_number: raise ValueError(f"`neg_pow` is the power of an item's popularity by which negatives are drawn, a finite number, not {neg_pow!r}")
+    is_power = isinstance(neg_pow, Real) and -10<=neg_pow<=10
+    if not is_power: raise ValueError(f"`neg_pow` is the power of an item's popularity by which negatives are drawn, from -10 to 10, not {neg_pow!r}")
 
 def _check_from_interactions(kwargs, called, but):
     "Raise a `TypeError` for an argument that `from_interactions` does not take"

@@ -186,9 +186,9 @@ def _nth_place_of_all(seen, users, order, nth):
     n = len(order)+1
     place,item = seen.of(users)
     at = _columns(order, seen.n_items)[item]
-    in_order = at>=0
-    owner,at = place[in_order],at[in_order]
-    key = owner*n + at
+    in_order = (at>=0).nonzero()[:,0]
+    if len(in_order)<len(at): place,at = place[in_order],at[in_order]
+    owner,key = place,place*n+at
     if (key[1:]<key[:-1]).any(): # not yet by user, then by place in the order
         key = key.sort().values
         at = key - owner*n # each user has as many as before

@@ -46,6 +46,8 @@ def time_column(
     is_text = len(res)>0 and isinstance(res.iloc[0], str)
     if is_text and not res.astype(str).str.match(year_first).all(): raise ValueError(f"Column {col!r} holds text, such as {res.iloc[0]!r}, "
         f"and text has the order of the alphabet: convert it, for example with `pd.to_datetime(df[{col!r}])`")
+    groups = [o for o in res if is_iter(o) and not isinstance(o, str)] if res.dtype==object else []
+    if groups: raise ValueError(f"Column {col!r} holds {groups[0]!r:.80} where a time belongs: keep one number or date in each row")
     try: res.argsort()
     except TypeError: raise ValueError(f"Column {col!r} has no order, since it holds {res.iloc[0]!r} and others of another type: "
         f"convert it, for example with `pd.to_datetime(df[{col!r}])`") from None
@@ -138,7 +140,7 @@ def _check_folds(n, seed):
 
 def _folds(codes, n, seed):
     "The fold of each row, where rows of a group (by its code) share one"
-    n_groups = codes.max()+1
+    n_groups = codes.max()+1 if len(codes) else 0
     if n_groups<n: raise ValueError(f"{n_groups} can't be divided into {n} folds")
     fold_of_group = np.random.default_rng(seed).permutation(np.arange(n_groups)%n)
     return fold_of_group[codes]

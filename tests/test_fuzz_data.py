@@ -74,6 +74,23 @@ def said(n, what): print(f'\n{n} calls of {what}') # what `-s` shows
 
 def told(name, data, kw): return lambda: f"{name}({data if not hasattr(data, 'head') else data.head(3).to_dict('list')}, {kw})"
 
+def test_no_ratings_make_no_folds():
+    "Found by the larger campaign"
+    for o in (KFoldSplitters(2)[0], UserFoldSplitters(2)[0]):
+        with pytest.raises(ValueError, match="0 can't be divided into 2 folds"): split_rows(base(random.Random(0))[:0], ['user'], o)
+
+@pytest.mark.parametrize('value', [10**20, -1e3, 400., np.nan])
+def test_powers_that_no_number_holds(value):
+    "Found by the larger campaign; by a large power, every chance was NaN"
+    with pytest.raises(ValueError, match='`neg_pow` is the power'): CollabDataLoaders.from_interactions(base(random.Random(0)), device='cpu', neg_pow=value)
+
+def test_lists_are_no_times():
+    "Found by the larger campaign"
+    df = base(random.Random(0))
+    df['time'] = [[1]]*len(df)
+    for o in (TimeSplitter('time'), LeaveLastSplitter('time'), TimeFoldSplitters('time')[0]):
+        with pytest.raises(ValueError, match="holds .1. where a time belongs"): split_rows(df, ['user'], o)
+
 @pytest.mark.parametrize('value', [pd.NA, 2.5, None, np.nan])
 def test_what_is_neither_true_nor_false(value):
     "Found by the larger campaign"
