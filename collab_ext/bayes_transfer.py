@@ -216,11 +216,6 @@ def _features_there(mf, s):
         feats[:,1] += source.feature_moment[0,1]-feats[seen,1].mean()
     return feats
 
-def _set_means(mf, s):
-    "What the set of ratings of each row adds to its prior mean"
-    implicit = mf.sides[s].implicit
-    return 0. if implicit is None else implicit_means(mf.rm, s, implicit)
-
 @patch
 def expect(self:TransferMF,
     s:int, # 0 for users, 1 for items
@@ -228,18 +223,17 @@ def expect(self:TransferMF,
 ):
     "Set what is expected of the rows that the source lacks, and what the set of ratings adds for all"
     t,source,new = self.sides[s],self.source[s],self.new[s]
-    told = _set_means(self, s)
     if new.any():
         if s not in self.feats: self.feats[s] = _features_there(self, s)
         seen = new&(self.rm.count[s]>0)
         coefs,cov = source.coefs,source.prior_cov
         if not from_source and seen.any():
             own = Posterior(t.mean, t.cov, source.prior_cov, group=t.group)
-            refit(own, self.feats[s], seen, source=source, n0=self.n0, told=told)
+            refit(own, self.feats[s], seen, source=source, n0=self.n0, told=t.told)
             coefs,cov = own.coefs,own.prior_cov[0]
         self.expected[s] = torch.where(new[:,None], self.feats[s]@coefs, self.expected[s])
         t.prior_cov = torch.cat([t.prior_cov[:-1], cov[None]]) # new rows are the last kind
-    t.prior_mean = self.expected[s]+told
+    t.prior_mean = self.expected[s] if t.told is None else self.expected[s]+t.told
 
 # %% ../nbs/05d_bayes_transfer.ipynb #09a1883c
 @patch
@@ -263,8 +257,7 @@ def learn_implicit(self:TransferMF,
 ):
     "Improve the implicit factors of the other side, given this side's rows"
     t = self.sides[s]
-    before = torch.zeros(self.rm.sizes[1-s], t.mean.shape[1]) if t.implicit is None else t.implicit
-    t.implicit = fit_implicit(self.rm, s, t.mean-self.expected[s], before, ridge)
+    t.implicit,t.told = fit_implicit(self.rm, s, t.mean-self.expected[s], t.implicit, t.told, ridge)
 
 @patch
 def sweep(self:TransferMF):
