@@ -194,7 +194,7 @@ def aggregate_scores(
     res['contributors'] = np.bincount(groups, weights>0, len(res)).astype(int)
     return res
 
-# %% ../nbs/12c_aggregate.ipynb #ea55a4cf
+# %% ../nbs/12c_aggregate.ipynb #8fdd019d
 def fit_scales(
     scores:pd.DataFrame, # Scores of contributors, or of all (without a column contributor)
     trust=None, # Dict or Series of contributor → weight
@@ -212,12 +212,11 @@ def fit_scales(
     if 'contributor' in scores:
         rows = pd.Series(1, index=scores.index).groupby([scores.contributor.values, groups]).transform('size')
         weights = voting_rights(scores.contributor, trust)/rows.values
-    spread = dict(left=_side(scores, 'left'), right=_side(scores, 'right'))
     find = partial(qr_quantile, groups=groups, weights=weights, lipschitz=lipschitz, n_groups=len(criteria))
     y = scores.score.values
-    deviation = find(np.abs(y-find(y, **spread)[groups]), q=deviation_q, default=1.)
+    deviation = find(np.abs(y-find(y)[groups]), q=deviation_q, default=1.)
     scale = 1/np.where(deviation<1e-6, 1, deviation) # scores that are all the same have no spread
-    low = find(y, q=zero_q, **spread)
+    low = find(y, q=zero_q)
     return criteria.assign(scale=scale, offset=zero-scale*low)
 
 # %% ../nbs/12c_aggregate.ipynb #9cdcce0b

@@ -185,7 +185,7 @@ def test_scales():
     res = apply_scales(both, scales)
     for o in 'ab':
         s = res[res.criterion==o].score
-        assert (s>0).mean()==pytest.approx(.9, abs=.04) and ((s-s.median()).abs()<1).mean()==pytest.approx(.9, abs=.04)
+        assert (s>0).mean()==pytest.approx(.9, abs=.02) and ((s-s.median()).abs()<1).mean()==pytest.approx(.9, abs=.02)
     ratio = scales.set_index('criterion')['scale']
     assert np.allclose(res[res.criterion=='b'].right, .2*ratio['b'])
     with pytest.raises(ValueError, match="criterion 'c'"): apply_scales(a.assign(criterion='c'), scales)
