@@ -3,12 +3,16 @@
 Modules:
 
 - `collab_ext.adapt`: Train what a source lacked, take in new users and new items, and go on training
+- `collab_ext.aggregate`: Combine the scores that contributors gave each item, so that no contributor can move a score by more than a stated bound
 - `collab_ext.args`: Refuse an argument that nothing would look at, and say which one was meant
 - `collab_ext.bayes`: Users' and items' rows in closed form, with priors that are learned from the ratings
 - `collab_ext.bayes_solver`: What a learner sees of Bayesian matrix factorisation: how to start, what to choose, what to write
 - `collab_ext.bayes_transfer`: A source's rows and prior as the prior of a target, and new rows in a finished model
 - `collab_ext.bundle`: Serve recommendations from one folder of safe files, with no torch and nothing to train
 - `collab_ext.compare`: Is one model better than another, or did it have lucky users? Differences user by user, with intervals and tests
+- `collab_ext.comparison_learner`: From a frame of comparisons to scores with uncertainties: for each contributor, and for all of them
+- `collab_ext.comparison_solver`: What is learned besides the scores: how much items and people differ, how consistent they are, and who judges mildly
+- `collab_ext.comparisons`: Turn a frame of pairwise comparisons into checked, split `DataLoaders`, and see whether its items can be compared at all
 - `collab_ext.data`: Turn a frame of ratings into checked, split, fast `DataLoaders`
 - `collab_ext.demo`: The main job from a command line: pretrain on one population, adapt to another, compare with training from scratch
 - `collab_ext.export`: Write what a trained learner knows as a folder that serves recommendations
@@ -27,10 +31,13 @@ Modules:
 - `collab_ext.plots`: Look at a learner: recall at every length of the list, a map of the items, scores and errors
 - `collab_ext.rank`: The best items for each user, out of the whole catalogue, without what the user has already
 - `collab_ext.recommend`: What to show a user, why, and whether it is any good: `recommend`, `similar_items`, `explain`, `evaluate`
+- `collab_ext.root_laws`: What a comparison of two items says about the difference of their scores: any value between two ends, wins and ties, or grades
 - `collab_ext.rows`: One side's rows given the other's: sums over their ratings, normal equations, solutions
 - `collab_ext.rows_numba`: The loops of `rows`, by numba, for one core or several
 - `collab_ext.saving`: Save a learner with its vocabulary, and load it into learners with other ones
+- `collab_ext.scores`: One sparse model for the scores of items: for everybody, for each criterion, for each contributor, and how sure they are
 - `collab_ext.simulate`: Draw ratings and clicks whose truth is known, and cut ratings into a source and a target
+- `collab_ext.simulate_comparisons`: Draw comparisons whose true scores are known, with adversaries or without, and measure how well scores agree with the truth
 - `collab_ext.solver`: What a learner asks of a closed form, and the callback that trains with one
 - `collab_ext.sources`: Take the weights to transfer from wherever they are: a saved pair, a learner, vectors of another model, the hub
 - `collab_ext.spectrum`: Biases, the directions in which ratings differ beyond them, and which of these stand out from chance
