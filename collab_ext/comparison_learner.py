@@ -184,7 +184,7 @@ def cell_errors(
     mean = np.stack([np.bincount(group, o, len(n)) for o in parts.T], 1)/np.maximum(n, 1)[:,None]
     return np.sqrt(((parts-mean[group])**2).sum(1))
 
-# %% ../nbs/12f_comparison_learner.ipynb #3b237e27
+# %% ../nbs/12f_comparison_learner.ipynb #09085f6b
 def interval_sides(
     solver:ComparisonSolver, # After training
     sd:np.ndarray, # Standard errors of cells
@@ -194,7 +194,8 @@ def interval_sides(
     "Both sides of the intervals of scores"
     posterior,system = solver.posterior(),solver.system
     law,d = solver.model.law,posterior.differences(solver.x)
-    weight,mean = solver.tau*system.w,_law(law.mean, d)
+    weight = solver.tau*system.w
+    mean = law.slope*_law(law.mean, d)
     first,second = system.pairs.T
     n = len(system.cells)
     prior = sum(solver.variance[l]*(system.at[l]>=0) for l in system.levels)

@@ -65,7 +65,7 @@ def prior_means(
     means = [model.item_mean if l=='item' else torch.zeros_like(getattr(model, f'{l}_score')) for l in model.levels]
     return to_np(torch.cat(means)).astype(np.float64) if means else np.zeros(0)
 
-# %% ../nbs/12e_comparison_solver.ipynb #69f2e9ab
+# %% ../nbs/12e_comparison_solver.ipynb #bf1b944a
 def _sums(system, v):
     "Sums over the comparisons of each contributor"
     who = system.contributor[system.pairs[:,0]]
@@ -82,7 +82,8 @@ def rescaled(
     shared = np.concatenate([np.full(n, float(l in shared_levels)) for l,n in system.n_of.items()])
     unscaled = system.D@(system.design(None)[0]@(x*shared))
     scale = posterior.scale[:system.contributor.max()+1]
-    slope = _sums(system, tau*system.w*unscaled*(expected(posterior.law.mean, d, posterior.sd)-system.y)) + (scale-1)/variance
+    residual = posterior.law.slope*(expected(posterior.law.mean, d, posterior.sd)-system.y)
+    slope = _sums(system, tau*system.w*unscaled*residual) + (scale-1)/variance
     curve = _sums(system, unscaled**2*posterior.curvature(d)) + 1/variance
     res = posterior.scale.copy()
     res[:len(scale)] = (scale-slope/curve).clip(scale/2, scale*2)
@@ -301,20 +302,22 @@ class LicchaviSolver(Solver):
         self.scale = to_np(model.contributor_scale).copy()
         self.local = to_np(model.entry_score.detach())/self.scale[self.system.contributor] + self.rho[self.at]
 
-# %% ../nbs/12e_comparison_solver.ipynb #669e3b38
+# %% ../nbs/12e_comparison_solver.ipynb #73503d25
 @patch
 def parts(self:LicchaviSolver):
     "Differences, and the derivative of the loss of answers with respect to them"
     d = self.system.D@(self.scale[self.system.contributor]*self.local)
-    return d,self.system.w*(_of(self.model.law.mean, d)-self.system.y)
+    return d,self.system.w*self.model.law.slope*(_of(self.model.law.mean, d)-self.system.y)
 
 def _of(f, d): return to_np(f(torch.from_numpy(d)))
+
+def _curvature(law, d): return law.slope**2*_of(law.variance, d)
 
 @patch
 def loss(self:LicchaviSolver):
     "All terms of the loss"
     d,_ = self.parts()
-    fit = self.system.w@(_of(self.model.law.cumulant, d)-self.system.y*d)
+    fit = self.system.w@(_of(self.model.law.cumulant, d)-self.model.law.slope*self.system.y*d)
     s = self.scale[np.unique(self.system.contributor)]
     drawn = self.w*np.abs(self.local-self.rho[self.at]).sum() + self.w0*(self.rho**2).sum()
     return float(fit + (s*s/2-np.log(s)).sum() + drawn)
@@ -324,13 +327,13 @@ def local_step(self:LicchaviSolver):
     "A proximal step for the scores of contributors; the curvature of the law is at most that at zero"
     s = self.scale[self.system.contributor]
     _,g = self.parts()
-    highest = _of(self.model.law.variance, np.zeros(1))[0]
+    highest = _curvature(self.model.law, np.zeros(1))[0]
     curve = 2*s*s*highest*(abs(self.system.Dt)@self.system.w)
     to = self.local - s*(self.system.Dt@g)/curve
     off = to-self.rho[self.at]
     self.local = self.rho[self.at] + np.sign(off)*np.maximum(np.abs(off)-self.w/curve, 0)
 
-# %% ../nbs/12e_comparison_solver.ipynb #7ffb5130
+# %% ../nbs/12e_comparison_solver.ipynb #04600fc2
 @patch
 def scale_step(self:LicchaviSolver):
     "Newton steps for the scales, which the logarithm keeps positive"
@@ -341,8 +344,9 @@ def scale_step(self:LicchaviSolver):
     there = np.unique(who)
     for _ in range(3):
         d = self.scale[first_of]*t
-        slope = np.bincount(first_of, t*self.system.w*(_of(self.model.law.mean, d)-self.system.y), n) + self.scale-1/self.scale
-        curve = np.bincount(first_of, t*t*self.system.w*_of(self.model.law.variance, d), n) + 1+1/self.scale**2
+        residual = self.model.law.slope*(_of(self.model.law.mean, d)-self.system.y)
+        slope = np.bincount(first_of, t*self.system.w*residual, n) + self.scale-1/self.scale
+        curve = np.bincount(first_of, t*t*self.system.w*_curvature(self.model.law, d), n) + 1+1/self.scale**2
         new = np.maximum(self.scale-slope/curve, self.scale/4)
         self.scale[there] = new[there]
 

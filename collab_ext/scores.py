@@ -197,7 +197,7 @@ def expected(
     nodes,weights = np.polynomial.hermite_e.hermegauss(n_points)
     return sum(w*_of_law(f, d+t*sd) for t,w in zip(nodes, weights/weights.sum()))
 
-# %% ../nbs/12b_scores.ipynb #154eef09
+# %% ../nbs/12b_scores.ipynb #a0692b4d
 class Posterior:
     "Scores given the comparisons, as a function to minimise and its derivatives"
     def __init__(self,
@@ -216,12 +216,12 @@ class Posterior:
     def energy(self, x, d):
         "Minus the log of the posterior, up to a constant"
         off = x-self.mean
-        fit = expected(self.law.cumulant, d, self.sd) - self.system.y*d
+        fit = expected(self.law.cumulant, d, self.sd) - self.law.slope*self.system.y*d
         return self.tau*(self.system.w@fit) + .5*(self.precision*off)@off
     def gradient(self, x, d):
-        residual = self.tau*self.system.w*(expected(self.law.mean, d, self.sd)-self.system.y)
+        residual = self.tau*self.system.w*self.law.slope*(expected(self.law.mean, d, self.sd)-self.system.y)
         return self.Zt@(self.system.Dt@residual) + self.precision*(x-self.mean)
-    def curvature(self, d): return self.tau*self.system.w*expected(self.law.variance, d, self.sd)
+    def curvature(self, d): return self.tau*self.system.w*self.law.slope**2*expected(self.law.variance, d, self.sd)
 
     def diagonal(self, W):
         "Diagonal of the matrix of second derivatives, without what the cells of a comparison share"
