@@ -51,6 +51,7 @@ __version__ = "0.0.1"
 import sys
 from importlib import import_module
 from importlib.machinery import ModuleSpec
+from types import ModuleType
 
 # Where `from collab_ext import name` finds it. Nothing of it is imported before it is asked for: `collab_ext.bundle` serves without torch.
 _places = """
@@ -71,6 +72,10 @@ metrics: RankMetrics measure reliability
 compare: compare
 validate: cross_validate tune
 implicit: BPRLoss CCLLoss IALSLoss SoftmaxLoss VoteLoss WARPLoss implicit_learner linear_factors linear_learner
+comparisons: ComparisonDataLoaders check_comparisons comparison_graph comparison_report wins_frame
+aggregate: aggregate_scores
+simulate_comparisons: simulate_comparisons
+comparison_learner: ComparisonLearner comparison_learner
 bundle: Bundle
 export: # these four have methods of the learner
 plots:
@@ -86,6 +91,14 @@ def _import_all():
     for module,names in _names.items():
         found = import_module(f'{__name__}.{module}')
         globals().update({o:getattr(found, o) for o in names})
+
+class _Package(ModuleType):
+    "A package whose functions stay what they are when a module of the same name is imported, such as `compare`"
+    def __setattr__(self, name, value):
+        if isinstance(value, ModuleType) and callable(self.__dict__.get(name)): return
+        super().__setattr__(name, value)
+
+sys.modules[__name__].__class__ = _Package
 
 class _Loaded:
     "A loader of a module that was imported meanwhile"
@@ -125,9 +138,12 @@ def __getattr__(name):
 def __dir__(): return sorted({*globals(), *__all__})
 
 # What `from collab_ext import *` gives: what users type. Everything else is imported from its module.
-__all__ = ['BPRLoss', 'Bundle', 'CCLLoss', 'CollabDataLoaders', 'CollabLearner', 'DotBias', 'EASE', 'EmbeddingDotBias', 'EmbeddingNN',
-    'FreezeRows', 'Fused', 'GraphFilter', 'IALSLoss', 'KFoldSplitters', 'L2SP', 'LeaveLastSplitter', 'RankMetrics', 'SoftmaxLoss',
-    'SparseRows', 'TimeFoldSplitters', 'TimeSplitter', 'UnknownDropout', 'UserFoldSplitters', 'UserSplitter', 'Vocab', 'VoteLoss', 'WARPLoss',
-    'check_ratings', 'collab_learner', 'collab_splitter', 'compare', 'coverage', 'cross_domain_split', 'cross_validate',
-    'implicit_learner', 'layouts', 'linear_factors', 'linear_learner', 'load_pretrained_keys', 'match_embeds', 'match_rows', 'measure', 'pull_from_hub', 'push_to_hub', 'read_pair', 'read_source',
-    'read_vocab', 'reliability', 'save_pair', 'simulate_clicks', 'simulate_ratings', 'tables', 'tune']
+__all__ = ['BPRLoss', 'Bundle', 'CCLLoss', 'CollabDataLoaders', 'CollabLearner', 'ComparisonDataLoaders', 'ComparisonLearner', 'DotBias',
+    'EASE', 'EmbeddingDotBias', 'EmbeddingNN', 'FreezeRows', 'Fused', 'GraphFilter', 'IALSLoss', 'KFoldSplitters', 'L2SP',
+    'LeaveLastSplitter', 'RankMetrics', 'SoftmaxLoss', 'SparseRows', 'TimeFoldSplitters', 'TimeSplitter', 'UnknownDropout',
+    'UserFoldSplitters', 'UserSplitter', 'Vocab', 'VoteLoss', 'WARPLoss', 'aggregate_scores', 'check_comparisons', 'check_ratings',
+    'collab_learner', 'collab_splitter', 'compare', 'comparison_graph', 'comparison_learner', 'comparison_report', 'coverage',
+    'cross_domain_split', 'cross_validate', 'implicit_learner', 'layouts', 'linear_factors', 'linear_learner',
+    'load_pretrained_keys', 'match_embeds', 'match_rows', 'measure', 'pull_from_hub', 'push_to_hub', 'read_pair', 'read_source',
+    'read_vocab', 'reliability', 'save_pair', 'simulate_clicks', 'simulate_comparisons', 'simulate_ratings', 'tables', 'tune',
+    'wins_frame']

@@ -201,7 +201,7 @@ def fit_scales(
     deviation_q=.9, # This quantile of the deviations from the median becomes 1
     zero_q=.1, # This quantile of the scores …
     zero=0., # … is brought here
-    lipschitz=.1, # How far one contributor of weight 1 moves either
+    lipschitz=.1, # How far one contributor of weight 1 moves the low quantile; the high one moves by twice that at most
 )->pd.DataFrame: # criterion (if there), scale, offset: new score = scale·score + offset
     "A scale and an offset for each criterion"
     keys = [o for o in ('contributor','criterion','item') if o in scores]

@@ -205,3 +205,17 @@ def test_scales_are_bounded():
 def test_squash(x):
     assert unsquash(squash(x))==pytest.approx(x, rel=1e-3, abs=1e-9) and abs(squash(x))<=100
     assert squash(-x)==-squash(x)
+
+@pytest.mark.parametrize('seed', range(8))
+def test_bound_of_scales(seed):
+    "One more contributor of weight 1 moves the low quantile by at most L, and the deviation by at most 2L"
+    rng,L = np.random.default_rng(seed),.2
+    def scores(who, y): return pd.DataFrame(dict(contributor=who, item=range(len(y)), score=y))
+    some = pd.concat([scores(f'u{i}', 3*rng.normal(size=20)) for i in range(6)])
+    more = pd.concat([some, scores('new', rng.choice([-1e9,-3.,3.,1e9], size=20))])
+    low,dev = [],[]
+    for df in (some,more):
+        scale,offset = fit_scales(df, lipschitz=L)[['scale','offset']].iloc[0]
+        low.append(-offset/scale)
+        dev.append(1/scale)
+    assert abs(low[1]-low[0])<=L+1e-6 and abs(dev[1]-dev[0])<=2*L+1e-6
