@@ -13,35 +13,37 @@ __all__ = ['from_source', 'least_for_tau', 'taus', 'ScoreSettings', 'score_group
 # %% ../nbs/12e_comparison_solver.ipynb #5beb1ad4
 from fastai.basics import *
 from .args import *
+from .solver import *
 from .comparisons import *
 from .root_laws import *
-from .solver import *
 from .scores import *
+from .aggregate import check_positive
 
 # %% ../nbs/12e_comparison_solver.ipynb #b42cbd2b
 class ScoreSettings:
-    "What a solver of comparisons takes as given; None for what it is to learn"
+    "What a solver of comparisons takes as given; None for what it is to find out"
     def __init__(self,
         variance=None, # Prior variance of all levels, or a dict level → variance
         tau=None, # How much more consistent answers are than the law says; 1 for exactly as the law says
-        scales=None, # Learn a scale for each contributor? By default where several contributors are compared
+        scales=None, # Learn a scale for each contributor? By default where that predicts held-out answers better
         averages=True, # Average over the errors of scores? False for the most probable scores
+        levels=None, # Names of levels; those that the data can tell apart by default
     ):
-        for o in [variance] if not isinstance(variance, dict) else variance.values(): _check_positive('variance', o)
-        if isinstance(variance, dict):
-            for o in variance: check_choice('variance', o, level_columns)
-        _check_positive('tau', tau)
+        store_attr()
+        by_level = variance if isinstance(variance, dict) else {}
+        for o in [*by_level, *ifnone(levels, ())]: check_choice('variance' if o in by_level else 'levels', o, level_columns)
+        for o in by_level.values() if by_level else [variance]: _check_given('variance', o)
+        _check_given('tau', tau)
         check_flag('scales', scales)
         check_flag('averages', averages)
-        store_attr()
 
     def given(self, level):
         "The variance that is given for `level`, or None"
         return self.variance.get(level) if isinstance(self.variance, dict) else self.variance
 
-def _check_positive(name, value):
-    if value is None or isinstance(value, (int,float,np.number)) and not isinstance(value, bool) and 0<value<np.inf: return
-    raise ValueError(f"`{name}` is a number above 0, or None to learn it, not {value!r:.80}")
+def _check_given(name, value):
+    "Raise a `ValueError` unless `value` is None or a number above 0"
+    if value is not None: check_positive(name, value)
 
 # %% ../nbs/12e_comparison_solver.ipynb #ef1b0fd5
 from_source = 'item of the source' # The group of items whose prior mean came from a source
@@ -52,8 +54,9 @@ def score_groups(
     "The scores that share a prior variance"
     res,start = {},0
     for l in model.levels:
-        n = len(getattr(model, f'{l}_score'))
-        res[l],start = np.arange(start, start+n),start+n
+        end = start+len(model.score(l))
+        res[l] = np.arange(start, end)
+        start = end
     if 'item' not in res or not model.item_known.any(): return res
     known = to_np(model.item_known)
     return {**res, 'item':res['item'][~known], from_source:res['item'][known]}
@@ -62,8 +65,8 @@ def prior_means(
     model:ComparisonScores, # A model
 )->np.ndarray: # One for each score
     "What each score is drawn to: zero, or what a source says of the item"
-    means = [model.item_mean if l=='item' else torch.zeros_like(getattr(model, f'{l}_score')) for l in model.levels]
-    return to_np(torch.cat(means)).astype(np.float64) if means else np.zeros(0)
+    means = [model.item_mean if l=='item' else torch.zeros_like(model.score(l)) for l in model.levels]
+    return to_np(torch.cat(means).detach()).astype(np.float64)
 
 # %% ../nbs/12e_comparison_solver.ipynb #bf1b944a
 def _sums(system, v):
@@ -71,19 +74,24 @@ def _sums(system, v):
     who = system.contributor[system.pairs[:,0]]
     return np.bincount(who, v, system.contributor.max()+1)
 
+def _shared_differences(system, x):
+    "What the differences would be if contributors had only what they share, on a scale of 1"
+    is_shared = np.concatenate([np.full(n, float(l in shared_levels)) for l,n in system.n_of.items()])
+    Z,_ = system.design(None)
+    return system.D@(Z@(x*is_shared))
+
 def rescaled(
-    posterior, # `Posterior`
+    posterior:Posterior, # Scores given the comparisons
     x:np.ndarray, # Scores
     variance:float, # Prior variance of scales
-)->tuple: # Scales, their errors' variances, and which contributors have comparisons
+)->tuple: # Scales, variances of their errors, and which contributors have comparisons
     "One step of Newton's method for the scale of each contributor"
-    system,tau = posterior.system,posterior.tau
+    system,law = posterior.system,posterior.law
     d = posterior.differences(x)
-    shared = np.concatenate([np.full(n, float(l in shared_levels)) for l,n in system.n_of.items()])
-    unscaled = system.D@(system.design(None)[0]@(x*shared))
+    unscaled = _shared_differences(system, x)
+    residual = law.slope*(expected(law.mean, d, posterior.sd)-system.y)
     scale = posterior.scale[:system.contributor.max()+1]
-    residual = posterior.law.slope*(expected(posterior.law.mean, d, posterior.sd)-system.y)
-    slope = _sums(system, tau*system.w*unscaled*residual) + (scale-1)/variance
+    slope = _sums(system, posterior.tau*system.w*unscaled*residual) + (scale-1)/variance
     curve = _sums(system, unscaled**2*posterior.curvature(d)) + 1/variance
     res = posterior.scale.copy()
     res[:len(scale)] = (scale-slope/curve).clip(scale/2, scale*2)
@@ -100,7 +108,7 @@ class ComparisonSolver(Solver):
         self.settings,self.x = ifnone(model.settings, ScoreSettings()),None
 
     @classmethod
-    def suits(cls, model, dls, loss_func): return isinstance(model, ComparisonScores)
+    def suits(cls, model, dls, loss_func): return isinstance(model, ComparisonScores) and model.kind=='posterior'
 
     def copy(self):
         res = super().copy()
@@ -109,25 +117,29 @@ class ComparisonSolver(Solver):
 
 # %% ../nbs/12e_comparison_solver.ipynb #37c00ce5
 @patch
-def start(self:ComparisonSolver, ds=None):
+def start(self:ComparisonSolver,
+    ds:Comparisons=None, # What was compared; the training set by default
+)->ComparisonSolver: # This solver
     "Begin from what the model knows"
-    model,learned = self.model,ifnone(self.model.prior, {})
+    model,settings = self.model,self.settings
+    learned = ifnone(model.prior, {})
+    self.learns = not learned
     self.system = ScoreSystem(model, ifnone(ds, self.dls.train_ds))
     self.groups,self.source = score_groups(model),prior_means(model)
-    self.x = np.concatenate([to_np(getattr(model, f'{l}_score').detach()) for l in model.levels])
+    self.x = np.concatenate([to_np(model.score(l).detach()) for l in model.levels])
     self.scale = to_np(model.contributor_scale).copy()
-    self.has_scales = ifnone(self.settings.scales, learned.get('scales', 'contributor' in model.levels)) and self.system.contributor is not None
+    wants_scales = ifnone(settings.scales, learned.get('scales', 'contributor' in model.levels))
+    self.has_scales = wants_scales and self.system.contributor is not None
     known = learned.get('variance', {})
-    self.variance = {k:ifnone(self.settings.given(k), known.get(k, 1.)) for k in self.groups}
+    self.variance = {k:ifnone(settings.given(k), known.get(k, 1.)) for k in self.groups}
     self.scale_variance = learned.get('scale_variance', .1)
-    self.tau = ifnone(self.settings.tau, learned.get('tau'))
+    self.tau = ifnone(settings.tau, learned.get('tau'))
     self.slope = learned.get('slope', 0.)
     self.errors = None
-    self.learns = not learned
     return self
 
 @patch
-def posterior(self:ComparisonSolver):
+def posterior(self:ComparisonSolver)->Posterior:
     "The scores given the comparisons and the variances of now"
     precision = np.empty(len(self.x))
     for k,at in self.groups.items(): precision[at] = 1/self.variance[k]
@@ -136,11 +148,14 @@ def posterior(self:ComparisonSolver):
 
 # %% ../nbs/12e_comparison_solver.ipynb #060a9b22
 @patch
-def learn_prior(self:ComparisonSolver, posterior):
+def learn_prior(self:ComparisonSolver,
+    posterior:Posterior, # That the errors belong to
+):
     "New variances and scales from the scores and their errors"
     if from_source in self.groups:
-        known = self.source[self.groups[from_source]]
-        self.slope = float(known@self.x[self.groups[from_source]])/max(float(known@known), 1e-12)
+        at = self.groups[from_source]
+        says,found = self.source[at],self.x[at]
+        self.slope = float(says@found)/max(float(says@says), 1e-12)
     off = self.x-self.slope*self.source
     for k,at in self.groups.items():
         if self.settings.given(k) is not None or not len(at): continue
@@ -149,8 +164,13 @@ def learn_prior(self:ComparisonSolver, posterior):
     self.scale,errors_of_scale,there = rescaled(posterior, self.x, self.scale_variance)
     new = learned_variance(self.scale[there]-1, errors_of_scale[there], self.scale_variance, 1e-4)
     self.scale_variance = min(new, 1.)
+
+# %% ../nbs/12e_comparison_solver.ipynb #27cac242
 @patch
-def settle(self:ComparisonSolver, tol=1e-8, most=60):
+def settle(self:ComparisonSolver,
+    tol=1e-8, # The largest change that is left
+    most=60, # Most steps
+):
     "Solve for the scores, scales and errors of differences until they do not change, with the variances of now"
     for _ in range(most):
         posterior = self.posterior()
@@ -164,7 +184,9 @@ def settle(self:ComparisonSolver, tol=1e-8, most=60):
     if self.errors is None: self.errors = posterior_errors(self.posterior(), self.x)
 
 @patch
-def round(self:ComparisonSolver, n_draws=4):
+def round(self:ComparisonSolver,
+    n_draws=4, # Draws for the errors of a large system
+):
     "Solve for the scores, then for their errors, scales and variances"
     if not self.learns: return self.settle()
     self.x,_ = newton_step(self.posterior(), self.x, 3e-2)
@@ -183,8 +205,6 @@ def _held_out_tenth(ids, seed=0):
     _,pair = np.unique(np.stack([ids[:,0],low,high], 1), axis=0, return_inverse=True)
     pair = pair.ravel()
     return np.random.default_rng(seed).random(pair.max()+1)[pair]<.1
-
-def _part(ds, mask): return ds.replace(ids=ds.ids[mask], targ=ds.targ[mask], weight=None if ds.weight is None else ds.weight[mask])
 
 # %% ../nbs/12e_comparison_solver.ipynb #4381c3cc
 @patch
@@ -206,24 +226,29 @@ def expected_answers(
     "The average answer to each comparison"
     return expected(law.mean, d, sd, 9)
 
+# %% ../nbs/12e_comparison_solver.ipynb #641ad336
 @patch
-def trial_loss(self:ComparisonSolver, test, n_rounds):
+def trial_loss(self:ComparisonSolver,
+    test:Comparisons, # Held-out comparisons
+    n_rounds:int, # How many rounds to train for
+)->float:
     "Loss of the expected answers to the comparisons `test` after some rounds"
     for _ in range(n_rounds): self.round()
     answers = expected_answers(self.model.law, *self.difference(test))
     d = self.model.law.inverse_mean(torch.from_numpy(answers))
     return self.model.law.nll(d, test.targ).mean().item()
 
-# %% ../nbs/12e_comparison_solver.ipynb #ab097762
 @patch
-def choose(self:ComparisonSolver, n_rounds=3):
+def choose(self:ComparisonSolver,
+    n_rounds=3, # Rounds of each trial
+):
     "The consistency that predicts held-out pairs best, and whether scales help to"
     ds = self.dls.train_ds
     self.tau = ifnone(self.tau, 1.)
     if len(ds)<least_for_tau or not isinstance(self.model.law, UniformLaw): return
     held = torch.from_numpy(_held_out_tenth(ds.ids))
-    test = _part(ds, held)
-    trial = ComparisonSolver(deepcopy(self.model), self.dls).start(_part(ds, ~held))
+    test = ds.only(held)
+    trial = ComparisonSolver(deepcopy(self.model), self.dls).start(ds.only(~held))
     trial.has_scales = False
     losses = {}
     for tau in taus:
@@ -231,35 +256,40 @@ def choose(self:ComparisonSolver, n_rounds=3):
         losses[tau] = trial.trial_loss(test, n_rounds)
         if losses[tau]>min(losses.values()): break
     self.tau = min(losses, key=losses.get)
-    if self.settings.scales is not None or not self.has_scales: return
+    if self.settings.scales is not None or not self.has_scales: return # they cost a number for each contributor, so are tried last
     trial.tau,trial.has_scales = self.tau,True
     self.has_scales = trial.trial_loss(test, n_rounds)<losses[self.tau]
 
 # %% ../nbs/12e_comparison_solver.ipynb #50b39c2d
 @patch
-def train_epoch(self:ComparisonSolver):
+def train_epoch(self:ComparisonSolver)->float:
+    "One round; the average loss of the training answers"
     if self.x is None: self.start()
     if self.tau is None: self.choose()
     self.round()
     d = self.posterior().differences(self.x)
     nll = to_np(self.model.law.nll(torch.from_numpy(d), torch.from_numpy(self.system.y)))
-    return float(np.average(nll, weights=self.system.w)) if len(nll) else 0.
+    return float(self.system.w@nll)/max(float(self.system.w.sum()), 1e-300)
 
 @patch
-def prior(self:ComparisonSolver):
+def prior(self:ComparisonSolver)->dict:
+    "Variances, consistency, scales' variance and the multiple of the source"
     return dict(variance={k:float(v) for k,v in self.variance.items()}, tau=float(self.tau),
         scale_variance=float(self.scale_variance), slope=float(self.slope), scales=bool(self.has_scales))
 
+# %% ../nbs/12e_comparison_solver.ipynb #4e84751b
 @patch
 @torch.no_grad()
-def write(self:ComparisonSolver, model):
-    for l,o in self.system.slices().items(): getattr(model, f'{l}_score').copy_(torch.from_numpy(self.x[o]))
+def write(self:ComparisonSolver, model:ComparisonScores):
+    "Put scores and scales into `model`"
+    for l,o in self.system.slices().items(): model.score(l).copy_(torch.from_numpy(self.x[o]))
     model.contributor_scale.copy_(torch.from_numpy(self.scale))
 
 @patch
-def holds(self:ComparisonSolver, model):
+def holds(self:ComparisonSolver, model:ComparisonScores)->bool:
+    "Are scores and scales of `model` those of this solver?"
     if self.x is None: return False
-    same = [np.array_equal(to_np(getattr(model, f'{l}_score').detach()), self.x[o]) for l,o in self.system.slices().items()]
+    same = [np.array_equal(to_np(model.score(l).detach()), self.x[o]) for l,o in self.system.slices().items()]
     return all(same) and np.array_equal(to_np(model.contributor_scale), self.scale)
 
 # %% ../nbs/12e_comparison_solver.ipynb #6b7459a6
@@ -285,52 +315,64 @@ def balanced(
 class LicchaviSolver(Solver):
     "Local and global scores in turn, by the loss of Licchavi"
     n_epochs = 60
-    def __init__(self, model, dls, loss_func=None, w=1., w0=1.):
+    def __init__(self, model, dls, loss_func=None,
+        w=1., # Pull of the global score on a local one
+        w0=1., # Pull of zero on a global score
+    ):
         super().__init__(model, dls, loss_func)
+        check_positive('w', w)
+        check_positive('w0', w0)
         self.w,self.w0,self.local = w,w0,None
+
+    @classmethod
+    def suits(cls, model, dls, loss_func): return isinstance(model, ComparisonScores) and model.kind=='licchavi'
 
     @staticmethod
     def levels(n_criteria):
         "The levels that hold global scores, and what local ones add"
         return ('criterion' if n_criteria>1 else 'item','entry')
 
-    def _start(self):
-        model,self.system = self.model,ScoreSystem(self.model, self.dls.train_ds)
+    def start(self):
+        "Begin from what the model knows"
+        model = self.model
+        self.system = ScoreSystem(model, self.dls.train_ds)
         self.shared = model.levels[0]
         self.at = self.system.at[self.shared]
-        self.rho = to_np(getattr(model, f'{self.shared}_score').detach()).copy()
+        self.rho = to_np(model.score(self.shared).detach()).copy()
         self.scale = to_np(model.contributor_scale).copy()
         self.local = to_np(model.entry_score.detach())/self.scale[self.system.contributor] + self.rho[self.at]
+        return self
 
 # %% ../nbs/12e_comparison_solver.ipynb #73503d25
 @patch
-def parts(self:LicchaviSolver):
-    "Differences, and the derivative of the loss of answers with respect to them"
-    d = self.system.D@(self.scale[self.system.contributor]*self.local)
-    return d,self.system.w*self.model.law.slope*(_of(self.model.law.mean, d)-self.system.y)
-
-def _of(f, d): return to_np(f(torch.from_numpy(d)))
-
-def _curvature(law, d): return law.slope**2*_of(law.variance, d)
+def differences(self:LicchaviSolver)->np.ndarray:
+    "Differences of the scaled local scores, one for each pair of cells"
+    return self.system.D@(self.scale[self.system.contributor]*self.local)
 
 @patch
-def loss(self:LicchaviSolver):
+def residuals(self:LicchaviSolver, d)->np.ndarray:
+    "Derivatives of the loss of answers with respect to the differences `d`"
+    law = self.model.law
+    return self.system.w*law.slope*(expected(law.mean, d)-self.system.y)
+
+@patch
+def loss(self:LicchaviSolver)->float:
     "All terms of the loss"
-    d,_ = self.parts()
-    fit = self.system.w@(_of(self.model.law.cumulant, d)-self.model.law.slope*self.system.y*d)
+    law,d = self.model.law,self.differences()
+    fit = self.system.w@(expected(law.cumulant, d)-law.slope*self.system.y*d)
     s = self.scale[np.unique(self.system.contributor)]
     drawn = self.w*np.abs(self.local-self.rho[self.at]).sum() + self.w0*(self.rho**2).sum()
     return float(fit + (s*s/2-np.log(s)).sum() + drawn)
 
+# %% ../nbs/12e_comparison_solver.ipynb #93618299
 @patch
 def local_step(self:LicchaviSolver):
-    "A proximal step for the scores of contributors; the curvature of the law is at most that at zero"
+    "A proximal step for the scores of contributors"
     s = self.scale[self.system.contributor]
-    _,g = self.parts()
-    highest = _curvature(self.model.law, np.zeros(1))[0]
-    curve = 2*s*s*highest*(abs(self.system.Dt)@self.system.w)
-    to = self.local - s*(self.system.Dt@g)/curve
-    off = to-self.rho[self.at]
+    steepest = expected(self.model.law.curvature, np.zeros(1))[0]
+    curve = 2*s*s*steepest*(abs(self.system.Dt)@self.system.w)
+    slope = s*(self.system.Dt@self.residuals(self.differences()))
+    off = self.local - slope/curve - self.rho[self.at]
     self.local = self.rho[self.at] + np.sign(off)*np.maximum(np.abs(off)-self.w/curve, 0)
 
 # %% ../nbs/12e_comparison_solver.ipynb #04600fc2
@@ -344,29 +386,34 @@ def scale_step(self:LicchaviSolver):
     there = np.unique(who)
     for _ in range(3):
         d = self.scale[first_of]*t
-        residual = self.model.law.slope*(_of(self.model.law.mean, d)-self.system.y)
-        slope = np.bincount(first_of, t*self.system.w*residual, n) + self.scale-1/self.scale
-        curve = np.bincount(first_of, t*t*self.system.w*_curvature(self.model.law, d), n) + 1+1/self.scale**2
+        slope = np.bincount(first_of, t*self.residuals(d), n) + self.scale-1/self.scale
+        bend = self.system.w*expected(self.model.law.curvature, d)
+        curve = np.bincount(first_of, t*t*bend, n) + 1+1/self.scale**2
         new = np.maximum(self.scale-slope/curve, self.scale/4)
         self.scale[there] = new[there]
 
 @patch
-def train_epoch(self:LicchaviSolver):
-    if self.local is None: self._start()
+def train_epoch(self:LicchaviSolver)->float:
+    "Local scores, scales, global scores; the loss by the number of answers"
+    if self.local is None: self.start()
     for _ in range(10): self.local_step()
     self.scale_step()
     self.rho = balanced(self.local, self.at, len(self.rho), self.w, self.w0)
     return self.loss()/max(len(self.system.y), 1)
 
+# %% ../nbs/12e_comparison_solver.ipynb #84080990
 @patch
 @torch.no_grad()
-def write(self:LicchaviSolver, model):
-    getattr(model, f'{self.shared}_score').copy_(torch.from_numpy(self.rho))
-    model.entry_score.copy_(torch.from_numpy(self.scale[self.system.contributor]*(self.local-self.rho[self.at])))
+def write(self:LicchaviSolver, model:ComparisonScores):
+    "Put scores and scales into `model`"
+    model.score(self.shared).copy_(torch.from_numpy(self.rho))
+    own = self.scale[self.system.contributor]*(self.local-self.rho[self.at])
+    model.entry_score.copy_(torch.from_numpy(own))
     model.contributor_scale.copy_(torch.from_numpy(self.scale))
 
 @patch
-def holds(self:LicchaviSolver, model):
+def holds(self:LicchaviSolver, model:ComparisonScores)->bool:
+    "Are scores and scales of `model` those of this solver?"
     if self.local is None: return False
     other = deepcopy(model)
     self.write(other)
