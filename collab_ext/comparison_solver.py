@@ -30,9 +30,10 @@ class ScoreSettings:
         levels=None, # Names of levels; those that the data can tell apart by default
     ):
         store_attr()
-        by_level = variance if isinstance(variance, dict) else {}
-        for o in [*by_level, *ifnone(levels, ())]: check_choice('variance' if o in by_level else 'levels', o, level_columns)
-        for o in by_level.values() if by_level else [variance]: _check_given('variance', o)
+        for o in variance if isinstance(variance, dict) else (): check_choice('variance', o, level_columns)
+        for o in variance.values() if isinstance(variance, dict) else [variance]: _check_given('variance', o)
+        if levels is not None and not levels: raise ValueError(f"`levels` are some of {', '.join(level_columns)}; None are left")
+        for o in ifnone(levels, ()): check_choice('levels', o, level_columns)
         _check_given('tau', tau)
         check_flag('scales', scales)
         check_flag('averages', averages)
@@ -272,8 +273,9 @@ def train_epoch(self:ComparisonSolver)->float:
     return float(self.system.w@nll)/max(float(self.system.w.sum()), 1e-300)
 
 @patch
-def prior(self:ComparisonSolver)->dict:
+def prior(self:ComparisonSolver)->dict: # None before the first epoch
     "Variances, consistency, scales' variance and the multiple of the source"
+    if self.x is None: return None
     return dict(variance={k:float(v) for k,v in self.variance.items()}, tau=float(self.tau),
         scale_variance=float(self.scale_variance), slope=float(self.slope), scales=bool(self.has_scales))
 

@@ -94,8 +94,7 @@ class ComparisonScores(nn.Module):
     ):
         super().__init__()
         self.sizes,self.law,self.levels = dict(sizes),law,tuple(keys)
-        self.settings,self.kind = settings,kind
-        self.prior = None # what a solver has learned besides the scores, as plain data
+        self.settings,self.kind,self.prior = settings,kind,None
         self.register_buffer('cells', torch.as_tensor(cells))
         for k,v in keys.items():
             self.register_buffer(f'{k}_keys', torch.as_tensor(v))
@@ -105,6 +104,10 @@ class ComparisonScores(nn.Module):
         self.register_buffer('item_mean', torch.zeros(n_items, dtype=torch.double)) # what a source says
         self.register_buffer('item_known', torch.zeros(n_items, dtype=torch.bool)) # of which items
 
+    def know(self, prior):
+        "Keep what a solver has learned besides the scores, as plain data, or None"
+        self.prior = prior
+        return self
     def keys(self, level):
         "Keys of the scores of a level, in ascending order (array)"
         return to_np(getattr(self, f'{level}_keys'))
