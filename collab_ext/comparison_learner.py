@@ -35,7 +35,9 @@ class ComparisonLoss(Module):
     def activation(self, d): return self.law.mean(d)
     def forward(self, d, targ, w=None):
         losses = self.law.nll(d.double(), targ.double())
-        return losses.mean() if w is None else (w*losses).sum()/w.sum().clamp(min=1e-9)
+        return _average(losses, w).float() # fastai's recorder averages floats
+
+def _average(losses, w): return losses.mean() if w is None else (w*losses).sum()/w.sum().clamp(min=1e-9)
 
 def law_for(
     ds:Comparisons, # Comparisons
@@ -44,6 +46,7 @@ def law_for(
     only_results = bool(((ds.targ.abs()==1)|(ds.targ==0)).all())
     return WinsLaw() if len(ds) and ds.scale==1 and only_results else UniformLaw()
 
+# %% ../nbs/12f_comparison_learner.ipynb #a408a9ea
 def answer_mse(
     d:Tensor, # Differences of scores
     targ:Tensor, # Answers
@@ -51,8 +54,7 @@ def answer_mse(
     law=UniformLaw(), # The law that makes an answer of a difference
 )->Tensor:
     "Squared error of the expected answer"
-    errors = (law.mean(d.double())-targ)**2
-    return errors.mean() if w is None else (w*errors).sum()/w.sum().clamp(min=1e-9)
+    return _average((law.mean(d.double())-targ)**2, w)
 
 # %% ../nbs/12f_comparison_learner.ipynb #099dab27
 @delegates(Learner.__init__)
@@ -199,7 +201,7 @@ def posterior_solver(
     if learn.solver is not None: return learn.solver
     if learn.model.prior is None: raise ValueError("This learner has not learned how much scores differ: call `solve` first")
     solver = ComparisonSolver(learn.model, learn.dls).start()
-    solver.errors = posterior_errors(solver.posterior(), solver.x)
+    for _ in range(2): solver.errors = posterior_errors(solver.posterior(), solver.x, before=solver.errors) # the first ones sharpen the second
     return solver
 
 # %% ../nbs/12f_comparison_learner.ipynb #eef3446e
