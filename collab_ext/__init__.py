@@ -3,6 +3,7 @@
 Modules:
 
 - `collab_ext.adapt`: Train what a source lacked, take in new users and new items, and go on training
+- `collab_ext.aggregate`: Combine the scores that contributors gave each item, so that no contributor can move a score by more than a stated bound
 - `collab_ext.args`: Refuse an argument that nothing would look at, and say which one was meant
 - `collab_ext.baselines`: Four models that hardly learn anything, to be put beside every result
 - `collab_ext.baselines_numba`: The loops of `ItemKNN`, by numba, for one core or several
@@ -11,6 +12,9 @@ Modules:
 - `collab_ext.bayes_transfer`: A source's rows and prior as the prior of a target, and new rows in a finished model
 - `collab_ext.bundle`: Serve recommendations from one folder of safe files, with no torch and nothing to train
 - `collab_ext.compare`: Is one model better than another, or did it have lucky users? Differences user by user, with intervals and tests
+- `collab_ext.comparison_learner`: From a frame of comparisons to scores with uncertainties: for each contributor, and for all of them
+- `collab_ext.comparison_solver`: What is learned besides the scores: how much items and people differ, how consistent they are, and who judges mildly
+- `collab_ext.comparisons`: Turn a frame of pairwise comparisons into checked, split `DataLoaders`, and see whether its items can be compared at all
 - `collab_ext.data`: Turn a frame of ratings into checked, split, fast `DataLoaders`
 - `collab_ext.demo`: The main job from a command line: pretrain on one population, adapt to another, compare with training from scratch
 - `collab_ext.export`: Write what a trained learner knows as a folder that serves recommendations
@@ -29,10 +33,13 @@ Modules:
 - `collab_ext.plots`: Look at a learner: recall at every length of the list, a map of the items, scores and errors
 - `collab_ext.rank`: The best items for each user, out of the whole catalogue, without what the user has already
 - `collab_ext.recommend`: What to show a user, why, and whether it is any good: `recommend`, `similar_items`, `explain`, `evaluate`
+- `collab_ext.root_laws`: What a comparison of two items says about the difference of their scores: any value between two ends, wins and ties, or grades
 - `collab_ext.rows`: One side's rows given the other's: sums over their ratings, normal equations, solutions
 - `collab_ext.rows_numba`: The loops of `rows`, by numba, for one core or several
 - `collab_ext.saving`: Save a learner with its vocabulary, and load it into learners with other ones
+- `collab_ext.scores`: One sparse model for the scores of items: for everybody, for each criterion, for each contributor, and how sure they are
 - `collab_ext.simulate`: Draw ratings and clicks whose truth is known, and cut ratings into a source and a target
+- `collab_ext.simulate_comparisons`: Draw comparisons whose true scores are known, with adversaries or without, and measure how well scores agree with the truth
 - `collab_ext.solver`: What a learner asks of a closed form, and the callback that trains with one
 - `collab_ext.sources`: Take the weights to transfer from wherever they are: a saved pair, a learner, vectors of another model, the hub
 - `collab_ext.spectrum`: Biases, the directions in which ratings differ beyond them, and which of these stand out from chance
@@ -46,6 +53,7 @@ __version__ = "0.0.1"
 import sys
 from importlib import import_module
 from importlib.machinery import ModuleSpec
+from types import ModuleType
 
 # Where `from collab_ext import name` finds it. Nothing of it is imported before it is asked for: `collab_ext.bundle` serves without torch.
 _places = """
@@ -66,6 +74,10 @@ metrics: RankMetrics measure reliability
 compare: compare
 validate: cross_validate tune
 implicit: BPRLoss CCLLoss IALSLoss SoftmaxLoss VoteLoss WARPLoss implicit_learner linear_factors linear_learner
+comparisons: ComparisonDataLoaders check_comparisons comparison_graph comparison_report wins_frame
+aggregate: aggregate_scores
+simulate_comparisons: simulate_comparisons
+comparison_learner: ComparisonLearner comparison_learner
 bundle: Bundle
 export: # these four have methods of the learner
 plots:
@@ -81,6 +93,14 @@ def _import_all():
     for module,names in _names.items():
         found = import_module(f'{__name__}.{module}')
         globals().update({o:getattr(found, o) for o in names})
+
+class _Package(ModuleType):
+    "A package whose functions stay what they are when a module of the same name is imported, such as `compare`"
+    def __setattr__(self, name, value):
+        if isinstance(value, ModuleType) and callable(self.__dict__.get(name)): return
+        super().__setattr__(name, value)
+
+sys.modules[__name__].__class__ = _Package
 
 class _Loaded:
     "A loader of a module that was imported meanwhile"
@@ -120,9 +140,12 @@ def __getattr__(name):
 def __dir__(): return sorted({*globals(), *__all__})
 
 # What `from collab_ext import *` gives: what users type. Everything else is imported from its module.
-__all__ = ['BPRLoss', 'Bundle', 'CCLLoss', 'CollabDataLoaders', 'CollabLearner', 'DotBias', 'EASE', 'EmbeddingDotBias', 'EmbeddingNN',
-    'FreezeRows', 'Fused', 'GraphFilter', 'IALSLoss', 'KFoldSplitters', 'L2SP', 'LeaveLastSplitter', 'RankMetrics', 'SoftmaxLoss',
-    'SparseRows', 'TimeFoldSplitters', 'TimeSplitter', 'UnknownDropout', 'UserFoldSplitters', 'UserSplitter', 'Vocab', 'VoteLoss', 'WARPLoss',
-    'check_ratings', 'collab_learner', 'collab_splitter', 'compare', 'coverage', 'cross_domain_split', 'cross_validate',
-    'implicit_learner', 'layouts', 'linear_factors', 'linear_learner', 'load_pretrained_keys', 'match_embeds', 'match_rows', 'measure', 'pull_from_hub', 'push_to_hub', 'read_pair', 'read_source',
-    'read_vocab', 'reliability', 'save_pair', 'simulate_clicks', 'simulate_ratings', 'tables', 'tune']
+__all__ = ['BPRLoss', 'Bundle', 'CCLLoss', 'CollabDataLoaders', 'CollabLearner', 'ComparisonDataLoaders', 'ComparisonLearner', 'DotBias',
+    'EASE', 'EmbeddingDotBias', 'EmbeddingNN', 'FreezeRows', 'Fused', 'GraphFilter', 'IALSLoss', 'KFoldSplitters', 'L2SP',
+    'LeaveLastSplitter', 'RankMetrics', 'SoftmaxLoss', 'SparseRows', 'TimeFoldSplitters', 'TimeSplitter', 'UnknownDropout',
+    'UserFoldSplitters', 'UserSplitter', 'Vocab', 'VoteLoss', 'WARPLoss', 'aggregate_scores', 'check_comparisons', 'check_ratings',
+    'collab_learner', 'collab_splitter', 'compare', 'comparison_graph', 'comparison_learner', 'comparison_report', 'coverage',
+    'cross_domain_split', 'cross_validate', 'implicit_learner', 'layouts', 'linear_factors', 'linear_learner',
+    'load_pretrained_keys', 'match_embeds', 'match_rows', 'measure', 'pull_from_hub', 'push_to_hub', 'read_pair', 'read_source',
+    'read_vocab', 'reliability', 'save_pair', 'simulate_clicks', 'simulate_comparisons', 'simulate_ratings', 'tables', 'tune',
+    'wins_frame']

@@ -1,6 +1,6 @@
 "The fifteen promises of the design, each held against the library"
 from helpers import * # all of the package, and what the tests share
-import copy,inspect,math,pickletools,pkgutil,warnings
+import copy,inspect,math,pickletools,pkgutil,subprocess,sys,warnings
 
 import collab_ext,fastai.collab
 import pandas as pd,pytest,torch
@@ -973,9 +973,15 @@ def test_names():
     "`from collab_ext import *` gives what is listed, and nothing else"
     ns = {}
     exec('from collab_ext import *', ns)
-    assert set(ns)-{'__builtins__'}==set(collab_ext.__all__) and len(collab_ext.__all__)<=55
+    assert set(ns)-{'__builtins__'}==set(collab_ext.__all__) and len(collab_ext.__all__)<=65
     ours = ('collab_learner','CollabLearner','CollabDataLoaders','match_embeds','load_pretrained_keys')
     for k in ours: assert ns[k].__module__.startswith('collab_ext')
+
+@pytest.mark.parametrize('name', ['compare','simulate_comparisons','comparison_learner'])
+def test_functions_named_like_their_module(name):
+    "They are functions, also where their module was imported before"
+    lines = f"import collab_ext.{name}; from collab_ext import {name}; from collab_ext import *; assert callable({name})"
+    subprocess.run([sys.executable, '-W', 'ignore', '-c', lines], check=True)
 
 def test_every_module_is_imported():
     "The methods that a module patches are there after `import collab_ext`"
