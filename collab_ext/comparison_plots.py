@@ -100,7 +100,8 @@ def plot_scores(self:ComparisonLearner,
     own,title = one_criterion(self.scores(), criterion)
     shared,_ = one_criterion(self.global_scores(trust), criterion)
     ax = _axes(ax)
-    for label,o in (('of contributors',own),('for all',shared)): ax.hist(o.score, bins=30, density=True, alpha=.6, label=label)
+    bins = np.histogram_bin_edges(pd.concat([own.score,shared.score]), 30)
+    for label,o in (('of contributors',own),('for all',shared)): ax.hist(o.score, bins=bins, density=True, alpha=.6, label=label)
     ax.set(xlabel='score', ylabel='density', title=title)
     ax.legend()
     return ax
