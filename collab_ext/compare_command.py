@@ -201,7 +201,7 @@ def _read_trust(trust, trust_table, engine):
     "Voting rights from a file or a table, or None"
     if trust: return trust_of(as_frame(Path(trust), 'trust'))
     if not trust_table: return None
-    if engine is None: raise ValueError("`--trust_table` is a table of the `--database`: pass a file with `--trust`")
+    if engine is None: raise ValueError("`--trust_table` is a table of the `--database`: pass a file with `--trust`, or a database")
     return trust_of(read_table(engine, trust_table))
 
 # %% ../nbs/12i_compare_command.ipynb #40a0c5ff
