@@ -11,8 +11,11 @@ Modules:
 - `collab_ext.bayes_solver`: What a learner sees of Bayesian matrix factorisation: how to start, what to choose, what to write
 - `collab_ext.bayes_transfer`: A source's rows and prior as the prior of a target, and new rows in a finished model
 - `collab_ext.bundle`: Serve recommendations from one folder of safe files, with no torch and nothing to train
+- `collab_ext.cli`: `collab-ext <command>`: what the library does without Python
 - `collab_ext.compare`: Is one model better than another, or did it have lucky users? Differences user by user, with intervals and tests
+- `collab_ext.compare_command`: `collab-ext compare`: a file or a database table of comparisons in, scores of items with their uncertainties out
 - `collab_ext.comparison_learner`: From a frame of comparisons to scores with uncertainties: for each contributor, and for all of them
+- `collab_ext.comparison_plots`: Look at scores from comparisons: how training went, how people differ from the common score, how sure it is, and which items hang together
 - `collab_ext.comparison_solver`: What is learned besides the scores: how much items and people differ, how consistent they are, and who judges mildly
 - `collab_ext.comparisons`: Turn a frame of pairwise comparisons into checked, split `DataLoaders`, and see whether its items can be compared at all
 - `collab_ext.data`: Turn a frame of ratings into checked, split, fast `DataLoaders`
@@ -30,6 +33,7 @@ Modules:
 - `collab_ext.linear`: Scores as weighted sums over what a user has, in closed form: EASE and a graph filter
 - `collab_ext.metrics`: Are the items that a user would have chosen near the top? Measured over the whole catalogue, beside four baselines
 - `collab_ext.model`: A dot product with biases that starts at the mean rating, and the link between its argument and a rating
+- `collab_ext.next_pair`: Which two items to show a contributor next, so that their answer says the most
 - `collab_ext.plots`: Look at a learner: recall at every length of the list, a map of the items, scores and errors
 - `collab_ext.rank`: The best items for each user, out of the whole catalogue, without what the user has already
 - `collab_ext.recommend`: What to show a user, why, and whether it is any good: `recommend`, `similar_items`, `explain`, `evaluate`
@@ -109,10 +113,10 @@ class _Loaded:
     def exec_module(self, module): module.__spec__ = self.spec
 
 class _Whole:
-    "Imports all modules before the first one but `bundle`, so that a learner has its methods, whichever module it was imported or unpickled from"
+    "Imports all modules before the first one but `bundle` and `cli`, so that a learner has its methods, whichever module it was imported or unpickled from"
     @staticmethod
     def find_spec(name, path=None, target=None):
-        if not name.startswith(f'{__name__}.') or name==f'{__name__}.bundle': return None
+        if not name.startswith(f'{__name__}.') or name in (f'{__name__}.bundle',f'{__name__}.cli'): return None
         _import_all()
         there = sys.modules.get(name)
         if there is None: return None # one that is imported on request alone
