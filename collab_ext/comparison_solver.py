@@ -80,7 +80,7 @@ def rescaled(
     system,tau = posterior.system,posterior.tau
     d = posterior.differences(x)
     shared = np.concatenate([np.full(n, float(l in shared_levels)) for l,n in system.n_of.items()])
-    unscaled = system.D@(system.design(None)[0]@(x*shared))
+    unscaled = system.difference(system.design(None)[0]@(x*shared))
     scale = posterior.scale[:system.contributor.max()+1]
     residual = posterior.law.slope*(expected(posterior.law.mean, d, posterior.sd)-system.y)
     slope = _sums(system, tau*system.w*unscaled*residual) + (scale-1)/variance
@@ -196,7 +196,8 @@ def difference(self:ComparisonSolver,
     Z,_ = system.design(self.scale)
     lacking = sum((system.at[l]<0)*self.variance[l] for l in system.levels)
     known = difference_sd(system, Z, self.errors)
-    return system.D@(Z@self.x),np.sqrt(known**2 + abs(system.D)@lacking)
+    first,second = system.pairs.T
+    return system.difference(Z@self.x),np.sqrt(known**2 + lacking[first]+lacking[second])
 
 def expected_answers(
     law, # One of `root_laws`
@@ -306,7 +307,7 @@ class LicchaviSolver(Solver):
 @patch
 def parts(self:LicchaviSolver):
     "Differences, and the derivative of the loss of answers with respect to them"
-    d = self.system.D@(self.scale[self.system.contributor]*self.local)
+    d = self.system.difference(self.scale[self.system.contributor]*self.local)
     return d,self.system.w*self.model.law.slope*(_of(self.model.law.mean, d)-self.system.y)
 
 def _of(f, d): return to_np(f(torch.from_numpy(d)))
@@ -328,8 +329,8 @@ def local_step(self:LicchaviSolver):
     s = self.scale[self.system.contributor]
     _,g = self.parts()
     highest = _curvature(self.model.law, np.zeros(1))[0]
-    curve = 2*s*s*highest*(abs(self.system.Dt)@self.system.w)
-    to = self.local - s*(self.system.Dt@g)/curve
+    curve = 2*s*s*highest*self.system.total(self.system.w, 1.)
+    to = self.local - s*self.system.total(g)/curve
     off = to-self.rho[self.at]
     self.local = self.rho[self.at] + np.sign(off)*np.maximum(np.abs(off)-self.w/curve, 0)
 
@@ -339,7 +340,7 @@ def scale_step(self:LicchaviSolver):
     "Newton steps for the scales, which the logarithm keeps positive"
     who = self.system.contributor
     first_of = who[self.system.pairs[:,0]]
-    t = self.system.D@self.local
+    t = self.system.difference(self.local)
     n = len(self.scale)
     there = np.unique(who)
     for _ in range(3):

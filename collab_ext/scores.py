@@ -9,13 +9,12 @@ Docs: https://collab-ext.github.io/collab_ext/scores.html.md"""
 # %% auto #0
 __all__ = ['level_columns', 'shared_levels', 'small_system', 'Errors', 'levels_for', 'sizes_of', 'columns_of', 'ComparisonScores',
            'positions', 'ScoreSystem', 'expected', 'Posterior', 'conjugate_gradients', 'dense_matrix',
-           'solve_posterior', 'newton_step', 'label_codes', 'normal_noise', 'system_noise', 'posterior_draws',
+           'solve_posterior', 'newton_step', 'label_codes', 'random_signs', 'system_noise', 'posterior_draws',
            'difference_sd', 'posterior_errors', 'learned_variance']
 
 # %% ../nbs/12b_scores.ipynb #e44b8c5c
 import hashlib
 import scipy.sparse as sp
-from scipy.special import ndtri
 from fastai.basics import *
 from .vocab import *
 from .args import *
@@ -47,6 +46,14 @@ def _parts(columns, keys, sizes):
     for o in reversed(columns):
         keys,res[o] = np.divmod(keys, sizes[o])
     return res
+
+def _different(keys):
+    "The different `keys` in ascending order, and the position of each key among them"
+    most = keys.max(initial=-1)+1
+    if most>4*len(keys): return np.unique(keys, return_inverse=True)
+    there = np.zeros(most, bool) # keys that lie close together are looked up, not sorted
+    there[keys] = True
+    return np.flatnonzero(there),(np.cumsum(there)-1)[keys]
 
 def _found(known, keys):
     "Position of each of `keys` in the sorted array `known`; -1 where it is not there"
@@ -95,10 +102,10 @@ class ComparisonScores(nn.Module):
     def from_data(cls, ds, law, levels=None):
         "A model for the comparisons `ds`, with all scores zero"
         sizes,both = sizes_of(ds),[columns_of(ds.ids, o) for o in (False,True)]
-        n_there = len(ds.ids[:,0].unique()),len(ds.ids[:,3].unique())
+        n_there = [len(_different(both[0][o])[0]) for o in ('contributor','criterion')]
         levels = ifnone(levels, levels_for(*n_there))
         for o in levels: check_choice('levels', o, level_columns)
-        def unique(cols): return np.unique(np.concatenate([_keys(cols, p, sizes) for p in both]))
+        def unique(cols): return _different(np.concatenate([_keys(cols, p, sizes) for p in both]))[0]
         return cls(sizes, {o:unique(level_columns[o]) for o in levels}, unique(level_columns['entry']), law)
 
     def level_scores(self, level, parts):
@@ -132,13 +139,12 @@ def positions(
 # %% ../nbs/12b_scores.ipynb #54d8347a
 def _merged(pairs, y, w):
     "Pairs of cells, each once and in ascending order, with the average answer and the sum of the weights"
-    swapped = pairs[:,0]>pairs[:,1]
-    low_high = np.where(swapped[:,None], pairs[:,::-1], pairs).astype(np.int64)
-    n_cells = low_high.max(initial=0)+1
-    keys,at = np.unique(low_high[:,0]*n_cells+low_high[:,1], return_inverse=True)
+    first,second = pairs
+    n_cells = int(max(first.max(initial=0), second.max(initial=0)))+1
+    keys,at = _different(np.minimum(first, second)*n_cells + np.maximum(first, second))
     weight = np.bincount(at, w, len(keys))
-    total = np.bincount(at, w*np.where(swapped, -y, y), len(keys))
-    return np.stack(np.divmod(keys, n_cells), 1).astype(np.int32),total/np.maximum(weight, 1e-300),weight
+    total = np.bincount(at, w*np.where(first>second, -y, y), len(keys))
+    return np.stack(np.divmod(keys, n_cells)),total/np.maximum(weight, 1e-300),weight
 
 class ScoreSystem:
     "The sparse maps from scores to differences, with what was answered"
@@ -151,20 +157,28 @@ class ScoreSystem:
         self.levels,self.vocab,self.criteria,sizes = model.levels,ds.vocab,ds.criteria,model.sizes
         self.used = [o for o in ('contributor','criterion') if any(o in level_columns[l] for l in self.levels)]+['item']
         keys = [_keys(self.used, p, sizes) for p in both]
-        self.cells,inverse = np.unique(np.concatenate(keys), return_inverse=True)
-        self.pairs = inverse.reshape(2,len(ds)).T.astype(np.int32)
+        self.cells,inverse = _different(np.concatenate(keys))
+        pairs = inverse.reshape(2,len(ds))
         self.y = np.zeros(len(ds)) if ds.targ is None else to_np(ds.targ).astype(np.float64)
         self.w = np.ones(len(ds)) if ds.weight is None else to_np(ds.weight).astype(np.float64)
-        if merge: self.pairs,self.y,self.w = _merged(self.pairs, self.y, self.w)
-        n = len(self.pairs)
-        self.D = sp.csr_matrix((np.tile([-1.,1.], n), self.pairs.ravel(), np.arange(0, 2*n+1, 2)), shape=(n,len(self.cells)))
-        self.Dt = self.D.T.tocsr()
+        if merge: pairs,self.y,self.w = _merged(pairs, self.y, self.w)
+        self.pairs = pairs.astype(np.int32).T # n × 2, each column in one piece
         self.parts = _parts(self.used, self.cells, sizes)
         self.contributor = self.parts.get('contributor')
         self.at = {l:_found(to_np(getattr(model, f'{l}_keys')), _keys(level_columns[l], self.parts, sizes)) for l in self.levels}
         self.n_of = {l:len(getattr(model, f'{l}_keys')) for l in self.levels}
         self.keys_of = {l:_parts(level_columns[l], to_np(getattr(model, f'{l}_keys')), sizes) for l in self.levels}
         self._noise = {}
+
+    def difference(self, z):
+        "Second minus first of each pair, for one value of each cell or several (cells × columns)"
+        first,second = self.pairs.T
+        return z.take(second, 0)-z.take(first, 0)
+    def total(self, v, sign=-1.):
+        "Sums over the pairs of each cell: `v` of those in which it is second, and `sign` times `v` of the others"
+        first,second = self.pairs.T
+        n = len(self.cells)
+        return np.bincount(second, v, n) + sign*np.bincount(first, v, n)
 
     @property
     def n_unknown(self): return sum(self.n_of.values())
@@ -211,28 +225,42 @@ class Posterior:
     ):
         store_attr()
         self.Z,self.Zt = system.design(scale)
+        self.n_points = 3 if sd is None or sd.max(initial=0)<1 else 5 # of quadrature: the less is known, the more
 
-    def differences(self, x): return self.system.D@(self.Z@x)
+    def average(self, f, d): return expected(f, d, self.sd, self.n_points)
+    def differences(self, x): return self.system.difference(self.Z@x)
     def energy(self, x, d):
         "Minus the log of the posterior, up to a constant"
         off = x-self.mean
-        fit = expected(self.law.cumulant, d, self.sd) - self.law.slope*self.system.y*d
+        fit = self.average(self.law.cumulant, d) - self.law.slope*self.system.y*d
         return self.tau*(self.system.w@fit) + .5*(self.precision*off)@off
     def gradient(self, x, d):
-        residual = self.tau*self.system.w*self.law.slope*(expected(self.law.mean, d, self.sd)-self.system.y)
-        return self.Zt@(self.system.Dt@residual) + self.precision*(x-self.mean)
-    def curvature(self, d): return self.tau*self.system.w*self.law.slope**2*expected(self.law.variance, d, self.sd)
+        residual = self.tau*self.system.w*self.law.slope*(self.average(self.law.mean, d)-self.system.y)
+        return self.Zt@self.system.total(residual) + self.precision*(x-self.mean)
+    def curvature(self, d): return self.tau*self.system.w*self.law.slope**2*self.average(self.law.variance, d)
 
     def diagonal(self, W):
         "Diagonal of the matrix of second derivatives, without what the cells of a comparison share"
-        of_cells = abs(self.system.Dt)@W
+        of_cells = self.system.total(W, 1.)
         Z2 = self.Zt.copy()
         Z2.data = Z2.data**2
         return Z2@of_cells + self.precision
 
-    def product(self, W, v):
-        "The matrix of second derivatives times `v` (unknowns × columns)"
-        return self.Zt@(self.system.Dt@(W[:,None]*(self.system.D@(self.Z@v)))) + self.precision[:,None]*v
+    def between(self, W):
+        "The part of the matrix that joins two cells, above its diagonal (cells × cells, sparse)"
+        first,second = self.system.pairs.T
+        n = len(self.system.cells)
+        ends = np.concatenate([[0], np.bincount(first, minlength=n).cumsum()]).astype(np.int32)
+        return sp.csr_matrix((W, second, ends), shape=(n,n))
+
+    def product(self, W):
+        "The matrix of second derivatives, as a function that multiplies it with an array (unknowns × columns)"
+        above = self.between(W)
+        below,of_cells = above.T,self.system.total(W, 1.)[:,None]
+        def times(v):
+            z = self.Z@v
+            return self.Zt@(of_cells*z - above@z - below@z) + self.precision[:,None]*v
+        return times
 
 # %% ../nbs/12b_scores.ipynb #028cb36e
 small_system = 1200 # Unknowns up to which matrices are dense
@@ -271,8 +299,9 @@ def dense_matrix(
     W:np.ndarray, # Curvatures of the comparisons
 )->np.ndarray:
     "The matrix of second derivatives"
-    B = posterior.system.D@posterior.Z
-    return (B.T@B.multiply(W[:,None])).toarray() + np.diag(posterior.precision)
+    above = posterior.between(W)
+    of_cells = sp.diags(posterior.system.total(W, 1.)) - above - above.T
+    return (posterior.Zt@of_cells@posterior.Z).toarray() + np.diag(posterior.precision)
 
 def solve_posterior(
     posterior:Posterior, # Scores given comparisons
@@ -283,7 +312,7 @@ def solve_posterior(
 )->np.ndarray: # Solutions
     "Solve with the matrix of second derivatives"
     if len(rhs)<=small_system: return np.linalg.solve(dense_matrix(posterior, W), rhs)
-    return conjugate_gradients(partial(posterior.product, W), posterior.diagonal(W), rhs, tol, guess=guess)
+    return conjugate_gradients(posterior.product(W), posterior.diagonal(W), rhs, tol, guess=guess)
 
 # %% ../nbs/12b_scores.ipynb #7a0b9dc4
 def newton_step(
@@ -296,9 +325,14 @@ def newton_step(
     rhs = posterior.gradient(x, d)[:,None]
     step = solve_posterior(posterior, posterior.curvature(d), rhs, tol)[:,0]
     along = posterior.differences(step)
+    t = 1. if 2*posterior.law.slope*np.abs(along).max(initial=0)<1.7 else _step_size(posterior, x, step, d, along)
+    return x-t*step,np.abs(t*step).max(initial=0)
+
+def _step_size(posterior, x, step, d, along):
+    "The largest of 1, 1/2, 1/4, … by which the energy does not rise"
     before,t = posterior.energy(x, d),1.
     while t>1e-6 and posterior.energy(x-t*step, d-t*along)>before: t /= 2
-    return x-t*step,np.abs(t*step).max(initial=0)
+    return t
 
 # %% ../nbs/12b_scores.ipynb #7a380015
 def label_codes(
@@ -314,36 +348,40 @@ def _mixed(x):
     for shift,factor in ((30,0xBF58476D1CE4E5B9),(27,0x94D049BB133111EB)): x = (x^(x>>np.uint64(shift)))*np.uint64(factor)
     return x^(x>>np.uint64(31))
 
-def normal_noise(
+def random_signs(
     codes:np.ndarray, # Numbers (n, uint64)
     n_columns:int, # How many for each
-)->np.ndarray: # n × columns
-    "Normal noise that depends on nothing but `codes`"
-    columns = [_mixed(_mixed(codes+np.uint64(j))) for j in range(n_columns)]
-    uniform = ((np.stack(columns, 1)>>np.uint64(11)).astype(np.float64)+.5)/2.**53
-    return ndtri(uniform)
+)->np.ndarray: # −1 or 1 (columns × n, int8)
+    "Signs that depend on nothing but `codes`: the bits of well-mixed numbers"
+    res = np.empty((n_columns,len(codes)), np.int8)
+    for j in range(n_columns):
+        if j%64==0: bits = _mixed(_mixed(codes+np.uint64(j//64)))
+        res[j] = (bits>>np.uint64(j%64))&np.uint64(1)
+    return 2*res-1
 
 # %% ../nbs/12b_scores.ipynb #44e97bcf
-def _codes(system, columns, parts):
-    "One number for each combination of labels"
-    labels = dict(contributor=system.vocab.labels[0], item=system.vocab.labels[1], criterion=system.criteria)
+def _codes(codes, columns, parts):
+    "One number for each combination of labels, from those of the labels"
     res = np.uint64(0)
-    with np.errstate(over='ignore'):
-        for o in columns: res = _mixed(res ^ label_codes(labels[o])[parts[o]])
+    for o in columns: res = _mixed(res ^ codes[o][parts[o]])
     return res
 
 def system_noise(
     system:ScoreSystem, # Comparisons
     n_draws:int, # How many
-)->tuple: # Noise of scores (unknowns × draws) and of pairs of cells (pairs × draws)
+)->tuple: # Signs of scores (draws × unknowns) and of pairs of cells (draws × pairs)
     "Noise that belongs to labels"
     if n_draws in system._noise: return system._noise[n_draws]
+    labels = dict(contributor=system.vocab.labels[0], item=system.vocab.labels[1], criterion=system.criteria)
+    codes = {o:label_codes(labels[o]) for o in system.parts}
+    codes.update({o:label_codes(labels[o]) for l in system.levels for o in level_columns[l] if o not in codes})
     with np.errstate(over='ignore'):
-        own = [normal_noise(_codes(system, level_columns[l], system.keys_of[l])+np.uint64(1000*j), n_draws) for j,l in enumerate(system.levels)]
-        first,second = [_codes(system, system.used, {k:v[o] for k,v in system.parts.items()}) for o in system.pairs.T]
-        of_pairs = normal_noise(_mixed(first+second), n_draws) # a sum, whichever comes first
-    sign = np.where(first<second, 1., -1.)[:,None]
-    system._noise[n_draws] = np.concatenate(own),of_pairs*sign
+        own = [random_signs(_codes(codes, level_columns[l], system.keys_of[l])+np.uint64(1000*j), n_draws) for j,l in enumerate(system.levels)]
+        of_cells = _codes(codes, system.used, system.parts)
+        first,second = [of_cells[o] for o in system.pairs.T]
+        of_pairs = random_signs(_mixed(first+second), n_draws) # a sum, whichever comes first
+    of_pairs *= np.where(first<second, 1, -1).astype(np.int8)
+    system._noise[n_draws] = np.concatenate(own, 1),of_pairs
     return system._noise[n_draws]
 
 # %% ../nbs/12b_scores.ipynb #7cf9056a
@@ -358,7 +396,9 @@ def posterior_draws(
 )->np.ndarray: # Unknowns × draws, with mean zero
     "Errors of all scores, drawn from the posterior"
     own,of_pairs = system_noise(posterior.system, n_draws)
-    rhs = np.sqrt(posterior.precision)[:,None]*own + posterior.Zt@(posterior.system.Dt@(np.sqrt(W)[:,None]*of_pairs))
+    root = np.sqrt(W)
+    of_cells = np.stack([posterior.system.total(root*o) for o in of_pairs], 1)
+    rhs = np.sqrt(posterior.precision)[:,None]*own.T + posterior.Zt@of_cells
     return solve_posterior(posterior, W, rhs, tol, guess)
 
 def difference_sd(
@@ -367,9 +407,11 @@ def difference_sd(
     errors, # `Errors` of the scores
 )->np.ndarray: # One for each comparison
     "Standard errors of the differences between items"
-    if errors.cov is None: return np.sqrt(((system.D@(Z@errors.draws))**2).mean(1))
-    B = system.D@Z
-    return np.sqrt(np.asarray(B.multiply(B@errors.cov).sum(1)).ravel())
+    if errors.cov is None: return np.sqrt(sum(system.difference(o)**2 for o in (Z@errors.draws).T)/errors.draws.shape[1])
+    cov = Z@(Z@errors.cov).T
+    first,second = system.pairs.T
+    diag = cov.diagonal()
+    return np.sqrt(np.maximum(diag[first]+diag[second]-2*cov[first,second], 0))
 
 # %% ../nbs/12b_scores.ipynb #4de24210
 def posterior_errors(
