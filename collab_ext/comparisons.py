@@ -118,7 +118,9 @@ def _check_label_columns(df, names):
 
 def _check_no_self(df, names):
     "Raise a `ValueError` if an item is compared with itself"
-    alike = (df[names.item_a].astype(object)==df[names.item_b].astype(object)).to_numpy()
+    a,b = df[names.item_a],df[names.item_b]
+    if a.dtype!=b.dtype or a.dtype=='category': a,b = a.astype(object),b.astype(object)
+    alike = (a==b).to_numpy()
     if alike.any(): raise ValueError(f"The item {df[names.item_a][alike].iloc[0]!r} is compared with itself in {rows_text(df, alike)}: remove such rows")
 
 def check_comparisons(
@@ -288,6 +290,7 @@ def decode(self:Comparisons,
 # %% ../nbs/12_comparisons.ipynb #b18843c7
 def _pair_split(df, names, valid_pct, seed):
     "Training and validation rows, such that what a contributor said of a pair is in one of them"
+    if valid_pct==0: return np.arange(len(df)),np.arange(0)
     keys,_ = _pair_keys(df, names)
     pair,_ = pd.factorize(pd.MultiIndex.from_frame(keys[['contributor','low','high']]))
     n = pair.max()+1

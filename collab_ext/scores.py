@@ -309,9 +309,10 @@ def solve_posterior(
     rhs:np.ndarray, # Right-hand sides (unknowns × columns)
     tol=1e-3, # As for `conjugate_gradients`
     guess=None, # As for `conjugate_gradients`
+    dense=small_system, # Unknowns up to which the matrix is dense
 )->np.ndarray: # Solutions
     "Solve with the matrix of second derivatives"
-    if len(rhs)<=small_system: return np.linalg.solve(dense_matrix(posterior, W), rhs)
+    if len(rhs)<=dense: return np.linalg.solve(dense_matrix(posterior, W), rhs)
     return conjugate_gradients(posterior.product(W), posterior.diagonal(W), rhs, tol, guess=guess)
 
 # %% ../nbs/12b_scores.ipynb #7a0b9dc4
@@ -319,11 +320,12 @@ def newton_step(
     posterior:Posterior, # Scores given comparisons
     x:np.ndarray, # Scores now
     tol=1e-2, # As for `conjugate_gradients`
+    dense=small_system, # As for `solve_posterior`
 )->tuple: # Better scores, and the largest change
     "One step of Newton's method towards the best scores"
     d = posterior.differences(x)
     rhs = posterior.gradient(x, d)[:,None]
-    step = solve_posterior(posterior, posterior.curvature(d), rhs, tol)[:,0]
+    step = solve_posterior(posterior, posterior.curvature(d), rhs, tol, dense=dense)[:,0]
     along = posterior.differences(step)
     t = 1. if 2*posterior.law.slope*np.abs(along).max(initial=0)<1.7 else _step_size(posterior, x, step, d, along)
     return x-t*step,np.abs(t*step).max(initial=0)
@@ -393,13 +395,14 @@ def posterior_draws(
     n_draws=8, # How many
     tol=3e-2, # As for `conjugate_gradients`
     guess=None, # Draws from a posterior like this one, to begin with
+    dense=small_system, # As for `solve_posterior`
 )->np.ndarray: # Unknowns × draws, with mean zero
     "Errors of all scores, drawn from the posterior"
     own,of_pairs = system_noise(posterior.system, n_draws)
     root = np.sqrt(W)
     of_cells = np.stack([posterior.system.total(root*o) for o in of_pairs], 1)
     rhs = np.sqrt(posterior.precision)[:,None]*own.T + posterior.Zt@of_cells
-    return solve_posterior(posterior, W, rhs, tol, guess)
+    return solve_posterior(posterior, W, rhs, tol, guess, dense)
 
 def difference_sd(
     system:ScoreSystem, # Comparisons
@@ -420,15 +423,16 @@ def posterior_errors(
     n_draws=8, # Draws for a large system
     before=None, # `Errors` of a posterior like this one, to begin with
     tol=3e-2, # As for `conjugate_gradients`
+    dense=small_system, # Unknowns up to which there is a covariance in place of draws
 )->Errors:
     "Variances of scores and standard errors of differences"
     W = posterior.curvature(posterior.differences(x))
-    if len(x)<=small_system:
+    if len(x)<=dense:
         cov = np.linalg.inv(dense_matrix(posterior, W))
         res = Errors(np.diag(cov).copy(), None, cov, None)
     else:
         guess = before.draws if before is not None and before.draws is not None and before.draws.shape[1]==n_draws else None
-        draws = posterior_draws(posterior, W, n_draws, tol, guess)
+        draws = posterior_draws(posterior, W, n_draws, tol, guess, dense)
         res = Errors((draws**2).mean(1), None, None, draws)
     return res._replace(sd=difference_sd(posterior.system, posterior.Z, res))
 
