@@ -8,8 +8,8 @@ Docs: https://collab-ext.github.io/collab_ext/comparison_learner.html.md"""
 
 # %% auto #0
 __all__ = ['laws', 'kinds', 'comparison_solvers', 'SavedScores', 'ComparisonLoss', 'law_for', 'ComparisonLearner', 'answer_mse',
-           'set_source', 'comparison_learner', 'raised_variances', 'cell_errors', 'interval_sides', 'comparison_info',
-           'read_scores', 'read_comparison_scores', 'moved_rows', 'take_scores']
+           'set_source', 'comparison_learner', 'UntilSettled', 'raised_variances', 'cell_errors', 'interval_sides',
+           'comparison_info', 'read_scores', 'read_comparison_scores', 'moved_rows', 'take_scores']
 
 # %% ../nbs/12f_comparison_learner.ipynb #28d8acd2
 from fastai.basics import *
@@ -125,6 +125,13 @@ def comparison_learner(
     return learn
 
 # %% ../nbs/12f_comparison_learner.ipynb #48d59950
+class UntilSettled(Callback):
+    "End training when a further round would change nothing"
+    order = 101
+    def __init__(self, solver): self.solver = solver
+    def after_epoch(self):
+        if self.solver.settled: raise CancelFitException
+
 comparison_solvers = dict(posterior=ComparisonSolver, licchavi=LicchaviSolver)
 
 @patch
@@ -141,7 +148,8 @@ def solve(self:ComparisonLearner,
         if relearn: model.prior = None
         solver = comparison_solvers[model.kind](model, self.dls)
         known = model.kind=='posterior' and model.prior is not None
-        self.fit(ifnone(n_epoch, 1 if known else solver.n_epochs), cbs=L(cbs)+ClosedForm(solver))
+        until = [] if n_epoch is not None else [UntilSettled(solver)]
+        self.fit(ifnone(n_epoch, 1 if known else solver.n_epochs), cbs=L(cbs)+ClosedForm(solver)+until)
         if solver.holds(model): model.prior = solver.prior()
         self._solved = solver
     return self

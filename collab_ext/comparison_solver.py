@@ -172,8 +172,10 @@ def round(self:ComparisonSolver, n_draws=4):
     if self.settled: return
     before,scale = dict(self.variance),self.scale
     posterior = self.posterior()
-    self.x,moved = newton_step(posterior, self.x, 3e-2, quick_system)
-    self.errors = posterior_errors(posterior, self.x, n_draws, self.errors, dense=quick_system)
+    d = posterior.differences(self.x)
+    gradient,W = posterior.derivatives(self.x, d)
+    self.errors = posterior_errors(posterior, self.x, n_draws, self.errors, dense=quick_system, W=W)
+    self.x,moved = newton_from(posterior, self.x, d, gradient, W, 3e-2, quick_system)
     self.learn_prior(posterior)
     change = max((abs(math.log(v/before[k])) for k,v in self.variance.items()), default=0.)
     spread = math.sqrt(sum(self.variance.values()))
@@ -252,8 +254,9 @@ def train_epoch(self:ComparisonSolver):
     if self.settled: return self.loss
     self.round()
     d = self.posterior().differences(self.x)
-    nll = to_np(self.model.law.nll(torch.from_numpy(d), torch.from_numpy(self.system.y)))
-    self.loss = float(np.average(nll, weights=self.system.w)) if len(nll) else 0.
+    law,system = self.model.law,self.system
+    nll = expected(law.cumulant, d) - law.slope*system.y*d
+    self.loss = float(system.w@nll/max(system.w.sum(), 1e-300))
     return self.loss
 
 @patch
@@ -295,7 +298,7 @@ def balanced(
 # %% ../nbs/12e_comparison_solver.ipynb #5b627618
 class LicchaviSolver(Solver):
     "Local and global scores in turn, by the loss of Licchavi"
-    n_epochs = 60
+    n_epochs,settled = 60,False
     def __init__(self, model, dls, loss_func=None, w=1., w0=1.):
         super().__init__(model, dls, loss_func)
         self.w,self.w0,self.local = w,w0,None

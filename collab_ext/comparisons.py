@@ -263,11 +263,17 @@ def encode(self:Comparisons,
     names = self.columns
     check_columns(df, [o for o in (names.contributor,names.item_a,names.item_b,names.criterion) if o is not None])
     _check_no_self(df, names)
-    cols = [self.vocab.rows(df[o], s).clamp(min=0) for o,s in zip(names[:3], (0,1,1))]
+    cols = [_label_rows(self.vocab, df[o], s) for o,s in zip(names[:3], (0,1,1))]
     cols.append(_criterion_rows(df, names, self.criteria))
     targ = None
     if names.comparison in df: targ = torch.from_numpy(column_numbers(df, names.comparison).astype(np.float64)/self.scale)
     return self.replace(ids=torch.stack(cols, 1).int(), targ=targ, weight=None)
+
+def _label_rows(vocab, labels, s):
+    "Row of each label: the different ones are looked up; 0 where it is not known"
+    codes,different = pd.factorize(labels)
+    rows = torch.cat([vocab.rows(different, s).clamp(min=0), torch.zeros(1).long()])
+    return rows[torch.from_numpy(codes)] # a missing label has the code −1, the last row
 
 def _criterion_rows(df, names, criteria):
     "Number of each row's criterion among `criteria`"

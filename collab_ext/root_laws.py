@@ -41,6 +41,11 @@ def curvature(self:RootLaw, d:Tensor)->Tensor:
     "Second derivative of `nll` in `d`: the same for every answer"
     return self.slope**2*self.variance(d)
 
+@patch
+def moments(self:RootLaw, d:Tensor)->tuple:
+    "Mean and variance of an answer; a law that can share work between them does"
+    return self.mean(d),self.variance(d)
+
 # %% ../nbs/12a_root_laws.ipynb #46127cc2
 def _series(x, order, near):
     "Derivative `order` of log(sinh(x)/x), by its power series; `x` is at most `near` < π"
@@ -115,9 +120,9 @@ class WinsLaw(RootLaw):
 def cumulant(self:WinsLaw, d:Tensor)->Tensor:
     "log E exp(r·d/2) over the root law"
     a = d.abs()/2
-    small = a.clamp(max=1)
+    small = a.clamp(max=300)
     near = torch.log1p(torch.expm1(-small)**2*torch.exp(small)/(2+self.tie))
-    return torch.where(a<1, near, a + torch.log(self._parts(d)[2]/(2+self.tie)))
+    return near + (a-small) # beyond 300, a straight line
 
 @patch
 def mean(self:WinsLaw, d:Tensor)->Tensor:
@@ -131,6 +136,13 @@ def variance(self:WinsLaw, d:Tensor)->Tensor:
     "Variance of an answer"
     q,q2,total = self._parts(d)
     return (4*q2 + self.tie*q*(1+q2))/total**2
+
+@patch
+def moments(self:WinsLaw, d:Tensor)->tuple:
+    "Mean and variance of an answer; without ties, from one hyperbolic tangent"
+    if self.tie: return self.mean(d),self.variance(d)
+    mean = torch.tanh(d/2)
+    return mean,1-mean*mean
 
 @patch
 def third(self:WinsLaw, d:Tensor)->Tensor:

@@ -8,9 +8,9 @@ Docs: https://collab-ext.github.io/collab_ext/scores.html.md"""
 
 # %% auto #0
 __all__ = ['level_columns', 'shared_levels', 'small_system', 'Errors', 'levels_for', 'sizes_of', 'columns_of', 'ComparisonScores',
-           'positions', 'ScoreSystem', 'expected', 'Posterior', 'conjugate_gradients', 'dense_matrix',
-           'solve_posterior', 'newton_step', 'label_codes', 'random_signs', 'system_noise', 'posterior_draws',
-           'difference_sd', 'posterior_errors', 'learned_variance']
+           'positions', 'ScoreSystem', 'expected', 'expected_moments', 'Posterior', 'conjugate_gradients',
+           'dense_matrix', 'solve_posterior', 'newton_step', 'newton_from', 'label_codes', 'random_signs',
+           'system_noise', 'posterior_draws', 'difference_sd', 'posterior_errors', 'learned_variance']
 
 # %% ../nbs/12b_scores.ipynb #e44b8c5c
 import hashlib
@@ -162,7 +162,9 @@ class ScoreSystem:
         self.y = np.zeros(len(ds)) if ds.targ is None else to_np(ds.targ).astype(np.float64)
         self.w = np.ones(len(ds)) if ds.weight is None else to_np(ds.weight).astype(np.float64)
         if merge: pairs,self.y,self.w = _merged(pairs, self.y, self.w)
-        self.pairs = pairs.astype(np.int32).T # n × 2, each column in one piece
+        self.pairs = pairs.T # n × 2, each column in one piece
+        self.columns = pairs[1].astype(np.int32) # as sparse matrices want them
+        self.ends = np.searchsorted(pairs[0], np.arange(len(self.cells)+1)).astype(np.int32)
         self.parts = _parts(self.used, self.cells, sizes)
         self.contributor = self.parts.get('contributor')
         self.at = {l:_found(to_np(getattr(model, f'{l}_keys')), _keys(level_columns[l], self.parts, sizes)) for l in self.levels}
@@ -176,9 +178,13 @@ class ScoreSystem:
         return z.take(second, 0)-z.take(first, 0)
     def total(self, v, sign=-1.):
         "Sums over the pairs of each cell: `v` of those in which it is second, and `sign` times `v` of the others"
-        first,second = self.pairs.T
+        above = self.above(v)
+        one = np.ones(len(self.cells))
+        return above.T@one + sign*(above@one)
+    def above(self, v):
+        "A sparse matrix (cells × cells) with the values `v` of merged pairs, above its diagonal"
         n = len(self.cells)
-        return np.bincount(second, v, n) + sign*np.bincount(first, v, n)
+        return sp.csr_matrix((v, self.columns, self.ends), shape=(n,n))
 
     @property
     def n_unknown(self): return sum(self.n_of.values())
@@ -200,6 +206,10 @@ class ScoreSystem:
 # %% ../nbs/12b_scores.ipynb #7a6cd8b7
 def _of_law(f, *arrays): return to_np(f(*[torch.from_numpy(o) for o in arrays]))
 
+def _blocks(n, size=2**15):
+    "Slices that cover `n` rows: what a law computes of them stays in the cache"
+    return [slice(i, i+size) for i in range(0, n, size)]
+
 def expected(
     f, # Function of differences, from `root_laws`
     d:np.ndarray, # Mean differences (n)
@@ -207,9 +217,25 @@ def expected(
     n_points=5, # Points of the quadrature
 )->np.ndarray: # n
     "The average of `f` over normally distributed differences"
-    if sd is None: return _of_law(f, d)
-    nodes,weights = np.polynomial.hermite_e.hermegauss(n_points)
-    return sum(w*_of_law(f, d+t*sd) for t,w in zip(nodes, weights/weights.sum()))
+    nodes,weights = np.polynomial.hermite_e.hermegauss(1 if sd is None else n_points)
+    res = np.zeros_like(d)
+    for o in _blocks(len(d)):
+        for t,w in zip(nodes, weights/weights.sum()): res[o] += w*_of_law(f, d[o]+t*sd[o] if t else d[o])
+    return res
+
+def expected_moments(
+    law, # One of `root_laws`
+    d:np.ndarray, sd=None, n_points=5, # As for `expected`
+)->tuple: # Two arrays (n)
+    "The averages of an answer's mean and of its variance"
+    nodes,weights = np.polynomial.hermite_e.hermegauss(1 if sd is None else n_points)
+    mean,variance = np.zeros_like(d),np.zeros_like(d)
+    for o in _blocks(len(d)):
+        for t,w in zip(nodes, weights/weights.sum()):
+            m,v = law.moments(torch.from_numpy(d[o]+t*sd[o] if t else d[o]))
+            mean[o] += w*to_np(m)
+            variance[o] += w*to_np(v)
+    return mean,variance
 
 # %% ../nbs/12b_scores.ipynb #a0692b4d
 class Posterior:
@@ -237,6 +263,12 @@ class Posterior:
     def gradient(self, x, d):
         residual = self.tau*self.system.w*self.law.slope*(self.average(self.law.mean, d)-self.system.y)
         return self.Zt@self.system.total(residual) + self.precision*(x-self.mean)
+    def derivatives(self, x, d):
+        "Gradient, and curvature of each comparison"
+        mean,variance = expected_moments(self.law, d, self.sd, self.n_points)
+        slope = self.law.slope
+        weight = self.tau*slope*self.system.w
+        return self.Zt@self.system.total(weight*(mean-self.system.y)) + self.precision*(x-self.mean),slope*weight*variance
     def curvature(self, d): return self.tau*self.system.w*self.law.slope**2*self.average(self.law.variance, d)
 
     def diagonal(self, W):
@@ -246,16 +278,9 @@ class Posterior:
         Z2.data = Z2.data**2
         return Z2@of_cells + self.precision
 
-    def between(self, W):
-        "The part of the matrix that joins two cells, above its diagonal (cells × cells, sparse)"
-        first,second = self.system.pairs.T
-        n = len(self.system.cells)
-        ends = np.concatenate([[0], np.bincount(first, minlength=n).cumsum()]).astype(np.int32)
-        return sp.csr_matrix((W, second, ends), shape=(n,n))
-
     def product(self, W):
         "The matrix of second derivatives, as a function that multiplies it with an array (unknowns × columns)"
-        above = self.between(W)
+        above = self.system.above(W)
         below,of_cells = above.T,self.system.total(W, 1.)[:,None]
         def times(v):
             z = self.Z@v
@@ -299,7 +324,7 @@ def dense_matrix(
     W:np.ndarray, # Curvatures of the comparisons
 )->np.ndarray:
     "The matrix of second derivatives"
-    above = posterior.between(W)
+    above = posterior.system.above(W)
     of_cells = sp.diags(posterior.system.total(W, 1.)) - above - above.T
     return (posterior.Zt@of_cells@posterior.Z).toarray() + np.diag(posterior.precision)
 
@@ -324,8 +349,13 @@ def newton_step(
 )->tuple: # Better scores, and the largest change
     "One step of Newton's method towards the best scores"
     d = posterior.differences(x)
-    rhs = posterior.gradient(x, d)[:,None]
-    step = solve_posterior(posterior, posterior.curvature(d), rhs, tol, dense=dense)[:,0]
+    return newton_from(posterior, x, d, *posterior.derivatives(x, d), tol, dense)
+
+def newton_from(
+    posterior, x, d, gradient, W, tol=1e-2, dense=small_system # As for `newton_step`, with the derivatives at the scores
+)->tuple: # Better scores, and the largest change
+    "One step of Newton's method with derivatives that are known"
+    step = solve_posterior(posterior, W, gradient[:,None], tol, dense=dense)[:,0]
     along = posterior.differences(step)
     t = 1. if 2*posterior.law.slope*np.abs(along).max(initial=0)<1.7 else _step_size(posterior, x, step, d, along)
     return x-t*step,np.abs(t*step).max(initial=0)
@@ -424,9 +454,10 @@ def posterior_errors(
     before=None, # `Errors` of a posterior like this one, to begin with
     tol=3e-2, # As for `conjugate_gradients`
     dense=small_system, # Unknowns up to which there is a covariance in place of draws
+    W=None, # Curvatures of the comparisons; those at the means by default
 )->Errors:
     "Variances of scores and standard errors of differences"
-    W = posterior.curvature(posterior.differences(x))
+    if W is None: W = posterior.curvature(posterior.differences(x))
     if len(x)<=dense:
         cov = np.linalg.inv(dense_matrix(posterior, W))
         res = Errors(np.diag(cov).copy(), None, cov, None)
