@@ -245,6 +245,7 @@ def choose(self:ComparisonSolver, n_rounds=3):
     if self.settings.scales is not None or not self.has_scales: return
     trial.tau,trial.has_scales = self.tau,True
     self.has_scales = trial.trial_loss(test, n_rounds)<losses[self.tau]
+    self.x,self.variance = trial.x,trial.variance # a good place to begin
 
 # %% ../nbs/12e_comparison_solver.ipynb #50b39c2d
 @patch

@@ -18,6 +18,7 @@ from .args import *
 class RootLaw:
     "The distribution of an answer r in [−1,1] given the difference d = score(b) − score(a): the root law times exp(slope·r·d)"
     slope = 1. # How fast answers turn extreme as scores differ
+    bend = 2. # At least |third central moment|/variance, whatever the difference
     def __repr__(self): return f"{type(self).__name__}({', '.join(f'{k}={v!r}' for k,v in vars(self).items())})"
     def __eq__(self, other): return type(self) is type(other) and vars(self)==vars(other)
     def __hash__(self): return hash((type(self), *vars(self).values()))
@@ -88,6 +89,7 @@ def _uniform(d, generator): return torch.rand(d.shape, generator=generator, dtyp
 
 class UniformLaw(RootLaw):
     "Answers anywhere from −1 to 1: the generalised Bradley–Terry model with a uniform root law"
+    bend = .55
     def cumulant(self, d): return log_sinhc(d)
     def mean(self, d): return log_sinhc(d, 1)
     def variance(self, d): return log_sinhc(d, 2)

@@ -299,24 +299,31 @@ def conjugate_gradients(
     guess=None, # Where to begin (n × columns); at zero by default
 )->np.ndarray: # Solutions (n × columns)
     "Solve a symmetric positive definite system for several right-hand sides"
+    if rhs.shape[1]>8: # a few at a time stay in the cache
+        parts = [slice(i, i+8) for i in range(0, rhs.shape[1], 8)]
+        return np.concatenate([conjugate_gradients(product, diagonal, rhs[:,o], tol, most, None if guess is None else guess[:,o]) for o in parts], 1)
     inv = 1/diagonal[:,None]
-    goal = tol**2*(inv*rhs**2).sum(0)
-    x = np.zeros_like(rhs) if guess is None else guess.copy()
+    goal = tol**2*_dots(inv*rhs, rhs)
+    x = np.zeros(rhs.shape) if guess is None else guess.copy()
     r = rhs.copy() if guess is None else rhs-product(x)
     z = inv*r
     p = z.copy()
-    rz = (r*z).sum(0)
+    rz = _dots(r, z)
     for _ in range(most):
         if not (rz>goal).any(): break
         Ap = product(p)
-        alpha = rz/np.maximum((p*Ap).sum(0), 1e-300)
+        alpha = rz/np.maximum(_dots(p, Ap), 1e-300)
         x += alpha*p
-        r -= alpha*Ap
-        z = inv*r
-        new = (r*z).sum(0)
-        p = z + new/np.maximum(rz, 1e-300)*p
+        Ap *= alpha
+        r -= Ap
+        np.multiply(inv, r, out=z)
+        new = _dots(r, z)
+        p *= new/np.maximum(rz, 1e-300)
+        p += z
         rz = new
     return x
+
+def _dots(a, b): return np.einsum('ij,ij->j', a, b) # of columns
 
 # %% ../nbs/12b_scores.ipynb #6a1032df
 def dense_matrix(
@@ -357,7 +364,7 @@ def newton_from(
     "One step of Newton's method with derivatives that are known"
     step = solve_posterior(posterior, W, gradient[:,None], tol, dense=dense)[:,0]
     along = posterior.differences(step)
-    t = 1. if 2*posterior.law.slope*np.abs(along).max(initial=0)<1.7 else _step_size(posterior, x, step, d, along)
+    t = 1. if posterior.law.bend*posterior.law.slope*np.abs(along).max(initial=0)<1.7 else _step_size(posterior, x, step, d, along)
     return x-t*step,np.abs(t*step).max(initial=0)
 
 def _step_size(posterior, x, step, d, along):
