@@ -122,7 +122,7 @@ def start(self:ComparisonSolver, ds=None):
     self.scale_variance = learned.get('scale_variance', .1)
     self.tau = ifnone(self.settings.tau, learned.get('tau'))
     self.slope = learned.get('slope', 0.)
-    self.errors,self.settled = None,False
+    self.errors,self.settled,self.last_step = None,False,{}
     self.learns = not learned
     return self
 
@@ -136,6 +136,14 @@ def posterior(self:ComparisonSolver):
 
 # %% ../nbs/12e_comparison_solver.ipynb #060a9b22
 @patch
+def damped(self:ComparisonSolver, k, variance):
+    "How far the logarithm of a prior variance goes towards a new one: half the way where it turns round"
+    step = math.log(variance/self.variance[k])
+    if step*self.last_step.get(k, 0.)<0: step /= 2
+    self.last_step[k] = step
+    return step
+
+@patch
 def learn_prior(self:ComparisonSolver, posterior):
     "New variances and scales from the scores and their errors"
     if from_source in self.groups:
@@ -144,7 +152,7 @@ def learn_prior(self:ComparisonSolver, posterior):
     off = self.x-self.slope*self.source
     for k,at in self.groups.items():
         if self.settings.given(k) is not None or not len(at): continue
-        self.variance[k] = learned_variance(off[at], self.errors.variance[at], self.variance[k])
+        self.variance[k] *= math.exp(self.damped(k, learned_variance(off[at], self.errors.variance[at], self.variance[k])))
     if not self.has_scales: return
     self.scale,errors_of_scale,there = rescaled(posterior, self.x, self.scale_variance)
     new = learned_variance(self.scale[there]-1, errors_of_scale[there], self.scale_variance, 1e-4)
@@ -170,16 +178,17 @@ def round(self:ComparisonSolver, n_draws=4):
     "Solve for the scores, then for their errors, scales and variances, until they have settled"
     if not self.learns: return self.settle()
     if self.settled: return
-    before,scale = dict(self.variance),self.scale
+    before,scale,x = dict(self.variance),self.scale,self.x
     posterior = self.posterior()
     d = posterior.differences(self.x)
     gradient,W = posterior.derivatives(self.x, d)
     self.errors = posterior_errors(posterior, self.x, n_draws, self.errors, dense=quick_system, W=W)
-    self.x,moved = newton_from(posterior, self.x, d, gradient, W, 3e-2, quick_system)
+    self.x,_ = newton_from(posterior, self.x, d, gradient, W, 3e-2, quick_system)
     self.learn_prior(posterior)
-    change = max((abs(math.log(v/before[k])) for k,v in self.variance.items()), default=0.)
-    spread = math.sqrt(sum(self.variance.values()))
-    self.settled = change<2e-3 and moved<2e-3*spread and np.abs(self.scale-scale).max(initial=0)<2e-3
+    spread = sum(self.variance.values())
+    change = max((abs(v-before[k]) for k,v in self.variance.items()), default=0.)
+    moved = np.sqrt(np.mean((self.x-x)**2)) if len(x) else 0.
+    self.settled = change<3e-3*spread and moved<2e-3*math.sqrt(spread) and np.abs(self.scale-scale).max(initial=0)<1e-2
 
 # %% ../nbs/12e_comparison_solver.ipynb #3a2b38fd
 least_for_tau = 2000 # Comparisons below which answers are taken to be as consistent as the law says
@@ -227,7 +236,7 @@ def trial_loss(self:ComparisonSolver, test, n_rounds):
 
 # %% ../nbs/12e_comparison_solver.ipynb #ab097762
 @patch
-def choose(self:ComparisonSolver, n_rounds=3):
+def choose(self:ComparisonSolver, n_rounds=2):
     "The consistency that predicts held-out pairs best, and whether scales help to"
     ds = self.dls.train_ds
     self.tau = ifnone(self.tau, 1.)

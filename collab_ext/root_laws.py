@@ -79,10 +79,12 @@ def log_sinhc(
 )->Tensor: # Of the same shape
     "log(sinh(x)/x) or a derivative of it, to about ten times the precision of the type of `x`"
     near = 1. if order==3 else .5
-    small = _series(x.clamp(-near,near), order, near)
     a = x.abs().clamp(min=near)
-    large = _log_sinh(a, order) - _log_2x(a, order)
-    return torch.where(x.abs()<near, small, large*torch.sign(x)**order)
+    res = _log_sinh(a, order) - _log_2x(a, order)
+    if order%2: res = res*torch.sign(x)
+    small = x.abs()<near
+    res[small] = _series(x[small], order, near)
+    return res
 
 # %% ../nbs/12a_root_laws.ipynb #4809623a
 def _uniform(d, generator): return torch.rand(d.shape, generator=generator, dtype=d.dtype, device=d.device)
@@ -94,6 +96,17 @@ class UniformLaw(RootLaw):
     def mean(self, d): return log_sinhc(d, 1)
     def variance(self, d): return log_sinhc(d, 2)
     def third(self, d): return log_sinhc(d, 3)
+    def moments(self, d):
+        "Mean and variance of an answer, from one exponential"
+        a = d.abs().clamp(min=.5)
+        e = torch.exp(-2*a)
+        inverse,rest = 1/a,1/(1-e)
+        mean = ((1+e)*rest - inverse)*torch.sign(d)
+        variance = inverse*inverse - 4*e*rest*rest
+        small = d.abs()<.5
+        near = d[small]
+        mean[small],variance[small] = _series(near, 1, .5),_series(near, 2, .5)
+        return mean,variance
     def sample(self,
         d:Tensor, # Differences of scores
         generator=None, # A `torch.Generator`; torch's own by default

@@ -251,7 +251,7 @@ class Posterior:
     ):
         store_attr()
         self.Z,self.Zt = system.design(scale)
-        self.n_points = 3 if sd is None or sd.max(initial=0)<1 else 5 # of quadrature: the less is known, the more
+        self.n_points = 3 if sd is None or sd@sd<len(sd) else 5 # of quadrature: the less is known, the more
 
     def average(self, f, d): return expected(f, d, self.sd, self.n_points)
     def differences(self, x): return self.system.difference(self.Z@x)
@@ -278,13 +278,18 @@ class Posterior:
         Z2.data = Z2.data**2
         return Z2@of_cells + self.precision
 
-    def product(self, W):
+    def product(self, W, dtype=np.float64):
         "The matrix of second derivatives, as a function that multiplies it with an array (unknowns × columns)"
-        above = self.system.above(W)
-        below,of_cells = above.T,self.system.total(W, 1.)[:,None]
+        Z,Zt,above = [o.astype(dtype, copy=False) for o in (self.Z,self.Zt,self.system.above(W))]
+        below,of_cells,precision = above.T,self.system.total(W, 1.)[:,None].astype(dtype),self.precision[:,None].astype(dtype)
         def times(v):
-            z = self.Z@v
-            return self.Zt@(of_cells*z - above@z - below@z) + self.precision[:,None]*v
+            z = Z@v
+            res = of_cells*z
+            res -= above@z
+            res -= below@z
+            res = Zt@res
+            res += precision*v
+            return res
         return times
 
 # %% ../nbs/12b_scores.ipynb #028cb36e
@@ -302,9 +307,10 @@ def conjugate_gradients(
     if rhs.shape[1]>8: # a few at a time stay in the cache
         parts = [slice(i, i+8) for i in range(0, rhs.shape[1], 8)]
         return np.concatenate([conjugate_gradients(product, diagonal, rhs[:,o], tol, most, None if guess is None else guess[:,o]) for o in parts], 1)
-    inv = 1/diagonal[:,None]
+    inv = (1/diagonal[:,None]).astype(rhs.dtype)
     goal = tol**2*_dots(inv*rhs, rhs)
-    x = np.zeros(rhs.shape) if guess is None else guess.copy()
+    tiny = np.finfo(rhs.dtype).tiny
+    x = np.zeros_like(rhs) if guess is None else guess.copy()
     r = rhs.copy() if guess is None else rhs-product(x)
     z = inv*r
     p = z.copy()
@@ -312,13 +318,13 @@ def conjugate_gradients(
     for _ in range(most):
         if not (rz>goal).any(): break
         Ap = product(p)
-        alpha = rz/np.maximum(_dots(p, Ap), 1e-300)
+        alpha = rz/np.maximum(_dots(p, Ap), tiny)
         x += alpha*p
         Ap *= alpha
         r -= Ap
         np.multiply(inv, r, out=z)
         new = _dots(r, z)
-        p *= new/np.maximum(rz, 1e-300)
+        p *= new/np.maximum(rz, tiny)
         p += z
         rz = new
     return x
@@ -345,7 +351,9 @@ def solve_posterior(
 )->np.ndarray: # Solutions
     "Solve with the matrix of second derivatives"
     if len(rhs)<=dense: return np.linalg.solve(dense_matrix(posterior, W), rhs)
-    return conjugate_gradients(posterior.product(W), posterior.diagonal(W), rhs, tol, guess=guess)
+    dtype = np.float32 if tol>=1e-2 else np.float64 # single precision where it is enough
+    guess = None if guess is None else guess.astype(dtype)
+    return conjugate_gradients(posterior.product(W, dtype), posterior.diagonal(W), rhs.astype(dtype), tol, guess=guess)
 
 # %% ../nbs/12b_scores.ipynb #7a0b9dc4
 def newton_step(
