@@ -8,9 +8,9 @@ Docs: https://collab-ext.github.io/collab_ext/comparison_learner.html.md"""
 
 # %% auto #0
 __all__ = ['laws', 'comparison_solvers', 'SavedScores', 'ComparisonLoss', 'law_for', 'answer_mse', 'ComparisonLearner',
-           'model_for', 'source_scores', 'set_source', 'comparison_learner', 'posterior_solver', 'raised_variances',
-           'cell_errors', 'contributor_groups', 'interval_sides', 'shared_frame', 'comparison_info', 'read_scores',
-           'moved_rows', 'take_scores', 'grown_loaders']
+           'model_for', 'source_scores', 'set_source', 'comparison_learner', 'UntilSettled', 'posterior_solver',
+           'raised_variances', 'cell_errors', 'contributor_groups', 'interval_sides', 'shared_frame', 'comparison_info',
+           'read_scores', 'moved_rows', 'take_scores', 'grown_loaders']
 
 # %% ../nbs/12f_comparison_learner.ipynb #28d8acd2
 from fastai.basics import *
@@ -83,7 +83,7 @@ def _checked_loaders(dls):
     if isinstance(dls, ComparisonDataLoaders): return dls
     raise ValueError(f"`dls` are loaders of comparisons, not {a_type(dls)}: make them with `ComparisonDataLoaders.from_df(comparisons)`")
 
-# %% ../nbs/12f_comparison_learner.ipynb #984ff3de
+# %% ../nbs/12f_comparison_learner.ipynb #2965d343
 comparison_solvers = dict(posterior=ComparisonSolver, licchavi=LicchaviSolver)
 
 def model_for(
@@ -100,7 +100,7 @@ def model_for(
     levels = LicchaviSolver.levels(len(ds.criteria)) if is_licchavi else settings.levels
     return ComparisonScores.from_data(ds, law, levels, settings=settings, kind=kind)
 
-# %% ../nbs/12f_comparison_learner.ipynb #5778dfc7
+# %% ../nbs/12f_comparison_learner.ipynb #2d8e0445
 def source_scores(
     src, # Scores: a frame with item and score, a `Series` or dict by item, a learner, or a saved name
     folder:Path, # Where saved names are
@@ -118,7 +118,7 @@ def source_scores(
     column_numbers(src, 'score', 'score')
     return src.groupby('item').score.mean()
 
-# %% ../nbs/12f_comparison_learner.ipynb #a5edf121
+# %% ../nbs/12f_comparison_learner.ipynb #52f3f426
 def set_source(
     model:ComparisonScores, # A model of comparisons; what it knows about items changes
     vocab:Vocab, # Its labels
@@ -138,7 +138,7 @@ def set_source(
     model.set_item_means(torch.where(known, centred, 0.), known)
     return known.double().mean().item()
 
-# %% ../nbs/12f_comparison_learner.ipynb #1e472d3b
+# %% ../nbs/12f_comparison_learner.ipynb #0eca2a98
 @delegates(Learner.__init__)
 def comparison_learner(
     dls, # `ComparisonDataLoaders`
@@ -149,6 +149,7 @@ def comparison_learner(
     tau=None, # How much more consistent answers are than the law says; found by default
     scales=None, # A scale for each contributor? Where it helps by default
     averages=True, # Average over the errors of scores? False for the most probable scores
+    tails=8., # Degrees of freedom of what contributors think beside the rest; infinite for normal tails, which one contributor can move
     pretrained=None, # Scores of other comparisons: a saved name, a learner, or a frame with item and score
     path=None, # Folder for saved files; that of `dls` by default
     metrics=None, # Metrics of differences and answers; `answer_mse` by default
@@ -160,12 +161,19 @@ def comparison_learner(
     if isinstance(law, str): check_choice('law', law, laws)
     law = laws[law]() if isinstance(law, str) else ifnone(law, law_for(ds))
     if not isinstance(law, RootLaw): raise ValueError(f"`law` is one of {', '.join(laws)}, or a `RootLaw`, not {a_type(law)}")
-    model = model_for(ds, law, ScoreSettings(variance, tau, scales, averages, levels), loss)
+    model = model_for(ds, law, ScoreSettings(variance, tau, scales, averages, levels, tails), loss)
     learn = ComparisonLearner(dls, model, path=path, metrics=ifnone(metrics, partial(answer_mse, law=law)), **kwargs)
     if pretrained is not None: set_source(model, dls.vocab, source_scores(pretrained, learn.path/learn.model_dir))
     return learn
 
-# %% ../nbs/12f_comparison_learner.ipynb #48d59950
+# %% ../nbs/12f_comparison_learner.ipynb #176eea31
+class UntilSettled(Callback):
+    "End training when a further round would change nothing"
+    order = 101
+    def __init__(self, solver): self.solver = solver
+    def after_epoch(self):
+        if self.solver.settled: raise CancelFitException
+
 @patch
 @checks_names
 def solve(self:ComparisonLearner,
@@ -181,7 +189,8 @@ def solve(self:ComparisonLearner,
         if relearn: self.record(None)
         solver = comparison_solvers[self.model.kind](self.model, self.dls)
         default = solver.n_epochs if self.model.prior is None else 1
-        self.fit(ifnone(n_epoch, default), cbs=L(cbs)+ClosedForm(solver))
+        until = [] if n_epoch is not None else [UntilSettled(solver)]
+        self.fit(ifnone(n_epoch, default), cbs=L(cbs)+ClosedForm(solver)+until)
         self.record(ifnone(solver.prior(), self.model.prior), solver)
     return self
 
@@ -190,7 +199,7 @@ def _check_has_data(learn):
     if len(learn.dls.train_ds): return
     raise ValueError("This learner has no comparisons, because it was exported: `save` it, and `load` it into a learner of the comparisons")
 
-# %% ../nbs/12f_comparison_learner.ipynb #873d341d
+# %% ../nbs/12f_comparison_learner.ipynb #d82260e6
 def posterior_solver(
     learn:ComparisonLearner, # A learner that has been trained or loaded
 )->ComparisonSolver: # With errors
@@ -216,7 +225,7 @@ def raised_variances(
         res[k] = solver.variance[k]*math.exp(1/math.sqrt(max(information, 1.)))
     return res
 
-# %% ../nbs/12f_comparison_learner.ipynb #18e78a47
+# %% ../nbs/12f_comparison_learner.ipynb #04e2fab6
 def cell_errors(
     solver:ComparisonSolver, # After training
     group:np.ndarray, # Number of the group of each cell, whose average is taken off
@@ -357,7 +366,7 @@ def expected_answers(self:ComparisonLearner,
     if self.model.kind!='posterior': return to_np(law.mean(self.model(ds.ids).detach()))*scale
     return expected_answers(law, *posterior_solver(self).difference(ds))*scale
 
-# %% ../nbs/12f_comparison_learner.ipynb #190f4344
+# %% ../nbs/12f_comparison_learner.ipynb #a46aab36
 def comparison_info(
     learn:ComparisonLearner, # A learner
 )->dict: # Plain data
@@ -446,7 +455,7 @@ def read_scores(
     model.load_state_dict(state)
     return SavedScores(model, pair.vocab, info['criteria'], info['scale'], info['comparison_max'], pair.opt, pair.file)
 
-# %% ../nbs/12f_comparison_learner.ipynb #c4c84f65
+# %% ../nbs/12f_comparison_learner.ipynb #d0c0da07
 def moved_rows(
     old:Vocab, # Labels of the scores
     old_criteria:list, # Their criteria

@@ -117,7 +117,7 @@ def _without_duplicates(df, names, policy):
         df = with_column(df, names.comparison, mean*sign)
     return df[~keys.duplicated(keep='last')]
 
-# %% ../nbs/12_comparisons.ipynb #b77c4926
+# %% ../nbs/12_comparisons.ipynb #413954e3
 def _check_label_columns(df, names):
     "Raise an error where a contributor, an item or a criterion is missing or is no label"
     for o in names:
@@ -127,10 +127,11 @@ def _check_label_columns(df, names):
 
 def _check_no_self(df, names):
     "Raise a `ValueError` if an item is compared with itself"
-    alike = (df[names.item_a].astype(object)==df[names.item_b].astype(object)).to_numpy()
+    a,b = df[names.item_a],df[names.item_b]
+    if a.dtype!=b.dtype or a.dtype=='category': a,b = a.astype(object),b.astype(object)
+    alike = (a==b).to_numpy()
     if not alike.any(): return
-    item = df[names.item_a][alike].iloc[0]
-    raise ValueError(f"The item {item!r} is compared with itself in {rows_text(df, alike)}: remove such rows")
+    raise ValueError(f"The item {a[alike].iloc[0]!r} is compared with itself in {rows_text(df, alike)}: remove such rows")
 
 def check_comparisons(
     df:pd.DataFrame, # Comparisons, one a row
@@ -148,7 +149,7 @@ def check_comparisons(
     check_answers(df, names, comparison_max)
     return _without_duplicates(df, names, duplicates)
 
-# %% ../nbs/12_comparisons.ipynb #0b2514a3
+# %% ../nbs/12_comparisons.ipynb #30cb18c4
 def _flags(df, col):
     "A column of true and false, or of 1 and 0"
     y = df[col]
@@ -214,7 +215,7 @@ def comparison_graph(
         parts.append(part)
     return pd.concat(parts, ignore_index=True)
 
-# %% ../nbs/12_comparisons.ipynb #6623634f
+# %% ../nbs/12_comparisons.ipynb #64a2dedb
 def _repeated(df, names):
     "Number of pairs that a contributor compared more than once, and of those that came in both orders"
     keys,exchanged = _pair_keys(df, names)
@@ -299,7 +300,7 @@ def new_empty(self:Comparisons)->Comparisons:
     "Labels without comparisons"
     return self.only(slice(0))
 
-# %% ../nbs/12_comparisons.ipynb #84e628e6
+# %% ../nbs/12_comparisons.ipynb #208739b3
 @patch
 def encode(self:Comparisons,
     df:pd.DataFrame, # Contributors, pairs of items, perhaps criteria and answers
@@ -308,11 +309,17 @@ def encode(self:Comparisons,
     names = self.columns
     check_columns(df, [o for o in (names.contributor,names.item_a,names.item_b,names.criterion) if o is not None])
     _check_no_self(df, names)
-    cols = [self.vocab.rows(df[o], s).clamp(min=0) for o,s in zip(names[:3], (0,1,1))]
+    cols = [_label_rows(self.vocab, df[o], s) for o,s in zip(names[:3], (0,1,1))]
     cols.append(_criterion_rows(df, names, self.criteria))
     targ = None
     if names.comparison in df: targ = torch.from_numpy(column_numbers(df, names.comparison, 'comparison')/self.scale)
     return self.replace(ids=torch.stack(cols, 1).int(), targ=targ, weight=None)
+
+def _label_rows(vocab, labels, s):
+    "Row of each label: the different ones are looked up; 0 where it is not known"
+    codes,different = pd.factorize(labels)
+    rows = torch.cat([vocab.rows(different, s).clamp(min=0), torch.zeros(1).long()])
+    return rows[torch.from_numpy(codes)] # a missing label has the code −1, the last row
 
 def _criterion_rows(df, names, criteria):
     "Number of each row's criterion among `criteria`"
@@ -333,9 +340,10 @@ def decode(self:Comparisons,
     if names.criterion is not None: res[names.criterion] = [self.criteria[o[3]] for o in ids]
     return pd.DataFrame(res)
 
-# %% ../nbs/12_comparisons.ipynb #b18843c7
+# %% ../nbs/12_comparisons.ipynb #6aa2aa2c
 def _pair_split(df, names, valid_pct, seed):
     "Training and validation rows, such that what a contributor said of a pair is in one of them"
+    if valid_pct==0: return np.arange(len(df)),np.arange(0)
     keys,_ = _pair_keys(df, names)
     pair,_ = pd.factorize(pd.MultiIndex.from_frame(keys[['contributor','low','high']]))
     n = pair.max()+1
@@ -374,7 +382,7 @@ def warn_of_components(
     warn(f"{plural(n_apart, 'item')} without any chain of comparisons to the rest, such as {item!r}{of_criterion}: only the prior "
         "says how their scores compare with others; `comparison_graph` lists the components")
 
-# %% ../nbs/12_comparisons.ipynb #cc877d74
+# %% ../nbs/12_comparisons.ipynb #53fa52e3
 class ComparisonDataLoaders(DataLoaders):
     "`DataLoaders` of comparisons"
     @classmethod

@@ -18,6 +18,7 @@ from .args import *
 class RootLaw:
     "The distribution of an answer r in [−1,1] given the difference d = score(b) − score(a): the root law times exp(slope·r·d)"
     slope = 1. # How fast answers turn extreme as scores differ
+    bend = 2. # At least |third central moment|/variance, whatever the difference
     def __repr__(self): return f"{type(self).__name__}({', '.join(f'{k}={v!r}' for k,v in vars(self).items())})"
     def __eq__(self, other): return type(self) is type(other) and vars(self)==vars(other)
     def __hash__(self): return hash((type(self), *vars(self).values()))
@@ -40,6 +41,11 @@ def grad(self:RootLaw, d:Tensor, r:Tensor)->Tensor:
 def curvature(self:RootLaw, d:Tensor)->Tensor:
     "Second derivative of `nll` in `d`: the same for every answer"
     return self.slope**2*self.variance(d)
+
+@patch
+def moments(self:RootLaw, d:Tensor)->tuple:
+    "Mean and variance of an answer; a law that can share work between them does"
+    return self.mean(d),self.variance(d)
 
 # %% ../nbs/12a_root_laws.ipynb #46127cc2
 def _series(x, order, near):
@@ -73,20 +79,34 @@ def log_sinhc(
 )->Tensor: # Of the same shape
     "log(sinh(x)/x) or a derivative of it, to about ten times the precision of the type of `x`"
     near = 1. if order==3 else .5
-    small = _series(x.clamp(-near,near), order, near)
     a = x.abs().clamp(min=near)
-    large = _log_sinh(a, order) - _log_2x(a, order)
-    return torch.where(x.abs()<near, small, large*torch.sign(x)**order)
+    res = _log_sinh(a, order) - _log_2x(a, order)
+    if order%2: res = res*torch.sign(x)
+    small = x.abs()<near
+    res[small] = _series(x[small], order, near)
+    return res
 
 # %% ../nbs/12a_root_laws.ipynb #4809623a
 def _uniform(d, generator): return torch.rand(d.shape, generator=generator, dtype=d.dtype, device=d.device)
 
 class UniformLaw(RootLaw):
     "Answers anywhere from −1 to 1: the generalised Bradley–Terry model with a uniform root law"
+    bend = .55
     def cumulant(self, d): return log_sinhc(d)
     def mean(self, d): return log_sinhc(d, 1)
     def variance(self, d): return log_sinhc(d, 2)
     def third(self, d): return log_sinhc(d, 3)
+    def moments(self, d):
+        "Mean and variance of an answer, from one exponential"
+        a = d.abs().clamp(min=.5)
+        e = torch.exp(-2*a)
+        inverse,rest = 1/a,1/(1-e)
+        mean = ((1+e)*rest - inverse)*torch.sign(d)
+        variance = inverse*inverse - 4*e*rest*rest
+        small = d.abs()<.5
+        near = d[small]
+        mean[small],variance[small] = _series(near, 1, .5),_series(near, 2, .5)
+        return mean,variance
     def sample(self,
         d:Tensor, # Differences of scores
         generator=None, # A `torch.Generator`; torch's own by default
@@ -115,9 +135,9 @@ class WinsLaw(RootLaw):
 def cumulant(self:WinsLaw, d:Tensor)->Tensor:
     "log E exp(r·d/2) over the root law"
     a = d.abs()/2
-    small = a.clamp(max=1)
+    small = a.clamp(max=300)
     near = torch.log1p(torch.expm1(-small)**2*torch.exp(small)/(2+self.tie))
-    return torch.where(a<1, near, a + torch.log(self._parts(d)[2]/(2+self.tie)))
+    return near + (a-small) # beyond 300, a straight line
 
 @patch
 def mean(self:WinsLaw, d:Tensor)->Tensor:
@@ -131,6 +151,13 @@ def variance(self:WinsLaw, d:Tensor)->Tensor:
     "Variance of an answer"
     q,q2,total = self._parts(d)
     return (4*q2 + self.tie*q*(1+q2))/total**2
+
+@patch
+def moments(self:WinsLaw, d:Tensor)->tuple:
+    "Mean and variance of an answer; without ties, from one hyperbolic tangent"
+    if self.tie: return self.mean(d),self.variance(d)
+    mean = torch.tanh(d/2)
+    return mean,1-mean*mean
 
 @patch
 def third(self:WinsLaw, d:Tensor)->Tensor:
