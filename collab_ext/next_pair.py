@@ -186,6 +186,7 @@ def next_pairs(self:ComparisonLearner,
     candidates=None, # Items to choose from, known or new; all known ones by default
     how='information', # 'information', 'neighbours' or 'random'
     seed=None, # Seed of what is random
+    solved=None, # What `solved_errors` gives, to ask many contributors in turn
 )->pd.DataFrame: # contributor, item a, item b, (criterion), expected (answer), information (nats, beyond the rows above)
     "Pairs to show a contributor next, best first"
     check_count('n', n, 'how many pairs to show')
@@ -195,7 +196,7 @@ def next_pairs(self:ComparisonLearner,
     k = _criterion_number(dls.criteria, criterion)
     labels,items = _candidate_items(dls, candidates)
     if len(items)<2: raise ValueError(f"A pair takes two items, and the candidates are {labels}")
-    solver,errors = solved_errors(self)
+    solver,errors = solved_errors(self) if solved is None else solved
     row = max(dls.vocab.rows([contributor], 0).item(), 0)
     known = item_errors(solver, errors, row, k, items)
 

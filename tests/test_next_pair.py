@@ -5,7 +5,7 @@ from collab_ext.comparisons import ComparisonDataLoaders
 from collab_ext.comparison_learner import comparison_learner
 from collab_ext.next_pair import *
 from collab_ext.root_laws import UniformLaw, WinsLaw
-from collab_ext.scores import posterior_errors, small_system
+from collab_ext.scores import small_system
 from collab_ext.simulate_comparisons import simulate_comparisons
 
 pytestmark = pytest.mark.filterwarnings('ignore:.*not connected')
@@ -21,8 +21,7 @@ def learned(): return trained(criteria=2)
 
 def covariance(known): return known.factor@known.factor.T + np.diag(known.own)
 
-def random_errors(rng, m, r):
-    return ItemErrors(rng.normal(size=m), rng.normal(size=(m,r)), rng.exponential(size=m)*(rng.random(m)<.5))
+def random_errors(rng, m, r): return ItemErrors(rng.normal(size=m), rng.normal(size=(m,r)), rng.exponential(size=m)*(rng.random(m)<.5))
 
 @settings(max_examples=30, deadline=None)
 @given(seed=st.integers(0, 10_000), m=st.integers(2, 9), r=st.integers(1, 12), n=st.integers(1, 8))
@@ -116,10 +115,11 @@ def test_large_catalogues_have_bounded_candidates():
 def test_what_is_wrong_is_said(learned):
     learn,_ = learned
     k = learn.dls.criteria[0]
-    for error,text,kwargs in ((ValueError,'one criterion at a time',{}), (KeyError,'no criterion',dict(criterion='x')), (ValueError,'at least 1',dict(criterion=k, n=0)),
-            (ValueError,"'random'",dict(criterion=k, how='best')), (ValueError,'two items',dict(criterion=k, candidates=[])),
-            (ValueError,'list of items',dict(criterion=k, candidates='i1')), (ValueError,'no label',dict(criterion=k, candidates=['i1',None,'i2'])),
-            (TypeError,'candidates',dict(criterion=k, candidate=['i1']))):
+    bad = [(ValueError,'one criterion at a time',{}), (KeyError,'no criterion',dict(criterion='x')), (ValueError,'at least 1',dict(criterion=k, n=0))]
+    bad += [(ValueError,"'random'",dict(criterion=k, how='best')), (TypeError,'candidates',dict(criterion=k, candidate=['i1']))]
+    candidates = {'two items':[], 'list of items':'i1', 'no label':['i1',None,'i2']}
+    bad += [(ValueError,text,dict(criterion=k, candidates=o)) for text,o in candidates.items()]
+    for error,text,kwargs in bad:
         with pytest.raises(error, match=text): learn.next_pairs(0, **kwargs)
     other,_ = trained(loss='licchavi')
     with pytest.raises(ValueError, match='no posterior'): other.next_pairs(0)
