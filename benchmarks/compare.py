@@ -27,8 +27,7 @@ class Timer:
     def __enter__(self):
         self.start = time.perf_counter(),time.process_time()
         return self
-    def __exit__(self, *args):
-        self.seconds,self.cpu = time.perf_counter()-self.start[0],time.process_time()-self.start[1]
+    def __exit__(self, *args): self.seconds,self.cpu = time.perf_counter()-self.start[0],time.process_time()-self.start[1]
     def result(self, **more): return dict(seconds=self.seconds, cpu=self.cpu, **more)
 
 def memory(): return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss/1e6 # GB
@@ -269,7 +268,7 @@ def wins_section(args):
         peers = ['ours'] + [o for o in ('evalica','choix') if find_spec(o) and (name=='small' or name=='medium' and o=='evalica')]
         with tempfile.TemporaryDirectory() as d:
             found = {o:[] for o in peers}
-            for _ in range(args.repeats if name=='small' else 2 if name=='medium' else 1):
+            for _ in range(dict(small=args.repeats, medium=min(args.repeats, 2), large=1)[name]):
                 for who in peers:
                     res = run('wins_of', who, name, Path(d)/who, threads=2 if name=='large' else 1)
                     if res: found[who].append(res)
@@ -379,8 +378,8 @@ def adversary_section(args):
 
 # ---- Report ---------------------------------------------------------------------------------------------------------
 
-sections = dict(heldout=heldout_section, published=published_section, coverage=coverage_section, wins=wins_section, simulated=simulated_section, resume=resume_section,
-    adversary=adversary_section)
+sections = dict(heldout=heldout_section, published=published_section, coverage=coverage_section, wins=wins_section,
+    simulated=simulated_section, resume=resume_section, adversary=adversary_section)
 
 def child(what, *args):
     "Measure once, and print it"

@@ -83,7 +83,9 @@ aggregate: aggregate_scores
 simulate_comparisons: simulate_comparisons
 comparison_learner: ComparisonLearner comparison_learner
 bundle: Bundle
-export: # these four have methods of the learner
+export: # these have methods of the learners
+comparison_plots:
+next_pair:
 plots:
 recommend:
 saving:

@@ -94,7 +94,7 @@ def solved_learner(
         saved = read_scores(state)
         check_covers(dls, saved)
         learn.load(state)
-        relearn = relearn or list(saved.info['levels'])!=list(learn.model.levels)
+        relearn = relearn or saved.model.levels!=learn.model.levels
     if not quiet: return learn.solve(epochs, relearn)
     with learn.no_bar(), learn.no_logging(): return learn.solve(epochs, relearn)
 

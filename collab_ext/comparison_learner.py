@@ -95,7 +95,8 @@ def model_for(
     "A model of comparisons with all scores zero"
     check_choice('loss', kind, comparison_solvers)
     is_licchavi = kind=='licchavi'
-    unused = [k for k,v in vars(settings).items() if v is not None and not k.startswith('_') and not (k=='averages' and v)]
+    default = vars(ScoreSettings())
+    unused = [k for k,v in vars(settings).items() if not k.startswith('_') and v!=default[k]]
     if is_licchavi and unused: raise ValueError(f"Licchavi's loss has no use for `{unused[0]}`: leave it out, or pass `loss='posterior'`")
     levels = LicchaviSolver.levels(len(ds.criteria)) if is_licchavi else settings.levels
     return ComparisonScores.from_data(ds, law, levels, settings=settings, kind=kind)
@@ -149,7 +150,7 @@ def comparison_learner(
     tau=None, # How much more consistent answers are than the law says; found by default
     scales=None, # A scale for each contributor? Where it helps by default
     averages=True, # Average over the errors of scores? False for the most probable scores
-    tails=8., # Degrees of freedom of what contributors think beside the rest; infinite for normal tails, which one contributor can move
+    tails=2., # Beyond how many standard deviations what a contributor thinks pulls less at the rest; infinite for never
     pretrained=None, # Scores of other comparisons: a saved name, a learner, or a frame with item and score
     path=None, # Folder for saved files; that of `dls` by default
     metrics=None, # Metrics of differences and answers; `answer_mse` by default

@@ -28,7 +28,7 @@ class ScoreSettings:
         scales=None, # Learn a scale for each contributor? By default where that predicts held-out answers better
         averages=True, # Average over the errors of scores? False for the most probable scores
         levels=None, # Names of levels; those that the data can tell apart by default
-        tails=8., # Degrees of freedom of what contributors think beside the rest (Student's t); infinite for normal tails
+        tails=2., # Beyond how many standard deviations what a contributor thinks pulls less at the rest; infinite for never
     ):
         store_attr()
         for o in variance if isinstance(variance, dict) else (): check_choice('variance', o, level_columns)
@@ -145,12 +145,12 @@ def start(self:ComparisonSolver,
 def pulls(self:ComparisonSolver,
     k:str, # Group of scores
 )->np.ndarray: # One for each of its scores
-    "How strongly each score is drawn to its prior mean, beside one at one standard deviation"
-    at,nu = self.groups[k],self.settings.tails
+    "How strongly each score is drawn to its prior mean, as a share of what a normal prior would"
+    at,tails = self.groups[k],self.settings.tails
     leans = any(l in shared_levels for l in self.model.levels)
-    if k in shared_levels or k==from_source or not leans or self.errors is None or nu==math.inf: return np.ones(len(at))
+    if k in shared_levels or k==from_source or not leans or self.errors is None or tails==math.inf: return np.ones(len(at))
     squares = self.x[at]**2 + self.errors.variance[at]
-    return (nu+1)/(nu+squares/self.variance[k])
+    return 1/np.sqrt(1+squares/(tails**2*self.variance[k]))
 
 @patch
 def posterior(self:ComparisonSolver)->Posterior:
@@ -193,24 +193,24 @@ def learn_prior(self:ComparisonSolver,
     self.scale_variance = min(new, 1.)
 
 # %% ../nbs/12e_comparison_solver.ipynb #28211f75
+quick_system = 400 # Unknowns up to which a round inverts a matrix
+
 @patch
 def settle(self:ComparisonSolver,
-    tol=1e-8, # The largest change that is left
+    tol=1e-6, # The largest change that is left
     most=60, # Most steps
 ):
     "Solve for the scores, scales and errors of differences until they do not change, with the variances of now"
     for _ in range(most):
         posterior = self.posterior()
-        self.x,change = newton_step(posterior, self.x, 1e-4)
-        if self.settings.averages: self.errors = posterior_errors(posterior, self.x, before=self.errors, tol=1e-8)
+        self.x,change = newton_step(posterior, self.x, 1e-4, quick_system)
+        if self.settings.averages: self.errors = posterior_errors(posterior, self.x, 4, self.errors, 1e-6, quick_system)
         if self.has_scales:
             scale,_,there = rescaled(posterior, self.x, self.scale_variance)
             change = max(change, np.abs(scale-self.scale).max())
             self.scale = scale
         if change<tol: break
     if self.errors is None: self.errors = posterior_errors(self.posterior(), self.x)
-
-quick_system = 400 # Unknowns up to which a round inverts a matrix
 
 @patch
 def round(self:ComparisonSolver,
@@ -289,15 +289,15 @@ def choose(self:ComparisonSolver,
     test = ds.only(held)
     trial = ComparisonSolver(deepcopy(self.model), self.dls).start(ds.only(~held))
     trial.has_scales = False
-    losses = {}
+    least = np.inf
     for tau in taus:
         trial.tau = tau
-        losses[tau] = trial.trial_loss(test, n_rounds)
-        if losses[tau]>min(losses.values()): break
-    self.tau = min(losses, key=losses.get)
+        loss = trial.trial_loss(test, n_rounds if tau>taus[0] else 3*n_rounds) # the first one begins at nothing
+        if loss>least-3/len(test): break # less than that may be chance
+        self.tau,least = tau,loss
     if self.settings.scales is not None or not self.has_scales: return # they cost a number for each contributor, so are tried last
     trial.tau,trial.has_scales = self.tau,True
-    self.has_scales = trial.trial_loss(test, n_rounds)<losses[self.tau]
+    self.has_scales = trial.trial_loss(test, n_rounds)<least
     self.x,self.variance = trial.x,trial.variance # a good place to begin
 
 # %% ../nbs/12e_comparison_solver.ipynb #d093ffe1

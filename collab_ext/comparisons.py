@@ -329,6 +329,7 @@ def _criterion_rows(df, names, criteria):
     if len(unknown): raise KeyError(f"There is no criterion {df[names.criterion].iloc[unknown[0]]!r}; there are {criteria}")
     return res
 
+# %% ../nbs/12_comparisons.ipynb #55aabb24
 @patch
 def decode(self:Comparisons,
     ids:Tensor, # Row numbers (n × 4)

@@ -23,7 +23,7 @@ from .scores import *
 from .simulate_comparisons import *
 from .comparison_solver import *
 from .comparison_learner import *
-from .comparison_learner import _solver_of
+from .comparison_learner import posterior_solver
 
 # %% ../nbs/12g_next_pair.ipynb #1ff5a1bd
 def answer_precision(
@@ -50,7 +50,7 @@ def solved_errors(
     n_draws=64, # Draws for a large system
 )->tuple: # `ComparisonSolver` and its `Errors`
     "What a learner knows, with enough draws to choose by"
-    solver = _solver_of(learn)
+    solver = posterior_solver(learn)
     if solver.errors.cov is not None: return solver,solver.errors
     return solver,posterior_errors(solver.posterior(), solver.x, n_draws)
 

@@ -42,6 +42,7 @@ def curvature(self:RootLaw, d:Tensor)->Tensor:
     "Second derivative of `nll` in `d`: the same for every answer"
     return self.slope**2*self.variance(d)
 
+# %% ../nbs/12a_root_laws.ipynb #e4f34784
 @patch
 def moments(self:RootLaw, d:Tensor)->tuple:
     "Mean and variance of an answer; a law that can share work between them does"
@@ -135,9 +136,9 @@ class WinsLaw(RootLaw):
 def cumulant(self:WinsLaw, d:Tensor)->Tensor:
     "log E exp(r·d/2) over the root law"
     a = d.abs()/2
-    small = a.clamp(max=300)
+    small = a.clamp(max=60)
     near = torch.log1p(torch.expm1(-small)**2*torch.exp(small)/(2+self.tie))
-    return near + (a-small) # beyond 300, a straight line
+    return near + (a-small) # beyond 60, a straight line
 
 @patch
 def mean(self:WinsLaw, d:Tensor)->Tensor:
@@ -159,6 +160,7 @@ def moments(self:WinsLaw, d:Tensor)->tuple:
     mean = torch.tanh(d/2)
     return mean,1-mean*mean
 
+# %% ../nbs/12a_root_laws.ipynb #5bd4e11a
 @patch
 def third(self:WinsLaw, d:Tensor)->Tensor:
     "Third central moment of an answer"

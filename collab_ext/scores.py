@@ -200,6 +200,7 @@ def _merged(pairs, y, w):
     total = np.bincount(at, w*np.where(first>second, -y, y), len(keys))
     return np.stack(np.divmod(keys, n_cells)),total/np.maximum(weight, 1e-300),weight
 
+# %% ../nbs/12b_scores.ipynb #89381d06
 class ScoreSystem:
     "The sparse maps from scores to differences, with what was answered"
     def __init__(self,
@@ -240,22 +241,30 @@ class ScoreSystem:
         n = len(self.cells)
         return sp.csr_matrix((v, self.columns, self.ends), shape=(n,n))
 
-    @property
-    def n_unknown(self): return sum(self.n_of.values())
-    def slices(self):
-        "Level → where its scores are among all"
-        ends = np.cumsum([0,*self.n_of.values()])
-        return {l:slice(a,b) for l,a,b in zip(self.levels, ends[:-1], ends[1:])}
+# %% ../nbs/12b_scores.ipynb #3913d33e
+@patch(as_prop=True)
+def n_unknown(self:ScoreSystem):
+    "Number of scores"
+    return sum(self.n_of.values())
 
-    def design(self, scale):
-        "The map from all scores to those of cells, given the scales of contributors, and its transpose; what the model lacks is zero"
-        n = len(self.cells)
-        of_cell = np.ones(n) if scale is None or self.contributor is None else scale[self.contributor]
-        starts = [o.start for o in self.slices().values()]
-        cols = np.stack([np.where(self.at[l]>=0, self.at[l]+s, 0) for l,s in zip(self.levels, starts)], 1)
-        vals = np.stack([(self.at[l]>=0)*(of_cell if l in shared_levels else 1.) for l in self.levels], 1)
-        Z = sp.csr_matrix((vals.ravel(), cols.ravel(), np.arange(0, cols.size+1, cols.shape[1])), shape=(n,self.n_unknown))
-        return Z,Z.T.tocsr()
+@patch
+def slices(self:ScoreSystem):
+    "Level → where its scores are among all"
+    ends = np.cumsum([0,*self.n_of.values()])
+    return {l:slice(a,b) for l,a,b in zip(self.levels, ends[:-1], ends[1:])}
+
+@patch
+def design(self:ScoreSystem,
+    scale, # Scale of each contributor, or None
+)->tuple: # Two sparse matrices
+    "The map from all scores to those of cells, and its transpose; what the model lacks is zero"
+    n = len(self.cells)
+    of_cell = np.ones(n) if scale is None or self.contributor is None else scale[self.contributor]
+    starts = [o.start for o in self.slices().values()]
+    cols = np.stack([np.where(self.at[l]>=0, self.at[l]+s, 0) for l,s in zip(self.levels, starts)], 1)
+    vals = np.stack([(self.at[l]>=0)*(of_cell if l in shared_levels else 1.) for l in self.levels], 1)
+    Z = sp.csr_matrix((vals.ravel(), cols.ravel(), np.arange(0, cols.size+1, cols.shape[1])), shape=(n,self.n_unknown))
+    return Z,Z.T.tocsr()
 
 # %% ../nbs/12b_scores.ipynb #dae0148a
 def _of_law(f, *arrays): return to_np(f(*[torch.from_numpy(o) for o in arrays]))
@@ -277,6 +286,7 @@ def expected(
         for t,w in zip(nodes, weights/weights.sum()): res[o] += w*_of_law(f, d[o]+t*sd[o] if t else d[o])
     return res
 
+# %% ../nbs/12b_scores.ipynb #1432072d
 def expected_moments(
     law, # One of `root_laws`
     d:np.ndarray, sd=None, n_points=5, # As for `expected`

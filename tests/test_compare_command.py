@@ -77,7 +77,7 @@ def test_resumed_is_whole(sim, tmp_path):
     order.to_csv(tmp_path/'all.csv', index=False)
     common = '--comparison_max', 10, '--state', tmp_path/'state', '--out', tmp_path/'out'
     assert run('--comparisons', tmp_path/'old.csv', *common)==0
-    prior = read_scores(tmp_path/'state').info['prior']
+    prior = read_scores(tmp_path/'state').model.prior
     assert run('--comparisons', tmp_path/'all.csv', *common)==0
     whole = comparison_learner(comparisons_of(pd.read_csv(tmp_path/'all.csv'), {}, comparison_max=10))
     whole.model.prior = prior

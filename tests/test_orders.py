@@ -153,7 +153,7 @@ class Want:
     def closed(self): return self.kind in closed
 
 def start(kind, how, world, path):
-    learn = make(world['target'], path, kind, **(dict(pretrained=world['source'][kind]) if how=='pretrained' else {}))
+    learn = make(world['target'], path, kind, **(dict(pretrained=world['source'][kind], **(dict(compare_source=False) if kind=='dot' else {})) if how=='pretrained' else {}))
     w = Want(kind)
     if how=='pretrained': w.known,w.solver,w.prior = labels(world['source'][kind].vocab),w.closed,w.closed
     w.transfer = transfer_of(learn)
@@ -249,7 +249,7 @@ def load_vocab(learn, w, world):
 
 def transfer(learn, w, world):
     src = world['source'][w.kind]
-    learn.transfer_from(src)
+    learn.transfer_from(src, compare_source=False)
     replaced(learn, w, labels(src.vocab), solver=w.closed, prior=w.closed)
 
 def rows_of(learn):
