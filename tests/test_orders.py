@@ -249,7 +249,7 @@ def load_vocab(learn, w, world):
 
 def transfer(learn, w, world):
     src = world['source'][w.kind]
-    learn.transfer_from(src, compare_source=False)
+    learn.transfer_from(src, **(dict(compare_source=False) if w.kind=='dot' else {}))
     replaced(learn, w, labels(src.vocab), solver=w.closed, prior=w.closed)
 
 def rows_of(learn):
