@@ -985,7 +985,7 @@ def test_functions_named_like_their_module(name):
 
 def test_every_module_is_imported():
     "The methods that a module patches are there after `import collab_ext`"
-    optional = ('_modidx','demo','fused_numba','fused_triton','fused_threads','fused_negatives','rows_numba','baselines_numba')
+    optional = ('_modidx','demo','fused_numba','fused_triton','fused_threads','fused_negatives','rows_numba','baselines_numba','cli','compare_command')
     for o in pkgutil.iter_modules(collab_ext.__path__): assert o.name in optional or hasattr(collab_ext, o.name), o.name
 
 def test_names_after_fastai():
