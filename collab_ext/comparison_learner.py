@@ -236,9 +236,7 @@ def cell_errors(
     other = solver.copy()
     other.variance = raised_variances(solver)
     posterior = other.posterior()
-    errors = posterior_errors(posterior, solver.x, n_draws)
-    if errors.cov is None: parts = posterior.Z@(errors.draws/math.sqrt(n_draws))
-    else: parts = posterior.Z@np.linalg.cholesky(errors.cov+1e-12*np.eye(len(errors.cov)))
+    parts = posterior.Z@error_roots(posterior_errors(posterior, solver.x, n_draws))
     n = np.bincount(group)
     mean = np.stack([np.bincount(group, o, len(n)) for o in parts.T], 1)/np.maximum(n, 1)[:,None]
     return np.sqrt(((parts-mean[group])**2).sum(1))

@@ -251,7 +251,8 @@ def difference(self:ComparisonSolver,
     "What is known of the differences between the items of each comparison"
     system = ScoreSystem(self.model, ds, merge=False)
     Z,_ = system.design(self.scale)
-    lacking = sum((system.at[l]<0)*self.variance[l] for l in system.levels)
+    unit = 1. if system.contributor is None else self.scale[system.contributor]
+    lacking = sum((system.at[l]<0)*self.variance[l]*(unit**2 if l in shared_levels else 1.) for l in system.levels)
     known = difference_sd(system, Z, self.errors)
     first,second = system.pairs.T
     return system.difference(Z@self.x),np.sqrt(known**2 + lacking[first]+lacking[second])

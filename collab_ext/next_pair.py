@@ -64,9 +64,9 @@ def item_errors(
     "Means and errors of the scores that a contributor gives items"
     m,scale = len(items),solver.scale[contributor]
     parts = dict(contributor=np.full(m, contributor), criterion=np.full(m, criterion), item=items)
-    if errors.cov is None: roots = errors.draws/math.sqrt(errors.draws.shape[1])
-    else: roots = np.linalg.cholesky(errors.cov + 1e-12*np.eye(len(errors.cov)))
-    mean,factor,own = np.zeros(m),np.zeros((m,roots.shape[1])),np.zeros(m)
+    roots = error_roots(errors)
+    mean,own = np.zeros(m),np.zeros(m)
+    factor = np.zeros((m,roots.shape[1]))
     for l,rows in solver.system.slices().items():
         at = positions(solver.model, l, parts)
         there = at>=0

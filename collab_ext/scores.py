@@ -10,8 +10,8 @@ Docs: https://collab-ext.github.io/collab_ext/scores.html.md"""
 __all__ = ['level_columns', 'shared_levels', 'small_system', 'Errors', 'levels_for', 'cell_keys', 'cell_parts', 'different',
            'find_sorted', 'sizes_of', 'columns_of', 'ComparisonScores', 'positions', 'ScoreSystem', 'expected',
            'expected_moments', 'Posterior', 'conjugate_gradients', 'dense_matrix', 'solve_posterior', 'newton_step',
-           'newton_from', 'label_codes', 'random_signs', 'system_noise', 'posterior_draws', 'difference_sd',
-           'posterior_errors', 'learned_variance']
+           'newton_from', 'label_codes', 'random_signs', 'system_noise', 'posterior_draws', 'error_roots',
+           'difference_sd', 'posterior_errors', 'learned_variance']
 
 # %% ../nbs/12b_scores.ipynb #8a81b317
 import hashlib, scipy.sparse as sp
@@ -512,6 +512,13 @@ def posterior_draws(
     of_cells = np.stack([posterior.system.total(root*o) for o in of_pairs], 1)
     rhs = np.sqrt(posterior.precision)[:,None]*own.T + posterior.Zt@of_cells
     return solve_posterior(posterior, W, rhs, tol, guess, dense)
+
+def error_roots(
+    errors, # `Errors` of the scores
+)->np.ndarray: # Unknowns × columns
+    "A matrix whose product with its transpose is the covariance of the scores, or an estimate of it"
+    if errors.cov is None: return errors.draws/math.sqrt(errors.draws.shape[1])
+    return np.linalg.cholesky(errors.cov + 1e-12*np.eye(len(errors.cov)))
 
 def difference_sd(
     system:ScoreSystem, # Comparisons

@@ -443,3 +443,30 @@ def test_global_scores_are_bounded():
     attack = pd.DataFrame(dict(contributor='bad', item=own['item'].unique(), score=1e9, left=0., right=0., comparisons=1.))
     a,b = [aggregate_scores(o, lipschitz=.1).set_index('item').score for o in (own, pd.concat([own,attack]))]
     assert (b-a).abs().max()<=.1+1e-6
+
+# --- what is not known, and who pushes
+
+def test_new_items_are_as_uncertain_as_a_contributor_is_strong():
+    "The prior of a score that the model lacks is scaled as scores are"
+    df = frame(400)
+    learn = solved(df, variance=1., scales=True)
+    solver = learn.solver
+    who = df.contributor.iloc[0]
+    pair = pd.DataFrame(dict(contributor=who, item_a=['new'], item_b=['newer'], comparison=[0.]))
+    ds = learn.dls.train_ds.encode(pair)
+    row = learn.vocab['contributor'].index(who)
+    sds = []
+    for scale in (1.,3.):
+        solver.scale[row] = scale
+        sds.append(solver.difference(ds)[1][0])
+    assert sds[1]>1.5*sds[0]
+
+def test_one_who_pushes_moves_others_less_than_with_normal_tails():
+    "A contributor who lets one item win everything by as much as possible"
+    df = frame(600)
+    items = [o for o in sorted(set(df.item_a)|set(df.item_b)) if o!='i3']
+    push = pd.DataFrame(dict(contributor='pusher', item_a=items, item_b='i3', comparison=df.comparison.abs().max()))
+    def shift(**kw):
+        tables = [solved(o, tau=1., scales=False, **kw).item_scores().set_index('item').score for o in (df,pd.concat([df,push]))]
+        return abs(tables[1]['i3']-tables[0]['i3'])
+    assert shift()<.75*shift(tails=np.inf)
