@@ -276,7 +276,7 @@ class UsedFactors:
         return res
 
 # %% ../nbs/05a_bayes.ipynb #ec33c068
-FirstGuess = namedtuple('FirstGuess', 'biases variance found vectors') # biases of users and of items, variance of what is left of the ratings, how many factors stand out, vectors of users and of items
+FirstGuess = namedtuple('FirstGuess', 'biases bias_vars variance found vectors') # biases of users and of items, their variances, variance of what is left of the ratings, how many factors stand out, vectors of users and of items
 
 def first_guess(
     rm:RatingMatrix, # Ratings
@@ -285,20 +285,22 @@ def first_guess(
     least=10, # At least as many, if there may be
 )->FirstGuess: # In the units of ratings
     "Biases, and the factors that stand out from chance"
-    *biases,residual = fitted_biases(rm)
-    if not n_factors or not len(rm.y): return FirstGuess(biases, 1., 0, [torch.zeros(n,0) for n in rm.sizes])
-    variance = residual.var(unbiased=False).clamp(min=1e-3).item()
-    spectrum = factor_spectrum(rm, residual, n_factors, seed, least=least)
-    return FirstGuess(biases, variance, spectrum.found, spectrum.vectors)
+    if not len(rm.y): return FirstGuess([torch.zeros(n) for n in rm.sizes], [.2,.2], 1., 0, [torch.zeros(n,0) for n in rm.sizes])
+    fit = fit_biases(rm)
+    variance = fit.residual.var(unbiased=False).clamp(min=1e-3).item()
+    spectrum = factor_spectrum(rm, fit.residual, n_factors, seed, least=least)
+    return FirstGuess(fit.rows, fit.variances, variance, spectrum.found, spectrum.vectors)
 
 # %% ../nbs/05a_bayes.ipynb #23661f44
-def _start_side(rm, s, vecs, bias, vec_var, bias_var):
+def _start_side(rm, s, vecs, bias, vec_var, bias_var, noise):
     "A `Posterior` of rows that are first guesses"
     k = vecs.shape[1]
     prior_cov = torch.diag(tensor([vec_var]*k+[bias_var]).float())
     mean = torch.cat([vecs*vec_var**.5, bias[:,None]], 1)
     group = count_level(rm.count[s])
-    cov = (.1*prior_cov).expand(int(group.max())+1, -1, -1)
+    cov = (.1*prior_cov).repeat(int(group.max())+1, 1, 1)
+    uncertain = noise/(rm.count[s]+noise/bias_var)
+    cov[:,-1,-1] = torch.zeros(len(cov)).index_add_(0, group, uncertain)/torch.bincount(group).clamp(min=1)
     return Posterior(mean, cov, prior_cov, torch.zeros_like(mean), group=group)
 
 @patch(cls_method=True)
@@ -317,8 +319,8 @@ def from_scratch(cls:BayesMF,
     slope = link.slope(tensor(float(mean))).item()
     k = guess.vectors[0].shape[1]
     vec_var = .45*guess.variance**.5/max(k, 1)**.5/slope
-    bias_var = .2*guess.variance/slope**2
-    sides = [_start_side(rm, s, guess.vectors[s], guess.biases[s]/slope, vec_var, bias_var) for s in (0,1)]
+    noise = guess.variance/slope**2
+    sides = [_start_side(rm, s, guess.vectors[s], guess.biases[s]/slope, vec_var, guess.bias_vars[s]/slope**2, noise) for s in (0,1)]
     res = cls(rm, *sides, mean=mean, noise=guess.variance, link=link, used=UsedFactors(torch.arange(n_factors)<k))
     res.sets = sets
     return res

@@ -211,6 +211,25 @@ def test_sparse_ratings_are_no_worse_than_biases(y_range):
     error = np.sqrt(((pred-test.rating)**2).mean())
     assert error < 1.01*np.sqrt(((df.drop(test.index).rating.mean()-test.rating)**2).mean())
 
+@pytest.mark.parametrize('seed', range(3))
+def test_biases_of_few_ratings_are_as_good_as_with_their_true_variances(seed):
+    "As many ratings as rows: within 1 % of the error of the ridge solution that knows the variances"
+    rng = np.random.default_rng(seed)
+    sizes,n,variances = (400,600),1000,(.4,.25)
+    pairs = pd.DataFrame({o:rng.integers(0, m, 4*n) for o,m in zip(('user','item'), sizes)}).drop_duplicates().to_numpy()
+    truth = [v**.5*rng.normal(size=m) for v,m in zip(variances, sizes)]
+    y = 3+truth[0][pairs[:,0]]+truth[1][pairs[:,1]]+rng.normal(size=len(pairs))
+    rm = RatingMatrix(tensor(pairs[:n]), tensor(y[:n]), sizes)
+    mf = BayesMF.from_scratch(rm, 0, rm.y.mean().item(), sets=False)
+    for _ in range(6): mf.sweep()
+    X = np.zeros((n, sum(sizes)))
+    X[np.arange(n),pairs[:n,0]] = X[np.arange(n),sizes[0]+pairs[:n,1]] = 1
+    ridge = np.repeat([1/v for v in variances], sizes)
+    rows = np.linalg.solve(X.T@X+np.diag(ridge), X.T@(y[:n]-y[:n].mean()))
+    known = y[:n].mean()+rows[pairs[n:,0]]+rows[sizes[0]+pairs[n:,1]]
+    def rmse(pred): return np.sqrt(((pred-y[n:])**2).mean())
+    assert rmse(mf.predict(tensor(pairs[n:])).numpy()) < 1.01*rmse(known)
+
 @pytest.mark.parametrize('ratings', [[3.]*6, [1.,5,1,5,1,5], [1e6]*5+[2e6], [0.]*6])
 def test_ratings_that_tell_nothing(ratings):
     "One user, ratings all alike, in the millions: finite, and no worse than the mean"
