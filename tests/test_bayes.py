@@ -254,3 +254,25 @@ def test_what_was_found_to_tell_nothing_stays_out(tmp_path):
     other = collab_learner(loaders(df, valid_pct=0), path=tmp_path).load('mine')
     with other.no_bar(),other.no_logging(): other.solve(1)
     assert not other.solver.mf.sets and other.solver.mf.sides[0].implicit is None
+
+@pytest.mark.parametrize('y_range', [None,(0,6)])
+def test_tables_that_are_made_again_say_the_same(y_range):
+    "Large tables of features and of implicit means are not kept"
+    from collab_ext.bayes import BayesMF
+    from collab_ext.model import Link
+    from collab_ext.rows import RatingMatrix
+    set_seed(0)
+    ids = torch.stack([torch.randint(1,300,(4000,)), torch.randint(1,40,(4000,))], 1)
+    rm = RatingMatrix(ids, torch.randint(1,6,(4000,)).float(), (300,40))
+    def trained(most):
+        mf = BayesMF.from_scratch(rm, 5, 0. if y_range else 3., Link(y_range))
+        mf.most_kept = most
+        for _ in range(6): mf.sweep()
+        return mf
+    kept,made = trained(10**6),trained(0)
+    assert kept.sides[0].told is not None and kept.sides[0].feats.table is not None
+    assert made.sides[0].told is None and made.sides[0].feats.table is None
+    assert made.sides[1].feats.table is not None # made of the larger side
+    for a,b in zip(kept.sides, made.sides):
+        torch.testing.assert_close(a.mean, b.mean, rtol=1e-3, atol=1e-4)
+        torch.testing.assert_close(a.prior_cov, b.prior_cov, rtol=1e-3, atol=1e-5)
