@@ -17,12 +17,12 @@ from .rows import *
 def fitted_biases(
     rm:RatingMatrix, # Ratings
     shrink=5., # Ratings of zero that are added to each row
-    rounds=8, # Alternations
+    n_sweeps=8, # Turns of items and users
 )->tuple: # (users' biases, items' biases, what is left of each rating)
     "Biases of users and items around the mean rating"
     mean = rm.y.mean()
     biases = [torch.zeros(n) for n in rm.sizes]
-    for _ in range(rounds):
+    for _ in range(n_sweeps):
         for s in (1,0):
             rest = rm.y-mean-biases[1-s][rm.ids[1-s]]
             biases[s] = torch.zeros(rm.sizes[s]).index_add_(0, rm.ids[s], rest)/(rm.count[s]+shrink)
