@@ -318,3 +318,22 @@ def load_vocab(self:CollabLearner,
         keep_prior(model, None)
         self.record(transfer)
     return self
+
+# %% ../nbs/06a_saving.ipynb #5efd935f
+@patch
+@delegates(Learner.export)
+def export(self:CollabLearner,
+    fname:str|Path='export.pkl', # Name of the file, in `path`
+    **kwargs
+):
+    "As `Learner.export`; the learner keeps its data, and an older file stays, if that fails"
+    check_kwargs(kwargs, 'export', Learner.export)
+    _check_path('fname', fname)
+    file = self.path/fname
+    if file.is_dir(): raise ValueError(f"`fname` is the name of a file, and {file} is a folder: name a file in it")
+    file.parent.mkdir(parents=True, exist_ok=True)
+    part = file.with_name(f'.{file.name}.part').absolute()
+    try:
+        with unchanged_on_error(self): Learner.export(self, part, **kwargs)
+        if part.exists(): part.replace(file) # of several processes, one writes
+    finally: part.unlink(missing_ok=True)
