@@ -9,8 +9,8 @@ Docs: https://collab-ext.github.io/collab_ext/comparison_learner.html.md"""
 # %% auto #0
 __all__ = ['laws', 'comparison_solvers', 'SavedScores', 'ComparisonLoss', 'law_for', 'answer_mse', 'ComparisonLearner',
            'model_for', 'source_scores', 'set_source', 'comparison_learner', 'UntilSettled', 'posterior_solver',
-           'raised_variances', 'cell_errors', 'contributor_groups', 'interval_sides', 'shared_frame', 'comparison_info',
-           'read_scores', 'moved_rows', 'take_scores', 'grown_loaders']
+           'raised_variances', 'steadied', 'cell_errors', 'contributor_groups', 'interval_sides', 'shared_frame',
+           'comparison_info', 'read_scores', 'moved_rows', 'take_scores', 'grown_loaders']
 
 # %% ../nbs/12f_comparison_learner.ipynb #28d8acd2
 from fastai.basics import *
@@ -226,20 +226,43 @@ def raised_variances(
         res[k] = solver.variance[k]*math.exp(1/math.sqrt(max(information, 1.)))
     return res
 
+# %% ../nbs/12f_comparison_learner.ipynb #42ef15d6
+def steadied(
+    variance:np.ndarray, # By draws (n)
+    rough:np.ndarray, # What they should be roughly proportional to (n)
+    n_draws:int, # How many draws
+    n_bins=20, # How many groups of values of `rough`
+)->np.ndarray: # n
+    "Variances by few draws, drawn to those of cells that are alike"
+    ratio = variance/rough
+    n_bins = min(n_bins, 1+len(ratio)//100)
+    like = np.argsort(np.argsort(rough, kind='stable'))*n_bins//len(ratio)
+    n_like = np.bincount(like)
+    mean,squares = [np.bincount(like, o)/n_like for o in (ratio, ratio**2)]
+    true_squares = squares/(1+2/n_draws)
+    noise,spread = 2/n_draws*true_squares,np.maximum(true_squares-mean**2, 0)
+    own = spread/np.maximum(noise+spread, 1e-300)
+    return rough*(mean[like] + own[like]*(ratio-mean[like]))
+
 # %% ../nbs/12f_comparison_learner.ipynb #04e2fab6
 def cell_errors(
     solver:ComparisonSolver, # After training
     group:np.ndarray, # Number of the group of each cell, whose average is taken off
-    n_draws=64, # Draws for a large system
+    n_draws=16, # Draws for a large system
 )->np.ndarray: # One for each cell
     "Standard errors of the scores of cells, less the average of their group"
     other = solver.copy()
     other.variance = raised_variances(solver)
     posterior = other.posterior()
-    parts = posterior.Z@error_roots(posterior_errors(posterior, solver.x, n_draws))
+    W = posterior.curvature(posterior.differences(solver.x))
+    errors = posterior_errors(posterior, solver.x, n_draws, W=W)
+    parts = posterior.Z@error_roots(errors)
     n = np.bincount(group)
     mean = np.stack([np.bincount(group, o, len(n)) for o in parts.T], 1)/np.maximum(n, 1)[:,None]
-    return np.sqrt(((parts-mean[group])**2).sum(1))
+    variance = ((parts-mean[group])**2).sum(1)
+    if errors.cov is not None: return np.sqrt(variance)
+    prior = sum(other.variance[l]*(solver.system.at[l]>=0) for l in solver.system.levels)
+    return np.sqrt(steadied(variance, 1/(solver.system.total(W, 1.)+1/prior), n_draws))
 
 def contributor_groups(
     system:ScoreSystem, # What was compared
@@ -415,6 +438,8 @@ def _state_flaw(state, levels, sizes):
     if cells is None: return "its cells are missing"
     n_items = len(state['item_keys']) if 'item' in levels and 'item_keys' in state else 0
     if any(k not in state or len(state[k])!=n_items for k in ('item_mean','item_known')): return "what a source said of its items does not fit"
+    draws,n_scores = state.get('draws'),sum(len(state.get(f'{l}_score', ())) for l in levels)
+    if draws is not None and len(draws) and (draws.ndim!=2 or len(draws)!=n_scores): return "its draws of errors do not fit"
     of_cells = _level_flaw(dict(entry_keys=cells, entry_score=cells), 'entry', sizes)
     return first(filter(None, [of_cells, *(_level_flaw(state, l, sizes) for l in levels)]))
 
@@ -451,7 +476,8 @@ def read_scores(
     if flaw: raise ValueError(f"{pair.file} is damaged: {flaw}; save it again")
     keys = {l:state[f'{l}_keys'] for l in info['levels']}
     model = ComparisonScores(info['sizes'], keys, state['cells'], _saved_law(info), kind=info['kind']).know(info['prior'])
-    model.load_state_dict(state)
+    model.keep_draws(state.get('draws'))
+    model.load_state_dict(dict(state, draws=model.draws))
     return SavedScores(model, pair.vocab, info['criteria'], info['scale'], info['comparison_max'], pair.opt, pair.file)
 
 # %% ../nbs/12f_comparison_learner.ipynb #d0c0da07
@@ -474,6 +500,16 @@ def _moved(model, old, level, rows):
     at[known] = positions(model, level, {k:v[known] for k,v in parts.items()})
     return torch.from_numpy(at>=0),torch.from_numpy(at[at>=0])
 
+def _moved_draws(model, old, rows):
+    "Draws of errors of `old` at the scores of `model`, 0 where it lacks them; None where the levels differ"
+    if tuple(old.levels)!=tuple(model.levels) or not len(old.draws): return None
+    parts = torch.split(old.draws, [len(old.score(l)) for l in old.levels])
+    res = []
+    for l,draws in zip(model.levels, parts):
+        known,at = _moved(model, old, l, rows)
+        res.append(draws.new_zeros(len(model.score(l)), draws.shape[1]).index_put((at,), draws[known]))
+    return torch.cat(res)
+
 @torch.no_grad()
 def take_scores(
     model:ComparisonScores, # What is to know them; it takes the prior too, where the levels are the same
@@ -488,6 +524,7 @@ def take_scores(
         model.score(l)[at] = old.score(l)[known].to(model.score(l))
         if l=='item': model.set_item_means(*(torch.zeros_like(new).index_put((at,), was[known]) for new,was in
             ((model.item_mean,old.item_mean),(model.item_known,old.item_known))))
+    model.keep_draws(_moved_draws(model, old, rows))
     there = torch.from_numpy(rows['contributor'])
     model.contributor_scale.fill_(1.)
     model.contributor_scale[there[there>=0]] = old.contributor_scale[there>=0]

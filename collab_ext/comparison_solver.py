@@ -8,9 +8,11 @@ Docs: https://collab-ext.github.io/collab_ext/comparison_solver.html.md"""
 
 # %% auto #0
 __all__ = ['from_source', 'quick_system', 'least_for_tau', 'taus', 'ScoreSettings', 'score_groups', 'prior_means', 'rescaled',
-           'ComparisonSolver', 'expected_answers', 'balanced', 'LicchaviSolver']
+           'joint_step', 'ComparisonSolver', 'begin_with_wins', 'tail_bend', 'expected_answers', 'balanced',
+           'LicchaviSolver']
 
 # %% ../nbs/12e_comparison_solver.ipynb #5beb1ad4
+from scipy.sparse import csr_matrix
 from fastai.basics import *
 from .args import *
 from .solver import *
@@ -77,11 +79,15 @@ def _sums(system, v):
     who = system.contributor[system.pairs[:,0]]
     return np.bincount(who, v, system.contributor.max()+1)
 
-def _shared_differences(system, x):
-    "What the differences would be if contributors had only what they share, on a scale of 1"
+
+
+def _shared_design(system):
+    "The map from all scores to those of cells if contributors had only what they share, on a scale of 1"
     is_shared = np.concatenate([np.full(n, float(l in shared_levels)) for l,n in system.n_of.items()])
     Z,_ = system.design(None)
-    return system.difference(Z@(x*is_shared))
+    return Z.multiply(is_shared).tocsr()
+
+def _unscaled_scores(system, x): return _shared_design(system)@x
 
 def rescaled(
     posterior:Posterior, # Scores given the comparisons
@@ -91,7 +97,7 @@ def rescaled(
     "One step of Newton's method for the scale of each contributor"
     system,law = posterior.system,posterior.law
     d = posterior.differences(x)
-    unscaled = _shared_differences(system, x)
+    unscaled = system.difference(_unscaled_scores(system, x))
     residual = law.slope*(expected(law.mean, d, posterior.sd)-system.y)
     scale = posterior.scale[:system.contributor.max()+1]
     slope = _sums(system, posterior.tau*system.w*unscaled*residual) + (scale-1)/variance
@@ -101,6 +107,50 @@ def rescaled(
     there = np.unique(system.contributor)
     res[there] /= res[there].mean() # what all scales have in common belongs to the scores that they multiply
     return res,1/curve,there
+
+# %% ../nbs/12e_comparison_solver.ipynb #0cf1b82c
+def _joint_product(posterior, W, G, mixed, scale_precision):
+    "The matrix of second derivatives of scores and scales, as a function that multiplies it with a column"
+    Z,Zt,n,Gt = posterior.Z,posterior.Zt,len(posterior.precision),G.T.tocsr()
+    of_cells,bend = posterior.system.product(W),posterior.bend[:,None]
+    def times(v):
+        x,s = v[:n],v[n:]
+        s = s-s.mean()
+        res = of_cells(Z@x + G@s)
+        of_scales = Gt@res + mixed.T@x
+        return np.concatenate([Zt@res + mixed@s + bend*x, of_scales-of_scales.mean() + scale_precision*v[n:]])
+    return times
+
+def _joint_diagonal(posterior, W, G, scale_precision):
+    "The diagonal of this matrix, but for what the scales have in common"
+    curved = copy(posterior)
+    curved.precision = posterior.bend
+    of_scales = G.power(2).T@posterior.system.total(W, 1.)
+    return np.concatenate([curved.diagonal(W), of_scales+scale_precision])
+
+def joint_step(
+    posterior:Posterior, # Scores given the comparisons
+    x:np.ndarray, # Scores
+    variance:float, # Prior variance of scales
+    tol=1e-3, # As for `conjugate_gradients`
+    near=False, # Is the goal near? Then second derivatives in a score and a scale are used, too
+)->tuple: # Better scores and better scales
+    "One step of Newton's method for scores and scales together"
+    system = posterior.system
+    there,who = np.unique(system.contributor, return_inverse=True)
+    def of_contributors(v): return csr_matrix((v, who, np.arange(len(who)+1)), shape=(len(who),len(there)))
+    G = of_contributors(_unscaled_scores(system, x))
+    of_cells,W = posterior.answers(posterior.differences(x))
+    mixed = _shared_design(system).T@of_contributors(of_cells if near else 0*of_cells)
+    of_scales = G.T@of_cells + (posterior.scale[there]-1)/variance
+    gradient = np.concatenate([posterior.Zt@of_cells + posterior.precision*(x-posterior.mean), of_scales-of_scales.mean()])
+    diagonal = _joint_diagonal(posterior, W, G, 1/variance)
+    step = conjugate_gradients(_joint_product(posterior, W, G, mixed, 1/variance), diagonal, gradient[:,None], tol)[:,0]
+    if near and not (np.abs(step).max(initial=0)<1 and gradient@step>=0): return joint_step(posterior, x, variance, tol) # the goal is not near
+    scale,change = posterior.scale.copy(),step[len(x):]
+    scale[there] = (scale[there]-change+change.mean()).clip(scale[there]/2, scale[there]*2)
+    scale[there] /= scale[there].mean()
+    return x-step[:len(x)],scale
 
 # %% ../nbs/12e_comparison_solver.ipynb #05620482
 class ComparisonSolver(Solver):
@@ -118,7 +168,26 @@ class ComparisonSolver(Solver):
         if self.x is not None: res.variance = dict(self.variance)
         return res
 
+# %% ../nbs/12e_comparison_solver.ipynb #c9abbe40
+def begin_with_wins(
+    solver, # A `ComparisonSolver` whose scores are all zero
+):
+    "Put scores by average answers in place of zeros"
+    model,system = solver.model,solver.system
+    if 'item' not in model.levels: return
+    at = system.at['item']
+    sums = [np.bincount(at, system.total(v, sign), len(model.item_score)) for v,sign in ((system.w*system.y,-1), (system.w,1))]
+    answers = torch.from_numpy((sums[0]/(sums[1]+1)).clip(-.99, .99))
+    solver.x[system.slices()['item']] = to_np(model.law.inverse_mean(answers))
+
 # %% ../nbs/12e_comparison_solver.ipynb #fc7ac5d5
+def _first_errors(solver):
+    "Errors by the draws that the model has kept, or None"
+    draws = to_np(solver.model.draws)
+    if len(draws)!=len(solver.x) or not len(draws): return None
+    Z,_ = solver.system.design(solver.scale)
+    return errors_of_draws(solver.system, Z, draws.astype(np.float64))
+
 @patch
 def start(self:ComparisonSolver,
     ds:Comparisons=None, # What was compared; the training set by default
@@ -138,7 +207,9 @@ def start(self:ComparisonSolver,
     self.scale_variance = learned.get('scale_variance', .1)
     self.tau = ifnone(settings.tau, learned.get('tau'))
     self.slope = learned.get('slope', 0.)
-    self.errors,self.settled,self.last_step = None,False,{}
+    self.errors,self.settled,self.last_step = _first_errors(self),False,{}
+    self.moved = np.inf # how far scores and variances went in the last round, in standard errors
+    if self.learns and not self.x.any(): begin_with_wins(self)
     return self
 
 @patch
@@ -152,13 +223,25 @@ def pulls(self:ComparisonSolver,
     squares = self.x[at]**2 + self.errors.variance[at]
     return 1/np.sqrt(1+squares/(tails**2*self.variance[k]))
 
+def tail_bend(
+    pulls:np.ndarray, # Of `ComparisonSolver.pulls`
+    squares:np.ndarray, # Of the scores, without their errors
+    width:float, # Square of the score at which a pull begins to yield
+)->np.ndarray: # Second derivatives of the prior, as a share of those of a normal one
+    "How fast a pull grows with the score; at least half of the pull, so that a step can't overshoot"
+    return np.maximum(pulls*(1-squares*pulls**2/width), pulls/2)
+
 @patch
 def posterior(self:ComparisonSolver)->Posterior:
     "The scores given the comparisons and the variances of now"
-    precision = np.empty(len(self.x))
-    for k,at in self.groups.items(): precision[at] = self.pulls(k)/self.variance[k]
+    precision,bend = np.empty(len(self.x)),np.empty(len(self.x))
+    for k,at in self.groups.items():
+        pulls = self.pulls(k)
+        precision[at] = pulls/self.variance[k]
+        heavy = pulls.min(initial=1)<1
+        bend[at] = tail_bend(pulls, self.x[at]**2, self.settings.tails**2*self.variance[k])/self.variance[k] if heavy else precision[at]
     sd = self.errors.sd if self.settings.averages and self.errors is not None else None
-    return Posterior(self.system, self.model.law, precision, self.slope*self.source, self.tau, self.scale, sd)
+    return Posterior(self.system, self.model.law, precision, self.slope*self.source, self.tau, self.scale, sd, bend)
 
 # %% ../nbs/12e_comparison_solver.ipynb #1f940b1d
 @patch
@@ -195,22 +278,29 @@ def learn_prior(self:ComparisonSolver,
 # %% ../nbs/12e_comparison_solver.ipynb #28211f75
 quick_system = 400 # Unknowns up to which a round inverts a matrix
 
+def _next_scores(solver, change):
+    "Scores and scales after a step of Newton's method, where the last one changed them by `change`"
+    tol = min(max(.01*change, 1e-4), 9e-3)
+    if solver.has_scales: return joint_step(solver.posterior(), solver.x, solver.scale_variance, tol, change<.2)
+    x,_ = newton_step(solver.posterior(), solver.x, tol, quick_system)
+    return x,solver.scale
+
 @patch
 def settle(self:ComparisonSolver,
-    tol=1e-6, # The largest change that is left
-    most=60, # Most steps
+    tol=5e-6, # The largest change that is left
+    most=30, # Most turns
 ):
     "Solve for the scores, scales and errors of differences until they do not change, with the variances of now"
+    change = 1. if self.errors is None else .1
     for _ in range(most):
-        posterior = self.posterior()
-        self.x,change = newton_step(posterior, self.x, 1e-4, quick_system)
-        if self.settings.averages: self.errors = posterior_errors(posterior, self.x, 4, self.errors, 1e-6, quick_system)
-        if self.has_scales:
-            scale,_,there = rescaled(posterior, self.x, self.scale_variance)
-            change = max(change, np.abs(scale-self.scale).max())
-            self.scale = scale
-        if change<tol: break
-    if self.errors is None: self.errors = posterior_errors(self.posterior(), self.x)
+        x,scale = self.x,self.scale
+        self.x,self.scale = _next_scores(self, change)
+        change = max(np.abs(self.x-x).max(initial=0), np.abs(self.scale-scale).max(initial=0))
+        if self.errors is not None and change<tol: break
+        if self.errors is None or self.settings.averages:
+            exact = min(max(.01*change, 1e-6), 9e-3)
+            self.errors = posterior_errors(self.posterior(), self.x, 4, self.errors, exact, quick_system)
+    self.d = self.posterior().differences(self.x)
 
 @patch
 def round(self:ComparisonSolver,
@@ -223,17 +313,18 @@ def round(self:ComparisonSolver,
     posterior = self.posterior()
     d = posterior.differences(self.x)
     gradient,W = posterior.derivatives(self.x, d)
-    self.errors = posterior_errors(posterior, self.x, n_draws, self.errors, dense=quick_system, W=W)
-    self.x,_ = newton_from(posterior, self.x, d, gradient, W, 3e-2, quick_system)
+    if self.moved>.03: self.errors = posterior_errors(posterior, self.x, n_draws, self.errors, dense=quick_system, W=W)
+    self.x,_,self.d = newton_from(posterior, self.x, d, gradient, W, 3e-2, quick_system)
     self.learn_prior(posterior)
     spread = sum(self.variance.values())
     change = max((abs(v-before[k]) for k,v in self.variance.items()), default=0.)
     moved = np.sqrt(np.mean((self.x-x)**2)) if len(x) else 0.
-    self.settled = change<3e-3*spread and moved<2e-3*math.sqrt(spread) and np.abs(self.scale-scale).max(initial=0)<1e-2
+    self.settled = change<3e-3*spread and moved<1e-3*math.sqrt(spread) and np.abs(self.scale-scale).max(initial=0)<1e-2
+    self.moved = max(moved/math.sqrt(self.errors.variance.mean()), change/spread)
 
 # %% ../nbs/12e_comparison_solver.ipynb #3a2b38fd
 least_for_tau = 2000 # Comparisons below which answers are taken to be as consistent as the law says
-taus = 1.,2.,4.,8.
+taus = 1.,2.,4.,8. # The search begins at the second
 
 def _held_out_tenth(ids, seed=0):
     "Which comparisons belong to a tenth of the pairs of contributors and items"
@@ -289,17 +380,25 @@ def choose(self:ComparisonSolver,
     held = torch.from_numpy(_held_out_tenth(ds.ids))
     test = ds.only(held)
     trial = ComparisonSolver(deepcopy(self.model), self.dls).start(ds.only(~held))
-    trial.has_scales = False
-    least = np.inf
-    for tau in taus:
+    trial.has_scales,chance = False,3/len(test) # a smaller difference of losses may be chance
+    trial.tau = taus[1]
+    trial.round() # one more for the first trial, which begins with what has won most
+    best,least = trial,trial.trial_loss(test, n_rounds)
+    for tau in taus[2:]:
+        trial = best.copy()
         trial.tau = tau
-        loss = trial.trial_loss(test, n_rounds if tau>taus[0] else 3*n_rounds) # the first one begins at nothing
-        if loss>least-3/len(test): break # less than that may be chance
-        self.tau,least = tau,loss
+        loss = trial.trial_loss(test, n_rounds)
+        if loss>least-chance: break
+        best,least = trial,loss
+    if best.tau==taus[1]:
+        trial = best.copy()
+        trial.tau = taus[0]
+        loss = trial.trial_loss(test, n_rounds)
+        if loss<least+chance: best,least = trial,loss
+    self.tau,self.x,self.variance = best.tau,best.x,dict(best.variance) # a good place to begin
     if self.settings.scales is not None or not self.has_scales: return # they cost a number for each contributor, so are tried last
-    trial.tau,trial.has_scales = self.tau,True
-    self.has_scales = trial.trial_loss(test, n_rounds)<least
-    self.x,self.variance = trial.x,trial.variance # a good place to begin
+    best.has_scales = True
+    self.has_scales = best.trial_loss(test, 2)<least
 
 # %% ../nbs/12e_comparison_solver.ipynb #d093ffe1
 @patch
@@ -309,9 +408,8 @@ def train_epoch(self:ComparisonSolver)->float:
     if self.tau is None: self.choose()
     if self.settled: return self.loss
     self.round()
-    d = self.posterior().differences(self.x)
     law,system = self.model.law,self.system
-    nll = expected(law.cumulant, d) - law.slope*system.y*d
+    nll = expected(law.cumulant, self.d) - law.slope*system.y*self.d
     self.loss = float(system.w@nll/max(system.w.sum(), 1e-300))
     return self.loss
 
@@ -326,9 +424,10 @@ def prior(self:ComparisonSolver)->dict: # None before the first epoch
 @patch
 @torch.no_grad()
 def write(self:ComparisonSolver, model:ComparisonScores):
-    "Put scores and scales into `model`"
+    "Put scores, scales and draws of errors into `model`"
     for l,o in self.system.slices().items(): model.score(l).copy_(torch.from_numpy(self.x[o]))
     model.contributor_scale.copy_(torch.from_numpy(self.scale))
+    model.keep_draws(None if self.errors is None else self.errors.draws)
 
 @patch
 def holds(self:ComparisonSolver, model:ComparisonScores)->bool:

@@ -99,14 +99,16 @@ class UniformLaw(RootLaw):
     def third(self, d): return log_sinhc(d, 3)
     def moments(self, d):
         "Mean and variance of an answer, from one exponential"
-        a = d.abs().clamp(min=.5)
+        near_zero = .1 # beyond it, these differences lose a digit of 16
+        a = d.abs().clamp(min=near_zero)
         e = torch.exp(-2*a)
         inverse,rest = 1/a,1/(1-e)
         mean = ((1+e)*rest - inverse)*torch.sign(d)
         variance = inverse*inverse - 4*e*rest*rest
-        small = d.abs()<.5
+        small = d.abs()<near_zero
         near = d[small]
-        mean[small],variance[small] = _series(near, 1, .5),_series(near, 2, .5)
+        mean[small] = _series(near, 1, near_zero)
+        variance[small] = _series(near, 2, near_zero)
         return mean,variance
     def sample(self,
         d:Tensor, # Differences of scores
@@ -155,9 +157,9 @@ def variance(self:WinsLaw, d:Tensor)->Tensor:
 
 @patch
 def moments(self:WinsLaw, d:Tensor)->tuple:
-    "Mean and variance of an answer; without ties, from one hyperbolic tangent"
+    "Mean and variance of an answer; without ties, from one logistic function"
     if self.tie: return self.mean(d),self.variance(d)
-    mean = torch.tanh(d/2)
+    mean = 2*torch.sigmoid(d)-1
     return mean,1-mean*mean
 
 # %% ../nbs/12a_root_laws.ipynb #5bd4e11a
