@@ -319,7 +319,7 @@ def round(self:ComparisonSolver,
     spread = sum(self.variance.values())
     change = max((abs(v-before[k]) for k,v in self.variance.items()), default=0.)
     moved = np.sqrt(np.mean((self.x-x)**2)) if len(x) else 0.
-    self.settled = change<3e-3*spread and moved<1e-3*math.sqrt(spread) and np.abs(self.scale-scale).max(initial=0)<1e-2
+    self.settled = change<3e-3*spread and moved<2e-3*math.sqrt(spread) and np.abs(self.scale-scale).max(initial=0)<1e-2
     self.moved = max(moved/math.sqrt(self.errors.variance.mean()), change/spread)
 
 # %% ../nbs/12e_comparison_solver.ipynb #3a2b38fd
