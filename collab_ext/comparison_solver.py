@@ -8,8 +8,8 @@ Docs: https://collab-ext.github.io/collab_ext/comparison_solver.html.md"""
 
 # %% auto #0
 __all__ = ['from_source', 'quick_system', 'least_for_tau', 'taus', 'ScoreSettings', 'score_groups', 'prior_means', 'rescaled',
-           'joint_step', 'ComparisonSolver', 'begin_with_wins', 'tail_bend', 'expected_answers', 'balanced',
-           'LicchaviSolver']
+           'joint_step', 'ComparisonSolver', 'begin_with_wins', 'learns_ties', 'tail_bend', 'expected_answers',
+           'balanced', 'LicchaviSolver']
 
 # %% ../nbs/12e_comparison_solver.ipynb #5beb1ad4
 from scipy.sparse import csr_matrix
@@ -181,6 +181,17 @@ def begin_with_wins(
     solver.x[system.slices()['item']] = to_np(model.law.inverse_mean(answers))
 
 # %% ../nbs/12e_comparison_solver.ipynb #fc7ac5d5
+def _weight_of_ties(ds):
+    "The number of ties among comparisons, or the sum of their weights"
+    weight = np.ones(len(ds)) if ds.weight is None else to_np(ds.weight)
+    return float(weight[to_np(ds.targ)==0].sum())
+
+def learns_ties(
+    law, # One of `root_laws`
+)->bool:
+    "Are the odds of ties to be learned?"
+    return isinstance(law, WinsLaw) and law.learned
+
 def _first_errors(solver):
     "Errors by the draws that the model has kept, or None"
     draws = to_np(solver.model.draws)
@@ -195,8 +206,10 @@ def start(self:ComparisonSolver,
     "Begin from what the model knows"
     model,settings = self.model,self.settings
     learned = ifnone(model.prior, {})
-    self.learns = not learned
-    self.system = ScoreSystem(model, ifnone(ds, self.dls.train_ds))
+    self.learns,self.law = not learned,model.law
+    ds = ifnone(ds, self.dls.train_ds)
+    self.system = ScoreSystem(model, ds)
+    self.n_ties = _weight_of_ties(ds)
     self.groups,self.source = score_groups(model),prior_means(model)
     self.x = np.concatenate([to_np(model.score(l).detach()) for l in model.levels])
     self.scale = to_np(model.contributor_scale).copy()
@@ -241,7 +254,7 @@ def posterior(self:ComparisonSolver)->Posterior:
         heavy = pulls.min(initial=1)<1
         bend[at] = tail_bend(pulls, self.x[at]**2, self.settings.tails**2*self.variance[k])/self.variance[k] if heavy else precision[at]
     sd = self.errors.sd if self.settings.averages and self.errors is not None else None
-    return Posterior(self.system, self.model.law, precision, self.slope*self.source, self.tau, self.scale, sd, bend)
+    return Posterior(self.system, self.law, precision, self.slope*self.source, self.tau, self.scale, sd, bend)
 
 # %% ../nbs/12e_comparison_solver.ipynb #1f940b1d
 @patch
@@ -270,6 +283,10 @@ def learn_prior(self:ComparisonSolver,
         pulls = posterior.precision[at]*self.variance[k]
         new = learned_variance(off[at]*np.sqrt(pulls), self.errors.variance[at]*pulls, self.variance[k])
         self.variance[k] *= math.exp(self.damped(k, new))
+    if learns_ties(self.law):
+        now = self.posterior()
+        tie = learned_tie(self.law, self.n_ties, partial(now.average, d=self.d), self.system.w)
+        self.law = WinsLaw(tie, learned=True)
     if not self.has_scales: return
     self.scale,errors_of_scale,there = rescaled(posterior, self.x, self.scale_variance)
     new = learned_variance(self.scale[there]-1, errors_of_scale[there], self.scale_variance, 1e-4)
@@ -309,7 +326,7 @@ def round(self:ComparisonSolver,
     "Solve for the scores, then for their errors, scales and variances, until they have settled"
     if not self.learns: return self.settle()
     if self.settled: return
-    before,scale,x = dict(self.variance),self.scale,self.x
+    before,scale,x,law = dict(self.variance),self.scale,self.x,self.law
     posterior = self.posterior()
     d = posterior.differences(self.x)
     gradient,W = posterior.derivatives(self.x, d)
@@ -320,6 +337,7 @@ def round(self:ComparisonSolver,
     change = max((abs(v-before[k]) for k,v in self.variance.items()), default=0.)
     moved = np.sqrt(np.mean((self.x-x)**2)) if len(x) else 0.
     self.settled = change<3e-3*spread and moved<2e-3*math.sqrt(spread) and np.abs(self.scale-scale).max(initial=0)<1e-2
+    if learns_ties(law): self.settled = self.settled and abs(self.law.tie-law.tie)<.01*law.tie
     self.moved = max(moved/math.sqrt(self.errors.variance.mean()), change/spread)
 
 # %% ../nbs/12e_comparison_solver.ipynb #3a2b38fd
@@ -365,9 +383,9 @@ def trial_loss(self:ComparisonSolver,
     "Loss of the expected answers to the comparisons `test` after some rounds"
     self.settled = False
     for _ in range(n_rounds): self.round()
-    answers = expected_answers(self.model.law, *self.difference(test))
-    d = self.model.law.inverse_mean(torch.from_numpy(answers))
-    return self.model.law.nll(d, test.targ).mean().item()
+    answers = expected_answers(self.law, *self.difference(test))
+    d = self.law.inverse_mean(torch.from_numpy(answers))
+    return self.law.nll(d, test.targ).mean().item()
 
 @patch
 def choose(self:ComparisonSolver,
@@ -408,7 +426,7 @@ def train_epoch(self:ComparisonSolver)->float:
     if self.tau is None: self.choose()
     if self.settled: return self.loss
     self.round()
-    law,system = self.model.law,self.system
+    law,system = self.law,self.system
     nll = expected(law.cumulant, self.d) - law.slope*system.y*self.d
     self.loss = float(system.w@nll/max(system.w.sum(), 1e-300))
     return self.loss
@@ -417,8 +435,9 @@ def train_epoch(self:ComparisonSolver)->float:
 def prior(self:ComparisonSolver)->dict: # None before the first epoch
     "Variances, consistency, scales' variance and the multiple of the source"
     if self.x is None: return None
-    return dict(variance={k:float(v) for k,v in self.variance.items()}, tau=float(self.tau),
+    res = dict(variance={k:float(v) for k,v in self.variance.items()}, tau=float(self.tau),
         scale_variance=float(self.scale_variance), slope=float(self.slope), scales=bool(self.has_scales))
+    return dict(res, tie=float(self.law.tie)) if learns_ties(self.law) else res
 
 # %% ../nbs/12e_comparison_solver.ipynb #4e84751b
 @patch

@@ -130,6 +130,7 @@ class ComparisonScores(nn.Module):
     def know(self, prior):
         "Keep what a solver has learned besides the scores, as plain data, or None"
         self.prior = prior
+        if prior and 'tie' in prior: self.law.tie = prior['tie']
         return self
     def keep_draws(self, draws):
         "Keep draws of the errors of all scores (scores × draws), with which a solver may begin; None for none"
