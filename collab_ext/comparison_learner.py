@@ -104,10 +104,15 @@ def model_for(
     check_choice('loss', kind, comparison_solvers)
     is_licchavi = kind=='licchavi'
     default = vars(ScoreSettings())
-    unused = [k for k,v in vars(settings).items() if not k.startswith('_') and v!=default[k]]
-    if is_licchavi and unused: raise ValueError(f"Licchavi's loss has no use for `{unused[0]}`: leave it out, or pass `loss='posterior'`")
+    given = [k for k,v in vars(settings).items() if not k.startswith('_') and v!=default[k]]
+    unused = [k for k in given if (k in ('w','w0'))!=is_licchavi]
+    other = 'posterior' if is_licchavi else 'licchavi'
+    if unused: raise ValueError(f"The loss {kind!r} has no use for `{unused[0]}`: leave it out, or pass `loss={other!r}`")
     levels = LicchaviSolver.levels(len(ds.criteria)) if is_licchavi else settings.levels
-    return ComparisonScores.from_data(ds, law, levels, settings=settings, kind=kind)
+    model = ComparisonScores.from_data(ds, law, levels, settings=settings, kind=kind)
+    if settings.factors and 'contributor' not in model.levels: raise ValueError(
+        f"`factors` are of what contributors think beside the rest, and the levels are {', '.join(model.levels)}: leave it out, or compare with several contributors")
+    return model
 
 # %% ../nbs/12f_comparison_learner.ipynb #2d8e0445
 def source_scores(
@@ -159,6 +164,9 @@ def comparison_learner(
     scales=None, # A scale for each contributor? Where it helps by default
     averages=True, # Average over the errors of scores? False for the most probable scores
     tails=2., # Beyond how many standard deviations what a contributor thinks pulls less at the rest; infinite for never
+    factors=0, # At most as many factors of contributors and items, if they help to predict held-out answers
+    w=1., # Licchavi's pull of the global score on a local one
+    w0=1., # Licchavi's pull of zero on a global score
     pretrained=None, # Scores of other comparisons: a saved name, a learner, or a frame with item and score
     path=None, # Folder for saved files; that of `dls` by default
     metrics=None, # Metrics of differences and answers; `answer_mse` by default
@@ -171,7 +179,7 @@ def comparison_learner(
     if law=='wins': law = wins_law_for(ds)
     law = laws[law]() if isinstance(law, str) else ifnone(law, law_for(ds))
     if not isinstance(law, RootLaw): raise ValueError(f"`law` is one of {', '.join(laws)}, or a `RootLaw`, not {a_type(law)}")
-    model = model_for(ds, law, ScoreSettings(variance, tau, scales, averages, levels, tails), loss)
+    model = model_for(ds, law, ScoreSettings(variance, tau, scales, averages, levels, tails, factors, w, w0), loss)
     learn = ComparisonLearner(dls, model, path=path, metrics=ifnone(metrics, partial(answer_mse, law=law)), **kwargs)
     if pretrained is not None: set_source(model, dls.vocab, source_scores(pretrained, learn.path/learn.model_dir))
     return learn
@@ -449,6 +457,9 @@ def _state_flaw(state, levels, sizes):
     if any(k not in state or len(state[k])!=n_items for k in ('item_mean','item_known')): return "what a source said of its items does not fit"
     draws,n_scores = state.get('draws'),sum(len(state.get(f'{l}_score', ())) for l in levels)
     if draws is not None and len(draws) and (draws.ndim!=2 or len(draws)!=n_scores): return "its draws of errors do not fit"
+    for o in ('contributor','item'):
+        table = state.get(f'{o}_factors')
+        if table is not None and (table.ndim!=2 or len(table)!=sizes[o]): return f"its factors of {o}s do not fit"
     of_cells = _level_flaw(dict(entry_keys=cells, entry_score=cells), 'entry', sizes)
     return first(filter(None, [of_cells, *(_level_flaw(state, l, sizes) for l in levels)]))
 
@@ -486,7 +497,8 @@ def read_scores(
     keys = {l:state[f'{l}_keys'] for l in info['levels']}
     model = ComparisonScores(info['sizes'], keys, state['cells'], _saved_law(info), kind=info['kind']).know(info['prior'])
     model.keep_draws(state.get('draws'))
-    model.load_state_dict(dict(state, draws=model.draws))
+    model.keep_factors(*[state.get(f'{o}_factors', torch.zeros(info['sizes'][o], 0)) for o in ('contributor','item')])
+    model.load_state_dict({**model.state_dict(), **state})
     return SavedScores(model, pair.vocab, info['criteria'], info['scale'], info['comparison_max'], pair.opt, pair.file)
 
 # %% ../nbs/12f_comparison_learner.ipynb #d0c0da07
@@ -508,6 +520,11 @@ def _moved(model, old, level, rows):
     at = np.full(len(known), -1)
     at[known] = positions(model, level, {k:v[known] for k,v in parts.items()})
     return torch.from_numpy(at>=0),torch.from_numpy(at[at>=0])
+
+def _moved_rows(table, rows, n):
+    "A table of `n` rows with those of another where they went to, and zeros"
+    there = torch.from_numpy(rows)
+    return table.new_zeros(n, table.shape[1]).index_put((there[there>=0],), table[there>=0])
 
 def _moved_draws(model, old, rows):
     "Draws of errors of `old` at the scores of `model`, 0 where it lacks them; None where the levels differ"
@@ -534,6 +551,7 @@ def take_scores(
         if l=='item': model.set_item_means(*(torch.zeros_like(new).index_put((at,), was[known]) for new,was in
             ((model.item_mean,old.item_mean),(model.item_known,old.item_known))))
     model.keep_draws(_moved_draws(model, old, rows))
+    model.keep_factors(*[_moved_rows(getattr(old, f'{o}_factors'), rows[o], model.sizes[o]) for o in ('contributor','item')])
     there = torch.from_numpy(rows['contributor'])
     model.contributor_scale.fill_(1.)
     model.contributor_scale[there[there>=0]] = old.contributor_scale[there>=0]

@@ -126,6 +126,7 @@ class ComparisonScores(nn.Module):
         self.register_buffer('item_mean', torch.zeros(n_items, dtype=torch.double)) # what a source says
         self.register_buffer('item_known', torch.zeros(n_items, dtype=torch.bool)) # of which items
         self.keep_draws(None)
+        self.keep_factors(np.zeros((sizes['contributor'],0)), np.zeros((sizes['item'],0)))
 
     def know(self, prior):
         "Keep what a solver has learned besides the scores, as plain data, or None"
@@ -136,6 +137,10 @@ class ComparisonScores(nn.Module):
         "Keep draws of the errors of all scores (scores × draws), with which a solver may begin; None for none"
         kept = torch.zeros(0, 0) if draws is None else torch.as_tensor(draws).float()
         self.register_buffer('draws', kept)
+    def keep_factors(self, contributor, item):
+        "Keep factors (contributors × factors, items × factors): where a contributor has no score of an item, their product stands for it"
+        self.register_buffer('contributor_factors', torch.as_tensor(contributor).double())
+        self.register_buffer('item_factors', torch.as_tensor(item).double())
     def keys(self, level):
         "Keys of the scores of a level, in ascending order (array)"
         return to_np(getattr(self, f'{level}_keys'))
@@ -180,8 +185,15 @@ def level_scores(self:ComparisonScores,
 )->Tensor: # n
     "Scores of one level for row numbers; zero where it has none"
     at = torch.from_numpy(positions(self, level, parts))
-    if not len(self.score(level)): return torch.zeros(len(at), dtype=torch.double)
-    return torch.where(at>=0, self.score(level)[at.clamp(min=0)], 0.)
+    other = self.factor_scores(parts) if level=='contributor' else torch.zeros(len(at), dtype=torch.double)
+    if not len(self.score(level)): return other
+    return torch.where(at>=0, self.score(level)[at.clamp(min=0)], other)
+
+@patch
+def factor_scores(self:ComparisonScores, parts:dict)->Tensor:
+    "What factors say of contributors and items"
+    who,what = [torch.from_numpy(parts[o]) for o in ('contributor','item')]
+    return (self.contributor_factors[who]*self.item_factors[what]).sum(1)
 
 @patch
 def shared_scores(self:ComparisonScores, parts:dict)->Tensor:
