@@ -14,6 +14,7 @@ Modules:
 - `collab_ext.cli`: `collab-ext <command>`: what the library does without Python
 - `collab_ext.compare`: Is one model better than another, or did it have lucky users? Differences user by user, with intervals and tests
 - `collab_ext.compare_command`: `collab-ext compare`: a file or a database table of comparisons in, scores of items with their uncertainties out
+- `collab_ext.comparison_factors`: Some people like what some films have: low-rank structure in what contributors think beside the rest
 - `collab_ext.comparison_learner`: From a frame of comparisons to scores with uncertainties: for each contributor, and for all of them
 - `collab_ext.comparison_plots`: Look at scores from comparisons: how training went, how people differ from the common score, how sure it is, and which items hang together
 - `collab_ext.comparison_solver`: What is learned besides the scores: how much items and people differ, how consistent they are, and who judges mildly
