@@ -36,7 +36,7 @@ BiasFit = namedtuple('BiasFit', 'rows variances residual') # biases of users and
 
 def fit_biases(
     rm:RatingMatrix, # Ratings
-    turns=8, # Alternations
+    n_sweeps=8, # Turns of items and users
     share=.2, # Variance of biases that is expected, as a share of that of the noise
 )->BiasFit:
     "Biases of users and items around the mean rating, with the variances that fit them best"
@@ -44,7 +44,7 @@ def fit_biases(
     noise = max(y.var(unbiased=False).item(), 1e-6)
     biases = [torch.zeros(n) for n in rm.sizes]
     variances,uncertain = [share*noise]*2,[torch.zeros(n) for n in rm.sizes]
-    for _ in range(turns):
+    for _ in range(n_sweeps):
         for s in (1,0):
             seen,count = rm.count[s]>0,rm.count[s].float()
             rest = torch.zeros(rm.sizes[s]).index_add_(0, rm.ids[s], y-biases[1-s][rm.ids[1-s]])
