@@ -19,6 +19,9 @@ from .data import *
 from .tables import *
 from .learner import *
 from .linear import *
+from .solver import *
+from .ials import *
+from .bayes_solver import *
 from .rank import *
 from .recommend import *
 from .bundle import *
@@ -98,6 +101,37 @@ def _seen_tables(
     start = F.pad(seen.count[1:].cumsum(0), (1,0))
     return dict(seen=to_np(seen.items-1), seen_start=to_np(start))
 
+# %% ../nbs/11a_export.ipynb #544529af
+def _ratings_fold(solver):
+    prior = solver.known_prior()
+    users = prior['sides'][0]
+    arrays = {f'fold_{new}':np.asarray(users[old], dtype=np.float32) for new,old in dict(cov='row_cov', coefs='coefs').items()}
+    return dict(kind='ratings', noise=float(prior['noise'])),arrays
+
+def _clicks_fold(solver):
+    loss,(_,items) = solver.loss,[packed_rows(tables(solver.model), s) for s in (0,1)]
+    numbers = {o:float(getattr(loss, o)) for o in ('alpha0','reg','nu','count_weight')}
+    return dict(kind='clicks', **numbers),dict(i_any=to_np(items[0].float()))
+
+def _linear_fold(solver):
+    model = solver.model
+    return dict(kind='linear', value_weight=float(model.value_weight), centre=float(model.mean)),{}
+
+_fold_kinds = {BayesSolver:_ratings_fold, IALSSolver:_clicks_fold, LinearSolver:_linear_fold}
+
+# %% ../nbs/11a_export.ipynb #bb067f2c
+def _fold_of(
+    learn, # A `CollabLearner`
+)->tuple: # Entry `fold` of `bundle.json`, or None; its tables
+    "What a bundle needs to take in new users"
+    solver = ifnone(learn.solver, solver_for(learn))
+    make = first(f for kind,f in _fold_kinds.items() if isinstance(solver, kind))
+    y = train_data(learn.dls).seen_targ
+    if make is None or not len(y): return None,{}
+    fold,arrays = make(solver)
+    like = float(np.quantile(to_np(y.float()), .9))
+    return dict(fold, like=like, counts=hasattr(learn.dls.train, 'n_neg')),arrays
+
 # %% ../nbs/11a_export.ipynb #5e9b0d27
 @patch
 @checks_names
@@ -119,8 +153,11 @@ def export_bundle(self:CollabLearner,
     shown = with_items(_label_frame(item, vocab.labels[1]), items, item)
     arrays,kept = _linear_tables_of(model, n_links) if is_linear else (_model_tables(_dot_model(self)),None)
     if with_seen: arrays.update(_seen_tables(seen_items(self)))
+    fold,fold_arrays = _fold_of(self)
+    arrays.update(fold_arrays)
     y_range = None if model.y_range is None else [float(o) for o in model.y_range]
     mean = 0. if is_linear else float(getattr(model, 'mean', 0.)) # the mean of a linear model is in its input
     info = dict(user=user, item=item, mean=mean, y_range=y_range)
     if is_linear: info.update(kind='linear', links_kept=kept)
+    if fold is not None: info.update(fold=fold)
     return write_bundle(folder, arrays, users, shown, info, wait)
