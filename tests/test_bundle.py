@@ -442,7 +442,7 @@ def test_new_users_of_ratings(tmp_path, y_range, way):
 
 @pytest.mark.parametrize('loss', ['ials','softmax','ccl'])
 def test_new_users_of_clicks(tmp_path, loss):
-    df = simulate_clicks(60, 100, 900).clicks
+    df = simulate_clicks(60, 40, 15)
     l = implicit_learner(CollabDataLoaders.from_interactions(df, seed=0, bs=64), 8, loss, path=tmp_path)
     with l.no_bar(), l.no_logging():
         if loss=='ials': l.solve(3)
