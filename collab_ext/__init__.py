@@ -21,6 +21,7 @@ Modules:
 - `collab_ext.data`: Turn a frame of ratings into checked, split, fast `DataLoaders`
 - `collab_ext.demo`: The main job from a command line: pretrain on one population, adapt to another, compare with training from scratch
 - `collab_ext.export`: Write what a trained learner knows as a folder that serves recommendations
+- `collab_ext.features`: Turn what is known of items (numbers, categories, tags, text) into arrays that a model reads, for works never seen too
 - `collab_ext.files`: Save weights and vocabulary as one, and open them without trusting them
 - `collab_ext.fused`: `cbs=Fused()`: forward, gradient and update of each rating in one compiled loop, inside a fastai `Learner`
 - `collab_ext.fused_negatives`: BPR, softmax and cosine contrastive loss in the compiled loop, which draws negatives itself
@@ -86,6 +87,7 @@ aggregate: aggregate_scores
 simulate_comparisons: simulate_comparisons
 comparison_learner: ComparisonLearner comparison_learner
 bundle: Bundle
+features: Blocks Features RecordError TokenVectors token_vectors
 export: # these have methods of the learners
 comparison_plots:
 next_pair:
@@ -117,11 +119,13 @@ class _Loaded:
     def create_module(self, spec): return sys.modules[spec.name]
     def exec_module(self, module): module.__spec__ = self.spec
 
+_alone = {f'{__name__}.{o}' for o in ('bundle','cli','features')} # these are imported without torch
+
 class _Whole:
-    "Imports all modules before the first one but `bundle` and `cli`, so that a learner has its methods, whichever module it was imported or unpickled from"
+    "Imports all modules before the first one but those in `_alone`, so that a learner has its methods, whichever module it was imported or unpickled from"
     @staticmethod
     def find_spec(name, path=None, target=None):
-        if not name.startswith(f'{__name__}.') or name in (f'{__name__}.bundle',f'{__name__}.cli'): return None
+        if not name.startswith(f'{__name__}.') or name in _alone: return None
         _import_all()
         there = sys.modules.get(name)
         if there is None: return None # one that is imported on request alone
@@ -150,11 +154,11 @@ def __dir__(): return sorted({*globals(), *__all__})
 
 # What `from collab_ext import *` gives: what users type. Everything else is imported from its module.
 __all__ = ['BPRLoss', 'Bundle', 'CCLLoss', 'CollabDataLoaders', 'CollabLearner', 'ComparisonDataLoaders', 'ComparisonLearner', 'DotBias',
-    'EASE', 'EmbeddingDotBias', 'EmbeddingNN', 'FreezeRows', 'Fused', 'GraphFilter', 'IALSLoss', 'KFoldSplitters', 'L2SP',
+    'EASE', 'EmbeddingDotBias', 'EmbeddingNN', 'Features', 'FreezeRows', 'Fused', 'GraphFilter', 'IALSLoss', 'KFoldSplitters', 'L2SP',
     'LeaveLastSplitter', 'RankMetrics', 'SoftmaxLoss', 'SparseRows', 'TimeFoldSplitters', 'TimeSplitter', 'UnknownDropout',
     'UserFoldSplitters', 'UserSplitter', 'Vocab', 'VoteLoss', 'WARPLoss', 'aggregate_scores', 'check_comparisons', 'check_ratings',
     'collab_learner', 'collab_splitter', 'compare', 'comparison_graph', 'comparison_learner', 'comparison_report', 'coverage',
     'cross_domain_split', 'cross_validate', 'implicit_learner', 'layouts', 'linear_factors', 'linear_learner',
     'load_pretrained_keys', 'match_embeds', 'match_rows', 'measure', 'pull_from_hub', 'push_to_hub', 'read_pair', 'read_source',
-    'read_vocab', 'reliability', 'save_pair', 'simulate_clicks', 'simulate_comparisons', 'simulate_ratings', 'tables', 'tune',
+    'read_vocab', 'reliability', 'save_pair', 'simulate_clicks', 'simulate_comparisons', 'simulate_ratings', 'tables', 'token_vectors', 'tune',
     'wins_frame']
