@@ -21,6 +21,7 @@ Modules:
 - `collab_ext.data`: Turn a frame of ratings into checked, split, fast `DataLoaders`
 - `collab_ext.demo`: The main job from a command line: pretrain on one population, adapt to another, compare with training from scratch
 - `collab_ext.export`: Write what a trained learner knows as a folder that serves recommendations
+- `collab_ext.export_command`: `collab-ext export`: a trained run in, a bundle that can be served out
 - `collab_ext.features`: Turn what is known of items (numbers, categories, tags, text) into arrays that a model reads, for works never seen too
 - `collab_ext.files`: Save weights and vocabulary as one, and open them without trusting them
 - `collab_ext.fused`: `cbs=Fused()`: forward, gradient and update of each rating in one compiled loop, inside a fastai `Learner`
@@ -39,6 +40,7 @@ Modules:
 - `collab_ext.prepare_command`: `collab-ext prepare`: a file of ratings or clicks in, checked and split data out
 - `collab_ext.rank`: The best items for each user, out of the whole catalogue, without what the user has already
 - `collab_ext.recommend`: What to show a user, why, and whether it is any good: `recommend`, `similar_items`, `explain`, `evaluate`
+- `collab_ext.recommend_command`: `collab-ext recommend`: lists for users, for all of them, or for somebody new, from a bundle
 - `collab_ext.root_laws`: What a comparison of two items says about the difference of their scores: any value between two ends, wins and ties, or grades
 - `collab_ext.rows`: One side's rows given the other's: sums over their ratings, normal equations, solutions
 - `collab_ext.rows_numba`: The loops of `rows`, by numba, for one core or several
@@ -119,7 +121,7 @@ class _Loaded:
     def create_module(self, spec): return sys.modules[spec.name]
     def exec_module(self, module): module.__spec__ = self.spec
 
-_alone = {f'{__name__}.{o}' for o in ('bundle','cli','features')} # these are imported without torch
+_alone = {f'{__name__}.{o}' for o in ('bundle','cli','features','recommend_command','serve','serve_command','versions')} # these are imported without torch
 
 class _Whole:
     "Imports all modules before the first one but those in `_alone`, so that a learner has its methods, whichever module it was imported or unpickled from"
