@@ -692,23 +692,29 @@ def _answer(bundle, users, found, many):
 
 # %% ../nbs/11_bundle.ipynb #e3b6a7ce
 @patch
-def similar_items(self:Bundle,
-    item, # An item
+def near_rows(self:Bundle,
+    items, # An item, or several
     k=10, # How many
-    exclude=None, # Item, or items, not to be shown; unknown ones are ignored
-    candidates=None, # The only items that may be shown, such as those in stock; unknown ones are ignored
-)->pd.DataFrame: # Rank, item, cosine, and what is known of the items
-    "Items whose vectors point the same way"
+    exclude=None, # As for `similar_items`
+    candidates=None, # As for `similar_items`
+)->tuple: # Rows of items, nearest first, and their cosines; for several items the mean of these
+    "Items whose vectors point the same way as those of one item, or of several together"
     _check_count('k', k, 'how many items to show')
-    if _is_many(item): raise ValueError(f"`similar_items` takes one item, not a {type(item).__name__}: ask for each in turn")
-    i, = _rows('item', self.i2i, [item])
-    if i<0: raise KeyError(f"There is no item {item!r} in this bundle")
-    products,norms = _link_products(self.tables, i) if self.is_linear else (self.V[:,:-1]@self.V[i,:-1], self.norms)
-    cosines = products/np.maximum(norms*norms[i], 1e-12) # a vector of zeros is like no other
+    items = _as_list('items', items)
+    own = _rows('items', self.i2i, items)
+    missing = [o for o,i in zip(items, own) if i<0]
+    if missing: raise KeyError(f"There is no item {missing[0]!r} in this bundle")
+    if not len(own): raise ValueError("`items` is empty: name an item that others should be like")
+    cosines = sum(_cosines(self, i) for i in own)/len(own)
     cosines[_hidden(self, exclude, candidates)] = -np.inf
-    cosines[i] = -np.inf
+    cosines[own] = -np.inf
     rows = _best(cosines, k)
-    return _frame(self, rows, 'similarity', cosines[rows], dict(rank=range(1, len(rows)+1)))
+    return rows,cosines[rows]
+
+def _cosines(bundle, i):
+    "Cosines of item `i` and each item; a vector of zeros is like no other"
+    products,norms = _link_products(bundle.tables, i) if bundle.is_linear else (bundle.V[:,:-1]@bundle.V[i,:-1], bundle.norms)
+    return products/np.maximum(norms*norms[i], 1e-12)
 
 def _link_products(t, i):
     "For a linear model, products of the links to item `i` with those to each item, and the lengths of all"
@@ -719,6 +725,20 @@ def _link_products(t, i):
     to_i[source[here]] = t['link_value'][here]
     products = np.bincount(t['link_item'], t['link_value']*to_i[source], n)
     return products,np.sqrt(np.bincount(t['link_item'], t['link_value']**2, n))
+
+# %% ../nbs/11_bundle.ipynb #caec35cd
+@patch
+def similar_items(self:Bundle,
+    item, # An item
+    k=10, # How many
+    exclude=None, # Item, or items, not to be shown; unknown ones are ignored
+    candidates=None, # The only items that may be shown, such as those in stock; unknown ones are ignored
+)->pd.DataFrame: # Rank, item, cosine, and what is known of the items
+    "Items whose vectors point the same way"
+    _check_count('k', k, 'how many items to show')
+    if _is_many(item): raise ValueError(f"`similar_items` takes one item, not a {type(item).__name__}: ask for each in turn")
+    rows,cosines = self.near_rows([item], k, exclude, candidates)
+    return _frame(self, rows, 'similarity', cosines, dict(rank=range(1, len(rows)+1)))
 
 # %% ../nbs/11_bundle.ipynb #c1ad05f4
 def _equally_long(V):

@@ -240,7 +240,7 @@ def item_frame(
         f"{items[item].iloc[0]!r} here; is {item!r} the same column?")
     return items.reset_index(drop=True)
 
-# %% ../nbs/16b_prepare_command.ipynb #0f4174b2
+# %% ../nbs/16b_prepare_command.ipynb #800bfacf
 def pipeline_root(
     root:str, # Folder of a pipeline
     dev:bool, # A trial on a sample?
@@ -266,7 +266,7 @@ def _columns_of(df, user, item, rating, time, clicks):
 
 @call_parse
 def prepare_command(
-    ratings:Param("CSV, TSV, Parquet or JSON lines file of ratings or clicks", str, nargs='?', default=None)=None,
+    ratings:str=None, # CSV, TSV, Parquet or JSON lines file of ratings or clicks
     user:str=None, # Its column of users; the first one by default
     item:str=None, # Its column of items; the second one by default
     rating:str=None, # Its column of ratings, or of counts of clicks; one called rating, stars or score, or the third
@@ -282,7 +282,7 @@ def prepare_command(
     quiet:store_true=False, # No progress bar?
 ):
     "Check and split a file of ratings or clicks, without leaks, as a new version"
-    if dev==(ratings is not None): raise ValueError("Pass a file of ratings, or `--dev` for simulated ones" if not dev else "Pass a file, or `--dev`, not both")
+    if dev==(ratings is not None): raise ValueError("Pass a file as `--ratings`, or `--dev` for simulated ones" if not dev else "Pass `--ratings`, or `--dev`, not both")
     df,about = dev_rows(clicks) if dev else (read_rows(ratings, quiet),read_rows(items, quiet) if items else None)
     cols = _columns_of(df, user, item, rating, time, clicks)
     df = click_rows(df, cols) if clicks else rating_rows(df, cols)
