@@ -18,6 +18,7 @@ Modules:
 - `collab_ext.comparison_plots`: Look at scores from comparisons: how training went, how people differ from the common score, how sure it is, and which items hang together
 - `collab_ext.comparison_solver`: What is learned besides the scores: how much items and people differ, how consistent they are, and who judges mildly
 - `collab_ext.comparisons`: Turn a frame of pairwise comparisons into checked, split `DataLoaders`, and see whether its items can be compared at all
+- `collab_ext.content_prior`: What an item's row should be, judged by what the item is: a mean and a covariance for works that nobody has rated
 - `collab_ext.data`: Turn a frame of ratings into checked, split, fast `DataLoaders`
 - `collab_ext.demo`: The main job from a command line: pretrain on one population, adapt to another, compare with training from scratch
 - `collab_ext.export`: Write what a trained learner knows as a folder that serves recommendations
@@ -92,6 +93,7 @@ simulate_comparisons: simulate_comparisons
 comparison_learner: ComparisonLearner comparison_learner
 bundle: Bundle
 features: Blocks Features RecordError TokenVectors token_vectors
+content_prior: ContentPrior
 export: # these have methods of the learners
 comparison_plots:
 next_pair:
@@ -123,7 +125,7 @@ class _Loaded:
     def create_module(self, spec): return sys.modules[spec.name]
     def exec_module(self, module): module.__spec__ = self.spec
 
-_alone = {f'{__name__}.{o}' for o in ('bundle','cli','features','recommend_command','serve','serve_command','versions')} # these are imported without torch
+_alone = {f'{__name__}.{o}' for o in 'bundle catalogue cli content_prior features recommend_command serve serve_command versions'.split()} # these are imported without torch
 
 class _Whole:
     "Imports all modules before the first one but those in `_alone`, so that a learner has its methods, whichever module it was imported or unpickled from"
@@ -157,7 +159,7 @@ def __getattr__(name):
 def __dir__(): return sorted({*globals(), *__all__})
 
 # What `from collab_ext import *` gives: what users type. Everything else is imported from its module.
-__all__ = ['BPRLoss', 'Bundle', 'CCLLoss', 'CollabDataLoaders', 'CollabLearner', 'ComparisonDataLoaders', 'ComparisonLearner', 'DotBias',
+__all__ = ['BPRLoss', 'Bundle', 'CCLLoss', 'CollabDataLoaders', 'CollabLearner', 'ComparisonDataLoaders', 'ComparisonLearner', 'ContentPrior', 'DotBias',
     'EASE', 'EmbeddingDotBias', 'EmbeddingNN', 'Features', 'FreezeRows', 'Fused', 'GraphFilter', 'IALSLoss', 'KFoldSplitters', 'L2SP',
     'LeaveLastSplitter', 'RankMetrics', 'SoftmaxLoss', 'SparseRows', 'TimeFoldSplitters', 'TimeSplitter', 'UnknownDropout',
     'UserFoldSplitters', 'UserSplitter', 'Vocab', 'VoteLoss', 'WARPLoss', 'aggregate_scores', 'check_comparisons', 'check_ratings',

@@ -547,7 +547,7 @@ def record_model(self:Features):
     "The pydantic model of one item; equal definitions share it"
     return _model(self)[0]
 
-# %% ../nbs/13_features.ipynb #69d60908
+# %% ../nbs/13_features.ipynb #3f9d2495
 class RecordError(ValueError):
     "A record that does not fit the definition: `index`, `field`, and all `errors` as dicts of these and a `message`"
     def __init__(self, errors):
@@ -555,6 +555,11 @@ class RecordError(ValueError):
         self.index,self.field = errors[0]['index'],errors[0]['field']
         more = f", and {len(errors)-1} more" if len(errors)>1 else ''
         super().__init__(errors[0]['message'] + more)
+
+    def moved(self, n):
+        "The same of a list that begins with `n` more records"
+        def later(o): return dict(o, index=o['index']+n, message=o['message'].replace(f"record {o['index']}", f"record {o['index']+n}", 1))
+        return RecordError([later(o) for o in self.errors])
 
 def _record_errors(self, error):
     "What pydantic found, in our words: one for each field of a record"
