@@ -206,6 +206,28 @@ def _check_fold(folder, tables, fold, is_linear):
     if n_coefs not in (1,width+2): raise ValueError(f"The table `fold_coefs` in {folder} has {n_coefs} rows instead of 1 or {width+2}: export it again")
     _check_shape(folder, tables, 'fold_coefs', (n_coefs,width))
 
+# %% ../nbs/11_bundle.ipynb #31af7c63
+def _check_content(folder, tables, content, n_items):
+    "Raise an error unless these may be the arrays of a prior from content"
+    rated = content.get('rated') if isinstance(content, dict) else None
+    if type(rated) is not int or not 0<=rated<=n_items: raise ValueError(f"{folder} says that {rated!r:.80} of its {n_items} items are rated: export it again")
+    _check_lacking(folder, tables, ('content_json',))
+    if tables['content_json'].dtype!=np.uint8: raise ValueError(f"The table `content_json` in {folder} is no text: export it again")
+    bad = [k for k,v in tables.items() if k.startswith('content.') and v.dtype.kind=='f' and not np.isfinite(v).all()]
+    if bad: raise ValueError(f"The table `{bad[0]}` in {folder} does not hold finite numbers: export it again")
+
+def _read_content(tables, info, folder):
+    "The prior from content of a bundle; None if it has none"
+    if 'content' not in info: return None
+    from collab_ext.content_prior import ContentPrior
+    arrays = {k.removeprefix('content.'):v for k,v in tables.items() if k.startswith('content.')}
+    try:
+        res = ContentPrior.from_arrays(tables['content_json'].tobytes().decode(), arrays)
+        ok = res.embed([{}]).shape==(1,tables['u_any'].size)
+    except (*_arrow_errors,AssertionError) as e: raise ValueError(f"The prior from content in {folder} is damaged: {e}; export it again") from e
+    if not ok: raise ValueError(f"The prior from content in {folder} is of another width: export it again")
+    return res
+
 # %% ../nbs/11_bundle.ipynb #2d69331e
 def _is_finite(o): return isinstance(o, (int,float)) and not isinstance(o, bool) and abs(o)<1e300
 
@@ -217,6 +239,7 @@ def _check_tables(folder, tables, users, items, info):
     if len(has_seen)==1: raise ValueError(f"The bundle in {folder} has the table {has_seen.pop()!r} alone: `seen` and `seen_start` need each other")
     if has_seen: _check_lists(folder, tables['seen_start'], tables['seen'], len(users), len(items))
     if 'fold' in info: _check_fold(folder, tables, info['fold'], info.get('kind')=='linear')
+    if 'content' in info: _check_content(folder, tables, info['content'], len(items))
     y_range = info['y_range']
     is_range = isinstance(y_range, (list,tuple)) and len(y_range)==2 and all(map(_is_finite, y_range)) and y_range[0]<y_range[1]
     if not _is_finite(info['mean']) or not (y_range is None or is_range):
@@ -408,8 +431,9 @@ class _RatingsFold:
 class _ClicksFold:
     "Solves for the vector of somebody new, from clicks; the bias is 0"
     def __init__(self, V, tables, info):
-        self.V,self.loss,self.n_items = V,info['fold'],len(V)+1 # `#na#` is one more
-        vecs = V[:,:-1].astype(np.float64)
+        n = info.get('content', {}).get('rated', len(V)) # others have rows from their content alone
+        self.V,self.loss,self.n_items = V,info['fold'],n+1 # `#na#` is one more
+        vecs = V[:n,:-1].astype(np.float64)
         any_item = tables['i_any'][:-1].astype(np.float64)
         base,self.Q = np.linalg.eigh(self.loss['alpha0']*(vecs.T@vecs + np.outer(any_item, any_item)))
         self.base = base.clip(0)
@@ -465,7 +489,7 @@ class Bundle:
         self.u2i = _row_index(self.users, folder)
         self.i2i = _row_index(self.items, folder)
         self.is_linear = self.info.get('kind')=='linear'
-        self.index,self.fold = None,None
+        self.index,self.fold,self.content = None,None,_read_content(self.tables, self.info, folder)
         if self.is_linear: return
         self.V = np.column_stack([self.tables['i_weight'], self.tables['i_bias']]) # items × (factors + 1)
         self.norms = np.linalg.norm(self.tables['i_weight'], axis=1)
@@ -693,10 +717,11 @@ def _answer(bundle, users, found, many):
 # %% ../nbs/11_bundle.ipynb #e3b6a7ce
 @patch
 def near_rows(self:Bundle,
-    items, # An item, or several
+    items=None, # An item, or several
     k=10, # How many
     exclude=None, # As for `similar_items`
     candidates=None, # As for `similar_items`
+    vectors=None, # Also, or instead: rows of works, as `embed` gives them
 )->tuple: # Rows of items, nearest first, and their cosines; for several items the mean of these
     "Items whose vectors point the same way as those of one item, or of several together"
     _check_count('k', k, 'how many items to show')
@@ -704,12 +729,19 @@ def near_rows(self:Bundle,
     own = _rows('items', self.i2i, items)
     missing = [o for o,i in zip(items, own) if i<0]
     if missing: raise KeyError(f"There is no item {missing[0]!r} in this bundle")
-    if not len(own): raise ValueError("`items` is empty: name an item that others should be like")
-    cosines = sum(_cosines(self, i) for i in own)/len(own)
+    others = [] if vectors is None else list(np.asarray(vectors))
+    if others and self.is_linear: raise ValueError("The items of a linear model have no vectors that others could be compared with")
+    if not len(own)+len(others): raise ValueError("`items` is empty: name an item that others should be like")
+    cosines = [_cosines(self, i) for i in own]+[_cosines_to(self, o[:-1]) for o in others]
+    cosines = sum(cosines)/len(cosines)
     cosines[_hidden(self, exclude, candidates)] = -np.inf
     cosines[own] = -np.inf
     rows = _best(cosines, k)
     return rows,cosines[rows]
+
+def _cosines_to(bundle, vec):
+    "Cosines of a vector and each item"
+    return bundle.V[:,:-1]@vec/np.maximum(bundle.norms*np.linalg.norm(vec), 1e-12)
 
 def _cosines(bundle, i):
     "Cosines of item `i` and each item; a vector of zeros is like no other"
@@ -739,6 +771,15 @@ def similar_items(self:Bundle,
     if _is_many(item): raise ValueError(f"`similar_items` takes one item, not a {type(item).__name__}: ask for each in turn")
     rows,cosines = self.near_rows([item], k, exclude, candidates)
     return _frame(self, rows, 'similarity', cosines, dict(rank=range(1, len(rows)+1)))
+
+# %% ../nbs/11_bundle.ipynb #8c469535
+@patch
+def embed(self:Bundle,
+    works, # A frame of works, or records: a list of dicts
+)->np.ndarray: # Rows [vector, bias] (works × factors + 1), float32
+    "Rows of works from what is known of them, also of works that nobody has seen"
+    if self.content is None: raise ValueError(f"The bundle in {self.folder} knows nothing of content: export it with `content`")
+    return self.content.embed(works)
 
 # %% ../nbs/11_bundle.ipynb #c1ad05f4
 def _equally_long(V):
