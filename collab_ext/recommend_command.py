@@ -9,12 +9,13 @@ Docs: https://collab-ext.github.io/collab_ext/recommend_command.html.md"""
 # %% auto #0
 __all__ = ['label_of', 'labels_of', 'write_lists', 'recommend_command']
 
-# %% ../nbs/16e_recommend_command.ipynb #767430c2
+# %% ../nbs/16e_recommend_command.ipynb #8a7a4698
 import os
 from pathlib import Path
 import numpy as np,pandas as pd
 from fastcore.script import *
 from .bundle import *
+from .features import *
 from .versions import *
 
 # %% ../nbs/16e_recommend_command.ipynb #ce7290cf
