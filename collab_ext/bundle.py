@@ -491,7 +491,8 @@ class Bundle:
         self.is_linear = self.info.get('kind')=='linear'
         self.index,self.fold,self.content = None,None,_read_content(self.tables, self.info, folder)
         if self.is_linear: return
-        self.V = np.column_stack([self.tables['i_weight'], self.tables['i_bias']]) # items × (factors + 1)
+        by_factor = np.ascontiguousarray(np.vstack([self.tables['i_weight'].T, self.tables['i_bias']]))
+        self.V = by_factor.T # items × (factors + 1), in the order in which a product with one query is fastest
         self.norms = np.linalg.norm(self.tables['i_weight'], axis=1)
         if 'fold' in self.info: self.fold = _folds[self.info['fold']['kind']](self.V, self.tables, self.info)
 
@@ -541,7 +542,8 @@ def _best(scores, k):
     "Positions of the `k` highest `scores`, in order; -inf doesn't count"
     k = min(k, len(scores))
     if not k: return np.zeros(0, np.int64)
-    top = np.argpartition(-scores, k-1)[:k]
+    top = np.argpartition(scores, len(scores)-k)[len(scores)-k:]
+    top.sort() # equal scores in the order of the rows
     top = top[np.argsort(-scores[top], kind='stable')]
     return top[scores[top]>-np.inf]
 
