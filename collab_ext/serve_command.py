@@ -40,7 +40,7 @@ def read_token(
         "make one with `python -c \"import secrets;print(secrets.token_urlsafe())\"`")
     return res
 
-# %% ../nbs/18a_serve_command.ipynb #fdfe7242
+# %% ../nbs/18a_serve_command.ipynb #ce203f47
 _threads = 'OPENBLAS_NUM_THREADS','MKL_NUM_THREADS','OMP_NUM_THREADS'
 
 def _app(folder, token, max_body, timeout, poll):
@@ -57,7 +57,7 @@ def serve_command(
     port:int=8000, # Port; 0 for any that is free
     token_file:str=None, # File with the bearer token that requests must bring; or set COLLAB_EXT_TOKEN
     max_body:int=1_000_000, # Largest body (bytes)
-    timeout:float=30., # Seconds for a body to come, for an answer, and for open requests at the end
+    timeout:float=30., # Seconds for a request, and for open requests at the end
     concurrency:int=1000, # Connections at a time; more are answered 503
     poll:float=2., # Seconds between looks for a newer bundle; 0 for none
     root:str='.', # Folder of the pipeline: reads bundles/
