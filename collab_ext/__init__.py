@@ -42,6 +42,8 @@ Modules:
 - `collab_ext.rows_numba`: The loops of `rows`, by numba, for one core or several
 - `collab_ext.saving`: Save a learner with its vocabulary, and load it into learners with other ones
 - `collab_ext.scores`: One sparse model for the scores of items: for everybody, for each criterion, for each contributor, and how sure they are
+- `collab_ext.shard_writer`: From CSV or Parquet files of any size to shards: memory is set by a limit, and what is finished stays finished
+- `collab_ext.shards`: A folder of encoded ratings that is read piece by piece: what is in it, and how to know that nothing is missing or damaged
 - `collab_ext.simulate`: Draw ratings and clicks whose truth is known, and cut ratings into a source and a target
 - `collab_ext.simulate_comparisons`: Draw comparisons whose true scores are known, with adversaries or without, and measure how well scores agree with the truth
 - `collab_ext.solver`: What a learner asks of a closed form, and the callback that trains with one
@@ -114,11 +116,13 @@ class _Loaded:
     def create_module(self, spec): return sys.modules[spec.name]
     def exec_module(self, module): module.__spec__ = self.spec
 
+_alone = [f'{__name__}.{o}' for o in ('bundle','cli','shards','shard_writer')] # what needs no torch
+
 class _Whole:
-    "Imports all modules before the first one but `bundle` and `cli`, so that a learner has its methods, whichever module it was imported or unpickled from"
+    "Imports all modules before the first one but those that stand alone, so that a learner has its methods, whichever module it was imported or unpickled from"
     @staticmethod
     def find_spec(name, path=None, target=None):
-        if not name.startswith(f'{__name__}.') or name in (f'{__name__}.bundle',f'{__name__}.cli'): return None
+        if not name.startswith(f'{__name__}.') or name in _alone: return None
         _import_all()
         there = sys.modules.get(name)
         if there is None: return None # one that is imported on request alone
