@@ -206,9 +206,10 @@ def ratings_sql(
     more = [f'{how}({o}) as {o}' for o,how in (('time','max'),('weight','avg')) if getattr(columns, o) is not None]
     return f"select user, item, {', '.join([f'{kept} as rating', *more])} from ({every}) group by user, item"
 
-# %% ../nbs/15a_prepare_shards.ipynb #07b6995c
-_count_sql = """create table {side}s as select {side} as label, count(*) filter (not ({held_out})) as n, count(*) as total,
-    count(*) filter (rating is null or not isfinite(rating) or abs(rating)>3.4e38) as bad, min(rating) as lowest, max(rating) as highest
+# %% ../nbs/15a_prepare_shards.ipynb #a5be87f6
+_bad_rating = 'rating is null or not isfinite(rating) or abs(rating)>3.4e38'
+_checks_sql = f', count(*) filter ({_bad_rating}) as bad, min(rating) as lowest, max(rating) as highest'
+_count_sql = """create table {side}s as select {side} as label, count(*) filter (not ({held_out})) as n, count(*) as total{checks}
     from ({ratings}) group by {side}"""
 
 def count_labels(
@@ -217,8 +218,9 @@ def count_labels(
     ratings:str, # Query with the ratings
     held_out:str, # Expression of SQL
 ):
-    "A table `users` or `items` with each label, its number of training ratings, and the ends of its ratings"
-    db.execute(_count_sql.format(side=side, ratings=ratings, held_out=held_out))
+    "A table `users` or `items` with each label and its numbers of ratings, to train on and in all; that of items checks ratings, too"
+    checks = _checks_sql if side=='item' else ''
+    db.execute(_count_sql.format(side=side, ratings=ratings, held_out=held_out, checks=checks))
 
 def _where(db, ratings_of, files, condition):
     "How many ratings meet a condition, with the name of the first file that has one"
@@ -229,7 +231,7 @@ def _where(db, ratings_of, files, condition):
         if n and first is None: first = o
     return total,first
 
-# %% ../nbs/15a_prepare_shards.ipynb #b9f4b3c4
+# %% ../nbs/15a_prepare_shards.ipynb #b74c4806
 def check_counts(
     db, # Connection to DuckDB, with the tables `users` and `items`
     columns:Columns, # Names in the files
@@ -243,7 +245,7 @@ def check_counts(
         if taken: raise ValueError(f"Column {name!r} has the label '#na#', which stands for unknown ids: rename it")
     bad,lowest,highest = db.execute("select sum(bad), min(lowest), max(highest) from items").fetchone()
     if bad: raise ValueError("Column {!r} has no finite number of float32 in {} ratings, such as in {}: drop them, or give them a rating".format(
-        columns.rating, *where('rating is null or not isfinite(rating) or abs(rating)>3.4e38')))
+        columns.rating, *where(_bad_rating)))
     if y_range is None: return
     lo,hi = y_range
     if lowest<lo or highest>hi: raise ValueError("{} ratings, such as in {}, are outside `y_range=({:g}, {:g})`, which no prediction can leave: "

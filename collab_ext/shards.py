@@ -17,13 +17,13 @@ import numpy as np
 from collections import namedtuple
 from pathlib import Path
 
-# %% ../nbs/15_shards.ipynb #09dbdd59
+# %% ../nbs/15_shards.ipynb #7f115845
 format_name,format_version = 'collab_ext shards',1
 label_files = 'users.parquet','items.parquet'
 
 Part = namedtuple('Part', 'file rows crc user_block item_block bucket') # of the validation set, `item_block` is None
 Labels = namedtuple('Labels', 'file rows type fingerprint crc') # `rows` counts the labels, without `#na#`
-Split = namedtuple('Split', 'rows mean lowest highest parts') # one of the two sets, and its `Part`s
+Split = namedtuple('Split', 'rows mean std lowest highest parts') # one of the two sets, and its `Part`s
 
 # %% ../nbs/15_shards.ipynb #3d399caf
 def _value_bytes(array):
@@ -45,7 +45,7 @@ def column_fingerprint(
         for h,o in zip(hashes, _value_bytes(chunk)): h.update(o)
     return hashlib.blake2b(b''.join(h.digest() for h in hashes), digest_size=16).hexdigest()
 
-# %% ../nbs/15_shards.ipynb #d12d0451
+# %% ../nbs/15_shards.ipynb #cc2afcf1
 def file_crc(
     path, # A file
 )->int:
@@ -64,7 +64,7 @@ def describe_part(
     folder, # Of the shards
     file, # Path within it
     sizes:tuple, # Number of users' and of items' rows
-)->tuple: # `Part`; number, sum, lowest and highest of its ratings
+)->tuple: # `Part`; number, sum, sum of squares, lowest and highest of its ratings
     "What the manifest says of a file of ratings, after checking that its rows exist"
     import pyarrow.compute as pc, pyarrow.parquet as pq
     path = Path(folder)/file
@@ -76,13 +76,14 @@ def describe_part(
         lowest,highest = ends['min'].as_py(),ends['max'].as_py()
         if table.num_rows and not (0<=lowest and highest<n): raise ValueError(
             f"{path} has {name}s in rows {lowest} to {highest}, and there are rows 0 to {n-1}: it is of another preparation")
-    y = table['rating']
+    y = table['rating'].cast('double')
     ends = pc.min_max(y)
     keys = _keys(Path(file))
     part = Part(str(file), table.num_rows, file_crc(path), keys['user_block'], keys.get('item_block'), keys['bucket'])
-    return part,(table.num_rows, pc.sum(y.cast('double')).as_py() or 0., ends['min'].as_py(), ends['max'].as_py())
+    sums = [pc.sum(o).as_py() or 0. for o in (y, pc.multiply(y, y))]
+    return part,(table.num_rows, *sums, ends['min'].as_py(), ends['max'].as_py())
 
-# %% ../nbs/15_shards.ipynb #a49692f1
+# %% ../nbs/15_shards.ipynb #e1629db8
 def as_split(
     described:list, # What `describe_part` returns, for each part
 )->Split:
@@ -91,8 +92,10 @@ def as_split(
     parts = sorted((o for o,_ in described), key=lambda o: o.file)
     stats = [o for _,o in described]
     rows = sum(o[0] for o in stats)
-    if not rows: return Split(0, None, None, None, [])
-    return Split(rows, sum(o[1] for o in stats)/rows, min(o[2] for o in stats), max(o[3] for o in stats), parts)
+    if not rows: return Split(0, None, None, None, None, [])
+    mean,square = [sum(o[i] for o in stats)/rows for i in (1,2)]
+    std = max(square-mean**2, 0.)**.5
+    return Split(rows, mean, std, min(o[3] for o in stats), max(o[4] for o in stats), parts)
 
 def describe_labels(
     folder, # Of the shards
@@ -130,7 +133,7 @@ def preparation_of(
     text = json.dumps([*[o.fingerprint for o in labels], starts])
     return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
 
-# %% ../nbs/15_shards.ipynb #559ff50c
+# %% ../nbs/15_shards.ipynb #69b98013
 def seal(
     folder, # With vocabularies and ratings, but no manifest
     names:list, # Columns of users, items and ratings in the original data
@@ -139,6 +142,7 @@ def seal(
     settings:dict=None, # How it was prepared
 ):
     "Check what is in a folder, and write its manifest"
+    import pyarrow.parquet as pq
     folder = Path(folder)
     labels = [describe_labels(folder, o) for o in label_files]
     sizes = [o.rows+1 for o in labels]
@@ -147,8 +151,9 @@ def seal(
         described = {k:[describe_part(folder, o.relative_to(folder), sizes) for o in files] for k,files in found.items()}
     splits = {k:as_split(v) for k,v in described.items()}
     if not splits['train'].rows: raise ValueError(f"There are no ratings to train on in {folder/'train'}")
+    weighted = 'weight' in pq.read_schema(folder/splits['train'].parts[0].file).names
     manifest = dict(format=format_name, version=format_version, preparation=preparation_of(labels, starts), names=list(names), starts=starts,
-        labels=[o._asdict() for o in labels], settings=settings or {})
+        weighted=weighted, labels=[o._asdict() for o in labels], settings=settings or {})
     for k,v in splits.items(): manifest[k] = dict(v._asdict(), parts=[list(o) for o in v.parts])
     write_whole(folder/'manifest.json', json.dumps(manifest, indent=1))
 
@@ -169,7 +174,7 @@ def read_manifest(
         "prepare the shards again, or install the version of collab_ext that wrote them")
     return res
 
-# %% ../nbs/15_shards.ipynb #cca3220b
+# %% ../nbs/15_shards.ipynb #95d42a40
 class Shards:
     "A folder of encoded ratings"
     def __init__(self,
@@ -177,7 +182,8 @@ class Shards:
     ):
         self.path = Path(path)
         m = read_manifest(path)
-        self.names,self.starts,self.preparation,self.settings = m['names'],m['starts'],m['preparation'],m['settings']
+        self.names,self.starts,self.weighted = m['names'],m['starts'],m['weighted']
+        self.preparation,self.settings = m['preparation'],m['settings']
         self.labels = [Labels(**o) for o in m['labels']]
         self.train = _as_split(m['train'])
         self.valid = _as_split(m['valid'])
