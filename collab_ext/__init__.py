@@ -37,6 +37,7 @@ Modules:
 - `collab_ext.plots`: Look at a learner: recall at every length of the list, a map of the items, scores and errors
 - `collab_ext.rank`: The best items for each user, out of the whole catalogue, without what the user has already
 - `collab_ext.recommend`: What to show a user, why, and whether it is any good: `recommend`, `similar_items`, `explain`, `evaluate`
+- `collab_ext.ring`: `cbs=[Fused(), Ring()]`: users stay where they are, blocks of items go round, and every number of processes gives the same bits
 - `collab_ext.root_laws`: What a comparison of two items says about the difference of their scores: any value between two ends, wins and ties, or grades
 - `collab_ext.rows`: One side's rows given the other's: sums over their ratings, normal equations, solutions
 - `collab_ext.rows_numba`: The loops of `rows`, by numba, for one core or several

@@ -251,7 +251,7 @@ def check_counts(
     if lowest<lo or highest>hi: raise ValueError("{} ratings, such as in {}, are outside `y_range=({:g}, {:g})`, which no prediction can leave: "
         "widen it to ({:g}, {:g}) or correct the ratings".format(*where(f'rating<{lo} or rating>{hi}'), lo, hi, min(lo, lowest), max(hi, highest)))
 
-# %% ../nbs/15a_prepare_shards.ipynb #07bb3819
+# %% ../nbs/15a_prepare_shards.ipynb #c4dcc72e
 _number_sql = """create table {side}_rows as
     with ranked as (select label, n, row_number() over (order by n desc, label) - 1 as rank from {side}s where n>0),
     dealt as (select label, n, rank, case when (rank//{blocks})%2=0 then rank%{blocks} else {blocks}-1-rank%{blocks} end as block from ranked)
@@ -261,12 +261,12 @@ def number_labels(
     db, # Connection to DuckDB, with the tables `users` and `items`
     side:str, # 'user' or 'item'
     blocks:int, # How many blocks
-)->list: # First row of each block; 0 for the first
+)->list: # First row of each block
     "A table `user_rows` or `item_rows` with the row of each label"
     db.execute(_number_sql.format(side=side, blocks=blocks))
     starts = [o[0] for o in db.execute(f"select min(row) from {side}_rows group by block order by block").fetchall()]
     if len(starts)<blocks: raise ValueError(f"There are {len(starts)} {side}s with ratings to train on, fewer than `blocks={blocks}`: pass fewer")
-    return [0, *starts[1:]]
+    return starts
 
 def write_labels(
     db, # Connection to DuckDB, with the table `user_rows` or `item_rows`
@@ -276,14 +276,14 @@ def write_labels(
     "Write a vocabulary"
     db.execute(f"copy (select label, n as count from {side}_rows order by row) to {quoted(file)} (format parquet, compression zstd)")
 
-# %% ../nbs/15a_prepare_shards.ipynb #b7231e26
+# %% ../nbs/15a_prepare_shards.ipynb #903d9a37
 def block_sql(
     row:str, # Expression of SQL: a row
     starts:list, # First row of each block
 )->str:
-    "The block of a row, as an expression of SQL"
+    "The block of a row, as an expression of SQL; row 0 is in the first"
     cases = ' '.join(f'when {row}>={start} then {b}' for b,start in reversed(list(enumerate(starts))))
-    return f'case {cases} end'
+    return f'case {cases} else 0 end'
 
 _encode_sql = """copy (select coalesce(u.row, 0) as user, coalesce(i.row, 0) as item, rating::float as rating{weight}, held_out, {block} as user_block
     from (select *, {held_out} as held_out from ({ratings})) r left join user_rows u on u.label=r.user left join item_rows i on i.label=r.item)
@@ -371,7 +371,7 @@ def _settings_of(files, **settings):
     digest = hashlib.blake2b(json.dumps(known).encode(), digest_size=8).hexdigest()
     return dict(settings, files=len(files), digest=digest)
 
-# %% ../nbs/15a_prepare_shards.ipynb #00a5436b
+# %% ../nbs/15a_prepare_shards.ipynb #a0bfd165
 def _tables(db): return {o[0] for o in db.execute("select table_name from information_schema.tables").fetchall()}
 
 def _vocabulary(db, plan):
@@ -383,7 +383,7 @@ def _vocabulary(db, plan):
         if plan.duplicates=='error': _check_no_duplicates(db, plan)
         for o in ('user','item'): number_labels(db, o, plan.blocks)
     rows = [db.execute(f"select min(row) from {o}_rows group by block order by block").fetchall() for o in ('user','item')]
-    return [[0, *[o[0] for o in r[1:]]] for r in rows]
+    return [[o[0] for o in r] for r in rows]
 
 def _check_no_duplicates(db, plan):
     found = db.execute(f"select user, item, count(*) from ({plan.ratings(plan.files)}) group by user, item having count(*)>1 limit 1").fetchone()

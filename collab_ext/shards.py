@@ -133,11 +133,11 @@ def preparation_of(
     text = json.dumps([*[o.fingerprint for o in labels], starts])
     return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
 
-# %% ../nbs/15_shards.ipynb #69b98013
+# %% ../nbs/15_shards.ipynb #07b04d81
 def seal(
     folder, # With vocabularies and ratings, but no manifest
     names:list, # Columns of users, items and ratings in the original data
-    starts:list, # First row of each block of users, and of each block of items; the first one is 0
+    starts:list, # First row of each block of users, and of each block of items; that of the first is 1
     described:dict=None, # 'train' and 'valid' → what `describe_part` says of each part; made here by default
     settings:dict=None, # How it was prepared
 ):
