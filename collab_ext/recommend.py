@@ -151,7 +151,7 @@ def _shown_frame(vocab, users, rows, preds, items):
     return with_items(res, items, item)
 
 # %% ../nbs/09_recommend.ipynb #f312b765
-def _all_alike(y): return isinstance(y, Tensor) and len(y)>0 and bool((y==y[0]).all())
+def _all_alike(y): return len(y)>0 and bool((y==y[0]).all())
 
 def new_ratings(
     learn, # A `CollabLearner`
@@ -161,7 +161,7 @@ def new_ratings(
     "Ratings of new users under a vocabulary of their own"
     ds = train_data(learn.dls)
     (user,item),name = learn.vocab.names,ds.rating_name
-    wanted = [user,item] if _all_alike(ds.targ) else [user,item,name]
+    wanted = [user,item] if _all_alike(ds.summary().values) else [user,item,name]
     if not isinstance(ratings, pd.DataFrame): raise ValueError(f"`ratings` is a frame with the columns {wanted}, not a "
         f"{type(ratings).__name__}")
     check_columns(ratings)
