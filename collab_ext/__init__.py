@@ -45,6 +45,7 @@ Modules:
 - `collab_ext.scores`: One sparse model for the scores of items: for everybody, for each criterion, for each contributor, and how sure they are
 - `collab_ext.shard_loaders`: `CollabDataLoaders.from_shards`: the ordinary learner trains on more ratings than fit into memory
 - `collab_ext.shard_writer`: From CSV or Parquet files of any size to shards: memory is set by a limit, and what is finished stays finished
+- `collab_ext.sharded_closed_form`: `learn.solve()` on shards: users block by block, items from sums over all processes
 - `collab_ext.shards`: A folder of encoded ratings that is read piece by piece: what is in it, and how to know that nothing is missing or damaged
 - `collab_ext.simulate`: Draw ratings and clicks whose truth is known, and cut ratings into a source and a target
 - `collab_ext.simulate_comparisons`: Draw comparisons whose true scores are known, with adversaries or without, and measure how well scores agree with the truth

@@ -1,5 +1,5 @@
 "Several processes: the same bits as one, and what happens when one of them dies or disagrees"
-import os,signal,socket,tempfile,time,traceback
+import os,signal,socket,tempfile,time
 
 import pytest
 pytest.importorskip('duckdb')
