@@ -7,6 +7,7 @@ Modules:
 - `collab_ext.args`: Refuse an argument that nothing would look at, and say which one was meant
 - `collab_ext.baselines`: Four models that hardly learn anything, to be put beside every result
 - `collab_ext.baselines_numba`: The loops of `ItemKNN`, by numba, for one core or several
+- `collab_ext.batch_recommend`: Lists for all users as Parquet files, one for each few thousand of them: in constant memory, in any number of processes, resumed where it stopped
 - `collab_ext.bayes`: Users' and items' rows in closed form, with priors that are learned from the ratings
 - `collab_ext.bayes_solver`: What a learner sees of Bayesian matrix factorisation: how to start, what to choose, what to write
 - `collab_ext.bayes_transfer`: A source's rows and prior as the prior of a target, and new rows in a finished model
@@ -88,6 +89,12 @@ aggregate: aggregate_scores
 simulate_comparisons: simulate_comparisons
 comparison_learner: ComparisonLearner comparison_learner
 bundle: Bundle
+shards: Shards check_shards
+shard_writer: prepare_shards
+shard_loaders:
+ring: Ring
+sharded_closed_form:
+batch_recommend: evaluate_shards recommend_shards
 export: # these have methods of the learners
 comparison_plots:
 next_pair:
@@ -153,12 +160,13 @@ def __getattr__(name):
 def __dir__(): return sorted({*globals(), *__all__})
 
 # What `from collab_ext import *` gives: what users type. Everything else is imported from its module.
-__all__ = ['BPRLoss', 'Bundle', 'CCLLoss', 'CollabDataLoaders', 'CollabLearner', 'ComparisonDataLoaders', 'ComparisonLearner', 'DotBias',
-    'EASE', 'EmbeddingDotBias', 'EmbeddingNN', 'FreezeRows', 'Fused', 'GraphFilter', 'IALSLoss', 'KFoldSplitters', 'L2SP',
-    'LeaveLastSplitter', 'RankMetrics', 'SoftmaxLoss', 'SparseRows', 'TimeFoldSplitters', 'TimeSplitter', 'UnknownDropout',
-    'UserFoldSplitters', 'UserSplitter', 'Vocab', 'VoteLoss', 'WARPLoss', 'aggregate_scores', 'check_comparisons', 'check_ratings',
-    'collab_learner', 'collab_splitter', 'compare', 'comparison_graph', 'comparison_learner', 'comparison_report', 'coverage',
-    'cross_domain_split', 'cross_validate', 'implicit_learner', 'layouts', 'linear_factors', 'linear_learner',
-    'load_pretrained_keys', 'match_embeds', 'match_rows', 'measure', 'pull_from_hub', 'push_to_hub', 'read_pair', 'read_source',
-    'read_vocab', 'reliability', 'save_pair', 'simulate_clicks', 'simulate_comparisons', 'simulate_ratings', 'tables', 'tune',
-    'wins_frame']
+__all__ = ['BPRLoss', 'Bundle', 'CCLLoss', 'CollabDataLoaders', 'CollabLearner', 'ComparisonDataLoaders', 'ComparisonLearner',
+    'DotBias', 'EASE', 'EmbeddingDotBias', 'EmbeddingNN', 'FreezeRows', 'Fused', 'GraphFilter', 'IALSLoss', 'KFoldSplitters',
+    'L2SP', 'LeaveLastSplitter', 'RankMetrics', 'Ring', 'Shards', 'SoftmaxLoss', 'SparseRows', 'TimeFoldSplitters',
+    'TimeSplitter', 'UnknownDropout', 'UserFoldSplitters', 'UserSplitter', 'Vocab', 'VoteLoss', 'WARPLoss',
+    'aggregate_scores', 'check_comparisons', 'check_ratings', 'check_shards', 'collab_learner', 'collab_splitter', 'compare',
+    'comparison_graph', 'comparison_learner', 'comparison_report', 'coverage', 'cross_domain_split', 'cross_validate',
+    'evaluate_shards', 'implicit_learner', 'layouts', 'linear_factors', 'linear_learner', 'load_pretrained_keys',
+    'match_embeds', 'match_rows', 'measure', 'prepare_shards', 'pull_from_hub', 'push_to_hub', 'read_pair', 'read_source',
+    'read_vocab', 'recommend_shards', 'reliability', 'save_pair', 'simulate_clicks', 'simulate_comparisons',
+    'simulate_ratings', 'tables', 'tune', 'wins_frame']
