@@ -20,7 +20,8 @@ Command = namedtuple('Command', 'place help') # Module and function, such as 'de
 
 commands = dict(
     compare=Command('compare_command:compare_command', "Score items from pairwise comparisons: files or database tables in, scores out"),
-    demo=Command('demo:demo', "Pretrain on one population, adapt to another, and compare with training from scratch"))
+    demo=Command('demo:demo', "Pretrain on one population, adapt to another, and compare with training from scratch"),
+    shards=Command('shard_writer:shards_command', "Turn CSV or Parquet files of any size into shards"))
 
 def command_list(
     commands:dict, # Name → `Command`
