@@ -7,6 +7,7 @@ Modules:
 - `collab_ext.args`: Refuse an argument that nothing would look at, and say which one was meant
 - `collab_ext.baselines`: Four models that hardly learn anything, to be put beside every result
 - `collab_ext.baselines_numba`: The loops of `ItemKNN`, by numba, for one core or several
+- `collab_ext.batch_recommend`: Lists for all users as Parquet files, one for each few thousand of them: in constant memory, in any number of processes, resumed where it stopped
 - `collab_ext.bayes`: Users' and items' rows in closed form, with priors that are learned from the ratings
 - `collab_ext.bayes_solver`: What a learner sees of Bayesian matrix factorisation: how to start, what to choose, what to write
 - `collab_ext.bayes_transfer`: A source's rows and prior as the prior of a target, and new rows in a finished model
@@ -43,6 +44,7 @@ Modules:
 - `collab_ext.rank`: The best items for each user, out of the whole catalogue, without what the user has already
 - `collab_ext.recommend`: What to show a user, why, and whether it is any good: `recommend`, `similar_items`, `explain`, `evaluate`
 - `collab_ext.recommend_command`: `collab-ext recommend`: lists for users, for all of them, or for somebody new, from a bundle
+- `collab_ext.ring`: `cbs=[Fused(), Ring()]`: users stay where they are, blocks of items go round, and every number of processes gives the same bits
 - `collab_ext.root_laws`: What a comparison of two items says about the difference of their scores: any value between two ends, wins and ties, or grades
 - `collab_ext.rows`: One side's rows given the other's: sums over their ratings, normal equations, solutions
 - `collab_ext.rows_numba`: The loops of `rows`, by numba, for one core or several
@@ -50,6 +52,10 @@ Modules:
 - `collab_ext.scores`: One sparse model for the scores of items: for everybody, for each criterion, for each contributor, and how sure they are
 - `collab_ext.serve`: A bundle behind HTTP: `/recommend`, `/similar`, `/embed`, health, metrics, and a page to try it
 - `collab_ext.serve_command`: `collab-ext serve`: the newest bundle behind an address, until it is told to stop
+- `collab_ext.shard_loaders`: `CollabDataLoaders.from_shards`: the ordinary learner trains on more ratings than fit into memory
+- `collab_ext.shard_writer`: From CSV or Parquet files of any size to shards: memory is set by a limit, and what is finished stays finished
+- `collab_ext.sharded_closed_form`: `learn.solve()` on shards: users block by block, items from sums over all processes
+- `collab_ext.shards`: A folder of encoded ratings that is read piece by piece: what is in it, and how to know that nothing is missing or damaged
 - `collab_ext.simulate`: Draw ratings and clicks whose truth is known, and cut ratings into a source and a target
 - `collab_ext.simulate_comparisons`: Draw comparisons whose true scores are known, with adversaries or without, and measure how well scores agree with the truth
 - `collab_ext.solver`: What a learner asks of a closed form, and the callback that trains with one
@@ -95,6 +101,12 @@ comparison_learner: ComparisonLearner comparison_learner
 bundle: Bundle
 features: Blocks Features RecordError TokenVectors token_vectors
 content_prior: ContentPrior
+shards: Shards check_shards
+shard_writer: prepare_shards
+shard_loaders:
+ring: Ring
+sharded_closed_form:
+batch_recommend: evaluate_shards recommend_shards
 export: # these have methods of the learners
 comparison_plots:
 next_pair:
@@ -130,6 +142,10 @@ _alone = {f'{__name__}.{o}' for o in 'bundle catalogue cli content_prior feature
 
 class _Whole:
     "Imports all modules before the first one but those in `_alone`, so that a learner has its methods, whichever module it was imported or unpickled from"
+_alone = [f'{__name__}.{o}' for o in ('bundle','cli','shards','shard_writer')] # what needs no torch
+
+class _Whole:
+    "Imports all modules before the first one but those that stand alone, so that a learner has its methods, whichever module it was imported or unpickled from"
     @staticmethod
     def find_spec(name, path=None, target=None):
         if not name.startswith(f'{__name__}.') or name in _alone: return None
@@ -169,3 +185,13 @@ __all__ = ['BPRLoss', 'Bundle', 'CCLLoss', 'CollabDataLoaders', 'CollabLearner',
     'load_pretrained_keys', 'match_embeds', 'match_rows', 'measure', 'pull_from_hub', 'push_to_hub', 'read_pair', 'read_source',
     'read_vocab', 'reliability', 'save_pair', 'simulate_clicks', 'simulate_comparisons', 'simulate_ratings', 'tables', 'token_vectors', 'tune',
     'wins_frame']
+__all__ = ['BPRLoss', 'Bundle', 'CCLLoss', 'CollabDataLoaders', 'CollabLearner', 'ComparisonDataLoaders', 'ComparisonLearner',
+    'DotBias', 'EASE', 'EmbeddingDotBias', 'EmbeddingNN', 'FreezeRows', 'Fused', 'GraphFilter', 'IALSLoss', 'KFoldSplitters',
+    'L2SP', 'LeaveLastSplitter', 'RankMetrics', 'Ring', 'Shards', 'SoftmaxLoss', 'SparseRows', 'TimeFoldSplitters',
+    'TimeSplitter', 'UnknownDropout', 'UserFoldSplitters', 'UserSplitter', 'Vocab', 'VoteLoss', 'WARPLoss',
+    'aggregate_scores', 'check_comparisons', 'check_ratings', 'check_shards', 'collab_learner', 'collab_splitter', 'compare',
+    'comparison_graph', 'comparison_learner', 'comparison_report', 'coverage', 'cross_domain_split', 'cross_validate',
+    'evaluate_shards', 'implicit_learner', 'layouts', 'linear_factors', 'linear_learner', 'load_pretrained_keys',
+    'match_embeds', 'match_rows', 'measure', 'prepare_shards', 'pull_from_hub', 'push_to_hub', 'read_pair', 'read_source',
+    'read_vocab', 'recommend_shards', 'reliability', 'save_pair', 'simulate_clicks', 'simulate_comparisons',
+    'simulate_ratings', 'tables', 'tune', 'wins_frame']

@@ -25,7 +25,8 @@ commands = dict(
     train=Command('train_command:train_command', "Train a model on prepared data, and keep its best epoch as a new version"),
     export=Command('export_command:export_command', "Write a trained run as a bundle: safe files that can be served without the library's training half"),
     recommend=Command('recommend_command:recommend_command', "Recommend items to users, to all of them, or to somebody new, from a bundle"),
-    serve=Command('serve_command:serve_command', "Serve a bundle over HTTP, with a page to try it"))
+    serve=Command('serve_command:serve_command', "Serve a bundle over HTTP, with a page to try it"),
+    shards=Command('shard_writer:shards_command', "Turn CSV or Parquet files of any size into shards"))
 
 def command_list(
     commands:dict, # Name → `Command`

@@ -451,9 +451,8 @@ def _check_hidden(n_factors, emb_szs, layers):
 # %% ../nbs/06_learner.ipynb #94f25177
 def _make_model(dls, n_factors, use_nn, emb_szs, layers, config):
     y_range = config.get('y_range')
-    y = train_ratings(dls)
+    y,mean,_ = train_data(dls).summary()
     check_y_range(y, y_range)
-    mean = y.mean()
     if not use_nn: return DotBias.from_classes(n_factors, dls.classes, y_range=y_range, mean=mean)
     model = EmbeddingNN(emb_szs=_emb_szs(dls, emb_szs), layers=ifnone(layers, [n_factors]), **config)
     last = [o for o in model.layers.modules() if isinstance(o, nn.Linear)][-1]

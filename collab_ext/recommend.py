@@ -153,7 +153,7 @@ def _shown_frame(vocab, users, rows, preds, items):
     return with_items(res, items, item)
 
 # %% ../nbs/09_recommend.ipynb #f312b765
-def _all_alike(y): return isinstance(y, Tensor) and len(y)>0 and bool((y==y[0]).all())
+def _all_alike(y): return len(y)>0 and bool((y==y[0]).all())
 
 def new_ratings(
     learn, # A `CollabLearner`
@@ -164,7 +164,7 @@ def new_ratings(
     ds = train_data(learn.dls)
     (user,item),name = learn.vocab.names,ds.rating_name
     are_clicks = hasattr(learn.dls.train, 'n_neg')
-    wanted = [user,item] if are_clicks or _all_alike(ds.targ) else [user,item,name]
+    wanted = [user,item] if are_clicks or _all_alike(ds.summary().values) else [user,item,name]
     if isinstance(ratings, dict) and not all(map(is_listy, ratings.values())): raise ValueError(f"`ratings` is a frame with the columns {wanted}, "
         f"not a dict of single values: make one, as in `pd.DataFrame(dict({user}=…, {item}=…))`")
     ratings = as_frame(ratings)

@@ -55,9 +55,10 @@ def learner_info(
     link,res = link_of(learn.model),{}
     if link is not None: res['y_range'] = link.y_range and list(link.y_range)
     if not _tells(learn.dls.train_ds): return res
-    counts,y = train_data(learn.dls).counts,train_ratings(learn.dls)
+    ds = train_data(learn.dls)
+    counts,ratings = ds.counts,ds.summary()
     if any(v.sum()>0 for v in counts.values()): res['counts'] = {k:v.tolist() for k,v in counts.items()}
-    if len(y): res['scale'] = [float(y.mean()), float(y.std())]
+    if len(ratings.values): res['scale'] = [float(ratings.mean), float(ratings.std)]
     return res
 
 # %% ../nbs/03a_sources.ipynb #7c51a3d4

@@ -1,0 +1,113 @@
+"Several processes: the same bits as one, and what happens when one of them dies or disagrees"
+import os,signal,socket,tempfile,time
+
+import pytest
+pytest.importorskip('duckdb')
+from helpers import *
+from collab_ext.shards import *
+from collab_ext.shard_writer import *
+from collab_ext.shard_loaders import *
+from collab_ext.ring import *
+
+def free_port():
+    with socket.socket() as s:
+        s.bind(('127.0.0.1', 0))
+        return s.getsockname()[1]
+
+def in_processes(n, f, folder, wait=60):
+    "Run `f` of the rank in `n` processes; what each returned, an exception as text, or the signal that ended it"
+    port = free_port()
+    pids = []
+    for rank in range(n):
+        pid = os.fork()
+        if not pid: _child(rank, n, port, f, folder)
+        pids.append(pid)
+    codes = [_end_of(pid, wait) for pid in pids]
+    return [torch.load(folder/f'result-{port}-{r}', weights_only=False) if c==0 else c for r,c in enumerate(codes)]
+
+def _child(rank, n, port, f, folder):
+    os.environ.update(RANK=str(rank), WORLD_SIZE=str(n), MASTER_ADDR='127.0.0.1', MASTER_PORT=str(port))
+    try: res = f(rank)
+    except BaseException as e: res = f'{type(e).__name__}: {e}'
+    torch.save(res, folder/f'result-{port}-{rank}')
+    os._exit(0)
+
+def _end_of(pid, wait):
+    "Exit code of a process; one that does not end is killed, and fails the test"
+    end = time.monotonic()+wait
+    while time.monotonic()<end:
+        done,status = os.waitpid(pid, os.WNOHANG)
+        if done: return os.waitstatus_to_exitcode(status)
+        time.sleep(.01)
+    os.kill(pid, signal.SIGKILL)
+    os.waitpid(pid, 0)
+    raise AssertionError(f'process {pid} did not end within {wait} seconds')
+
+@pytest.fixture(scope='module')
+def folder():
+    res = Path(tempfile.mkdtemp())
+    simulate_ratings(200, 60, 6000, seed=0).ratings.to_parquet(res/'ratings.parquet')
+    prepare_shards(res/'ratings.parquet', res/'shards', blocks=4, bucket_rows=200)
+    return res
+
+def ring_learner(folder, cbs=None, seed=1, n_factors=4, **kwargs):
+    set_seed(1)
+    dls = CollabDataLoaders.from_shards(folder/'shards', bs=100, seed=seed, path=folder)
+    return collab_learner(dls, n_factors, y_range=(1,5), metrics=rmse, unknown_pct=.1, cbs=[Fused(),Ring(**kwargs),*L(cbs)])
+
+def ring_weights(folder, n_epoch=2, cbs=None, **kwargs):
+    learn = ring_learner(folder, cbs, **kwargs)
+    with learn.no_bar(),learn.no_logging(): learn.fit_one_cycle(n_epoch, .02)
+    return weights(learn),list(learn.final_record[1:]),learn.ring.bytes_sent
+
+# --- the ring
+
+def test_ring_gives_the_same_bits(folder):
+    "1, 2 and 3 processes end with the same tables, and with the metrics of all ratings"
+    alone,metrics,_ = ring_weights(folder)
+    assert metrics[1]<1.1
+    for n in (2,3):
+        found = in_processes(n, lambda rank: ring_weights(folder), folder)
+        for w,m,sent in found:
+            assert same(w, alone), n
+            assert np.allclose(m, metrics, atol=1e-5)
+            assert sent>0
+
+def test_ring_sends_little(folder):
+    "Each epoch sends the items round once, and once to all; users travel once"
+    n_users,n_items = Shards(folder/'shards').sizes
+    row = 4*(4+1)
+    found = in_processes(2, lambda rank: ring_weights(folder, 3)[2], folder)
+    assert sum(found) <= 3*(2+1)*n_items*row + n_users*row
+
+def test_ring_with_other_data_per_process(folder):
+    other = folder/'other'
+    other.mkdir(exist_ok=True)
+    simulate_ratings(200, 60, 5000, seed=3).ratings.to_parquet(other/'ratings.parquet')
+    prepare_shards(other/'ratings.parquet', other/'shards', blocks=4)
+    found = in_processes(2, lambda rank: ring_weights((folder,other)[rank]), folder)
+    assert all("Processes disagree on preparation: '" in o for o in found)
+
+def test_ring_with_too_many_processes(folder):
+    found = in_processes(5, lambda rank: ring_weights(folder), folder)
+    assert all('There are 5 processes and 4 blocks' in o and 'blocks=5' in o for o in found)
+
+class Dies(Callback):
+    "Kill one process in a batch"
+    order = 90
+    def __init__(self, rank, batch): self.rank,self.batch,self.n = rank,batch,0
+    def before_batch(self):
+        self.n += 1
+        if self.n==self.batch and int(os.environ['RANK'])==self.rank: os.kill(os.getpid(), signal.SIGKILL)
+
+@pytest.mark.parametrize('batch', [10,45])
+def test_killed_process(folder, tmp_path, batch):
+    "The other one ends with a message; 1 → 2 → 1 processes go on from the checkpoint to the same bits, and no half-written file is left"
+    alone,*_ = ring_weights(folder, 4)
+    start = time.monotonic()
+    dead,other = in_processes(2, lambda rank: ring_weights(folder, 4, Dies(0, batch), checkpoint=tmp_path/'run'), tmp_path)
+    assert dead==-signal.SIGKILL and time.monotonic()-start<60
+    assert 'Process 1 could not' in other and 'another process has ended' in other
+    after,*_ = ring_weights(folder, 4, checkpoint=tmp_path/'run')
+    assert same(after, alone)
+    assert [o.name for o in (tmp_path/'run').iterdir()]==['epoch-4']
