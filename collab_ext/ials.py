@@ -78,7 +78,7 @@ def try_ials(
     X, # What users have (sparse, users × items)
     alpha0, # Weight of a pair without interaction
     regs, # Strengths to try, from weak to strong
-    n_factors=16, # Width of the vectors
+    n_factors=32, # Width of the vectors
     sweeps=2, # For each strength; twice as many for the first
     **kwargs # For `IALSLoss`
 )->np.ndarray: # NDCG for each strength, 0 for those beyond two that were worse and worse

@@ -376,7 +376,7 @@ def _clicks_of(dls):
 
 def _rate(dls):
     "A learning rate that leaves a good start what it is"
-    return min(1e-3, .03/max(len(dls.train), 1))
+    return min(3e-4, .03/max(len(dls.train), 1))
 
 @torch.no_grad()
 def _start_linear(learn, scale):
@@ -443,7 +443,7 @@ def _note_weight(transfer, model):
     weight = model.source_weight
     if not weight: transfer.note_began(Choice('scratch', 0, {}, 'held-out clicks'))
     transfer.note_hint(f"On held-out clicks, a user of the source is worth {weight:g} of the users here" if weight
-        else "On held-out clicks, the source did no good: it was dropped")
+        else "On held-out clicks, the source did harm: it was dropped")
 
 # %% ../nbs/10_implicit.ipynb #63dc1a9d
 def linear_learner(

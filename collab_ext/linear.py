@@ -189,7 +189,7 @@ def _trial_scores_by_items(x, A, item_scale, ridges, ridge_pop):
         yield (-(turned*inverse)@Q.T/(Q.square()@inverse)).numpy()
 
 # %% ../nbs/05c_linear.ipynb #7a73c700
-EaseTrial = namedtuple('EaseTrial', 'weights ridges quality') # weights of the source, ridges, NDCG of each pair (weights × ridges)
+EaseTrial = namedtuple('EaseTrial', 'weights ridges quality') # weights of the source, ridges, NDCG of each judge with each pair (weights × ridges × judges)
 _ridges = np.array([10.,30.,100.,300.,1000.])
 
 def _most_popular(X, source, n_items):
@@ -204,7 +204,7 @@ def try_ease(
     item_pow, # As for `EASE`
     source=None, # `ItemStatistics` of other people
     weights=(0.,), # Weights of the source to try
-    n_items=1000, # Number of items that stand for all, if it goes by items
+    n_items=700, # Number of items that stand for all, if it goes by items
     n_users=2000, # It goes by users only up to this number
 )->EaseTrial:
     "How well each ridge, and each weight of a source, predicts held-out clicks"
@@ -212,17 +212,18 @@ def try_ease(
     by_users = n_rows<=min(n_users, X.shape[1])
     if not by_users: X,source = _most_popular(X, source, n_items)
     trial_scores = _trial_scores_by_users if by_users else _trial_scores_by_items
-    quality = np.zeros((len(weights),len(_ridges)))
+    quality = []
     for rest,held in click_parts(X):
         users = judges_of(held)
-        if not len(users): continue
         x,out = rest[users],held[users]
-        for j,weight in enumerate(weights):
+        part = []
+        for weight in weights:
             used = source if weight else None
             w = _weights(rest, user_pow, item_pow, used, weight)
             A = _weighted_rows(rest, w, used)
-            quality[j] += [list_quality(o, x, out) for o in trial_scores(x, A, w[2], _ridges, ridge_pop)]
-    return EaseTrial(list(weights), _ridges, quality)
+            part.append([list_qualities(o, x, out) for o in trial_scores(x, A, w[2], _ridges, ridge_pop)])
+        quality.append(part)
+    return EaseTrial(list(weights), _ridges, np.concatenate(quality, 2))
 
 # %% ../nbs/05c_linear.ipynb #04e2e719
 def choose_ease(
@@ -240,11 +241,12 @@ def choose_ease(
     if no_source: source_weight = 0.
     settled = ridge is not None and source_weight is not None
     if settled or X.nnz<least: return ifnone(ridge, 100.),ifnone(source_weight, 1.),None
-    weights = (0.,.03,.1,.3,1.) if source_weight is None else (source_weight,)
+    weights = (1.,.3,.1,0.) if source_weight is None else (source_weight,)
     trial = try_ease(X, ridge_pop, user_pow, item_pow, source, weights)
-    best = int(trial.quality.max(1).argmax())
-    if ridge is None: ridge = best_strength(trial.ridges, trial.quality[best])
-    return float(ridge),float(weights[best]),trial
+    mean = trial.quality.mean(2)
+    kept = first_not_worse([o[m.argmax()] for o,m in zip(trial.quality, mean)])
+    if ridge is None: ridge = best_strength(trial.ridges, mean[kept])
+    return float(ridge),float(weights[kept]),trial
 
 # %% ../nbs/05c_linear.ipynb #329cf50f
 def _check_ease(n_items, ridge, ridge_pop):
@@ -346,12 +348,11 @@ def try_graph(
     item_pows=(.25,.4), # Powers of items to try
     source=None, # `ItemStatistics` of other people
     weights=(0.,), # Weights of the source to try
-)->dict: # (low_pass, item_pow, source_weight) → NDCG
+)->dict: # (low_pass, item_pow, source_weight) → NDCG of each judge
     "How well settings of a graph filter predict held-out clicks"
     res = {}
     for rest,held in click_parts(X):
         users = judges_of(held)
-        if not len(users): continue
         x = rest[users]
         for item_pow,weight in itertools.product(item_pows, weights):
             R,V,W = graph_parts(rest, rank, sharpen, user_pow, item_pow, source if weight else None, weight)
@@ -359,8 +360,8 @@ def try_graph(
             low = x@V.numpy()@W.numpy()
             for o in low_passes:
                 key = o,item_pow,weight
-                res[key] = res.get(key, 0.)+list_quality(sharp+o*low, x, held[users])
-    return res
+                res.setdefault(key, []).append(list_qualities(sharp+o*low, x, held[users]))
+    return {k:np.concatenate(v) for k,v in res.items()}
 
 def choose_graph(
     X, # What users have (sparse, users × items)
@@ -379,9 +380,11 @@ def choose_graph(
     given = low_pass,item_pow,source_weight
     default = tuple(ifnone(a, b) for a,b in zip(given, (.2,.4,1.)))
     if None not in given or not least<=X.nnz<=most: return default,None
-    options = [grid if o is None else (o,) for o,grid in zip(given, ((0.,.05,.2,.5),(.25,.4),(0.,.1,.3,1.)))]
+    options = [grid if o is None else (o,) for o,grid in zip(given, ((0.,.05,.2,.5),(.25,.4),(1.,.3,.1,0.)))]
     trial = try_graph(X, rank, sharpen, user_pow, *options[:2], source, options[2])
-    return max(trial, key=trial.get),trial
+    def best_with(weight): return max((o for o in trial if o[2]==weight), key=lambda o: trial[o].mean())
+    best = [best_with(o) for o in options[2]]
+    return best[first_not_worse([trial[o] for o in best])],trial
 
 # %% ../nbs/05c_linear.ipynb #0ae7f3a5
 class GraphFilter(ItemModel):
