@@ -74,7 +74,7 @@ def best_strength(
 # %% ../nbs/04d_click_trials.ipynb #a3de99e7
 def first_not_worse(
     qualities:list, # Qualities of the same users, of each option, in the order of preference
-    errors=1., # How many standard errors are chance
+    errors=.25, # How many standard errors are chance
 )->int: # Its number
     "The first option that is not clearly worse than the best"
     best = max(qualities, key=lambda o: o.mean())

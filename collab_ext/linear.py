@@ -128,6 +128,9 @@ def _weights(X, user_pow, item_pow, source, source_weight):
     "Weights of users, weights of the source's rows, and scales of items"
     n_by_user,n_by_item = [np.maximum(X.getnnz(axis), 1).astype(np.float64) for axis in (1,0)]
     usual = n_by_user[1:].mean() # without `#na#`, which belongs to no user
+    if source is not None:
+        n_people = len(n_by_user)-1+source_weight*len(source.row_counts)
+        usual = (n_by_user[1:].sum()+source_weight*source.row_counts.sum())/n_people
     user_weight = (n_by_user/usual)**-user_pow
     row_weight = np.zeros(0)
     if source is not None:
