@@ -27,6 +27,7 @@ from .click_trials import *
 from .solver import *
 from .ials import *
 from .linear import *
+from .several_sources import *
 from .learner import *
 from .rank import *
 
@@ -426,10 +427,9 @@ class NothingToTrain(Callback):
         if any(isinstance(o, ClosedForm) for o in self.learn.cbs): return
         raise ValueError(f"{type(self.model).__name__} was solved when it was made, and has nothing to train: make it anew from more ratings, or call `solve`")
 
-def _linear_transfer(dls, pretrained, id_map, path):
+def _linear_transfer(dls, src, id_map):
     "The `Transfer` of a source's items, and what it says of them"
     vocab = vocab_of(dls)
-    src = read_source(pretrained, Path(path or dls.path)/'models', vocab)
     has_items = 'indptr' in src.wgts or 'i_weight' in tables(src.wgts)
     if not has_items: raise ValueError("This source has neither users' histories nor items' vectors: a linear model learns from another one, or from a model with vectors")
     check_sides(src.vocab, vocab)
@@ -438,12 +438,49 @@ def _linear_transfer(dls, pretrained, id_map, path):
     counts = [source_counts(src.info, s, n) for s,n in enumerate(src.vocab.sizes)]
     return Transfer(matches, ['i_weight'], 'zeros', counts),item_statistics(src, matches.idxs[1])
 
-def _note_weight(transfer, model):
-    "Say how much the source counts, or that it was dropped"
-    weight = model.source_weight
-    if not weight: transfer.note_began(Choice('scratch', 0, {}, 'held-out clicks'))
-    transfer.note_hint(f"On held-out clicks, a user of the source is worth {weight:g} of the users here" if weight
-        else "On held-out clicks, the source did harm: it was dropped")
+def _note_weight(transfer, weights):
+    "Say how much each source counts, or that it was dropped"
+    if not any(weights): transfer.note_began(Choice('scratch', 0, {}, 'held-out clicks'))
+    said = [f'a user of {name} is worth {w:g} of the users here' if w else f'{name} did harm, and was dropped' for name,w in weights.items()]
+    transfer.note_hint(f"On held-out clicks, {'; '.join(said)}")
+
+# %% ../nbs/10_implicit.ipynb #464f1f5d
+def _several_weights(make, transfers, names):
+    "Weight of each source, and their statistics as one"
+    kept,weights = [],{}
+    for name,(_,told) in zip(names, transfers):
+        if kept: merged = merged_statistics([o for o,_ in kept], [w for _,w in kept])
+        w = make(source=told, source_weight=None).source_weight if not kept else _added_weight(make, merged, told)
+        weights[name] = w
+        if w: kept.append((told,w))
+    return weights,merged_statistics(*zip(*kept)) if kept else None
+
+def _added_weight(make, merged, told, weights=(1.,.3,.1)):
+    "Weight of one more source beside others"
+    def best(model):
+        trial = model.trial
+        if trial is None: return np.ones(1)
+        return max(trial.values(), key=np.mean) if isinstance(trial, dict) else trial.quality[0][trial.quality[0].mean(1).argmax()]
+    options = [merged]+[merged_statistics([merged,told], [1.,w]) for w in weights] # one more has to be better
+    qualities = [best(make(source=o, source_weight=1.)) for o in options]
+    return (0.,*weights)[first_not_worse(qualities)]
+
+# %% ../nbs/10_implicit.ipynb #648092d8
+def _with_sources(dls, kind, pretrained, id_map, path, kwargs):
+    "The `Transfer` of one source or of several, their weights if they are several, and arguments of the model"
+    vocab = vocab_of(dls)
+    folder = Path(path or dls.path)/'models'
+    if not are_several(pretrained):
+        transfer,source = _linear_transfer(dls, read_source(pretrained, folder, vocab), id_map)
+        return transfer,None,dict(kwargs, source=source)
+    pairs = read_sources(pretrained, folder, vocab)
+    transfers = [_linear_transfer(dls, *o) for o in zip(pairs, id_maps_of(id_map, len(pairs)))]
+    names = [f'source {j+1}' for j in range(len(pairs))]
+    ds = dls.train_ds
+    make = partial(kind, ds.ids, ds.targ, ds.vocab.sizes, **{k:v for k,v in kwargs.items() if k!='source_weight'})
+    weights,source = _several_weights(make, transfers, names)
+    kwargs = dict(kwargs, source=source, source_weight=None if source is None else 1.)
+    return max((o for o,_ in transfers), key=lambda o: o.matches.coverage(1)),weights,kwargs
 
 # %% ../nbs/10_implicit.ipynb #63dc1a9d
 def linear_learner(
@@ -451,7 +488,7 @@ def linear_learner(
     kind='ease', # 'ease', a matrix of items × items; or 'graph', for catalogues too large for it
     path=None, # Where to save
     metrics=None, # As for `Learner`
-    pretrained=False, # Another linear model, or a model with vectors, whose users count too; as for `read_source`
+    pretrained=False, # Another linear model, or a model with vectors, whose users count too; as for `read_source`, or a list of several
     id_map:dict=None, # Column → dict, two-column frame or function: from a label to the source's, where names differ
     **kwargs # For `EASE` or `GraphFilter`
 )->CollabLearner: # Trained
@@ -463,11 +500,12 @@ def linear_learner(
     if ds.weight is not None: raise ValueError("`linear_learner` has no use for the weights in these data: leave out `weight_name`")
     transfers = pretrained is not None and pretrained is not False
     if not transfers and id_map is not None: raise TypeError("`id_map` is for `pretrained`, and there is none: leave it out")
-    transfer,source = _linear_transfer(dls, pretrained, id_map, path) if transfers else (None,None)
-    model = linear_models[kind](ds.ids, ds.targ, ds.vocab.sizes, source=source, **kwargs)
+    transfer,weights = None,None
+    if transfers: transfer,weights,kwargs = _with_sources(dls, linear_models[kind], pretrained, id_map, path, kwargs)
+    model = linear_models[kind](ds.ids, ds.targ, ds.vocab.sizes, **kwargs)
     learn = CollabLearner(dls, model, loss_func=IALSLoss(), splitter=params, path=path, metrics=metrics, cbs=NothingToTrain())
     if not transfers: return learn
-    _note_weight(transfer, model)
+    _note_weight(transfer, weights or {'the source':model.source_weight})
     return learn.record(transfer)
 
 # %% ../nbs/10_implicit.ipynb #6ddfdce7

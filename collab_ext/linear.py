@@ -8,7 +8,8 @@ Docs: https://collab-ext.github.io/collab_ext/linear.html.md"""
 
 # %% auto #0
 __all__ = ['ItemStatistics', 'EaseTrial', 'linear_models', 'ItemModel', 'ease_matrix', 'try_ease', 'choose_ease', 'EASE',
-           'top_vectors', 'graph_parts', 'try_graph', 'choose_graph', 'GraphFilter', 'item_statistics', 'LinearSolver']
+           'top_vectors', 'graph_parts', 'try_graph', 'choose_graph', 'GraphFilter', 'item_statistics',
+           'merged_statistics', 'LinearSolver']
 
 # %% ../nbs/05c_linear.ipynb #03d3cdd5
 import itertools
@@ -450,6 +451,16 @@ def item_statistics(
     unit = F.normalize(vecs, dim=1)*count.sqrt()[:,None]
     rows = sp.csr_matrix(unit.T.numpy())@wanted
     return ItemStatistics(rows.tocsr(), np.full(rows.shape[0], max(usual, 1.)), wanted.T@count.numpy())
+
+# %% ../nbs/05c_linear.ipynb #c430b095
+def merged_statistics(
+    sources:list, # `ItemStatistics`
+    weights:list, # How much a person of each counts
+)->ItemStatistics: # To be used with a weight of 1
+    "The statistics of several sources as those of one"
+    rows = sp.vstack([w**.5*o.rows for o,w in zip(sources, weights)]).tocsr()
+    item_counts = sum(w*o.item_counts for o,w in zip(sources, weights))
+    return ItemStatistics(rows, np.concatenate([o.row_counts for o in sources]), item_counts)
 
 # %% ../nbs/05c_linear.ipynb #9297122e
 def _asked(model, n_items):
