@@ -13,6 +13,7 @@ Modules:
 - `collab_ext.bayes_transfer`: A source's rows and prior as the prior of a target, and new rows in a finished model
 - `collab_ext.bundle`: Serve recommendations from one folder of safe files, with no torch and nothing to train
 - `collab_ext.cli`: `collab-ext <command>`: what the library does without Python
+- `collab_ext.click_trials`: Hold out a part of the clicks, judge lists by it, and read the best strength off a few trials
 - `collab_ext.compare`: Is one model better than another, or did it have lucky users? Differences user by user, with intervals and tests
 - `collab_ext.compare_command`: `collab-ext compare`: a file or a database table of comparisons in, scores of items with their uncertainties out
 - `collab_ext.comparison_factors`: Some people like what some films have: low-rank structure in what contributors think beside the rest
@@ -52,6 +53,7 @@ Modules:
 - `collab_ext.scores`: One sparse model for the scores of items: for everybody, for each criterion, for each contributor, and how sure they are
 - `collab_ext.serve`: A bundle behind HTTP: `/recommend`, `/similar`, `/embed`, health, metrics, and a page to try it
 - `collab_ext.serve_command`: `collab-ext serve`: the newest bundle behind an address, until it is told to stop
+- `collab_ext.several_sources`: Bring the rows of several pretrained models into one space, weigh them by their evidence, and leave out what does harm
 - `collab_ext.shard_loaders`: `CollabDataLoaders.from_shards`: the ordinary learner trains on more ratings than fit into memory
 - `collab_ext.shard_writer`: From CSV or Parquet files of any size to shards: memory is set by a limit, and what is finished stays finished
 - `collab_ext.sharded_closed_form`: `learn.solve()` on shards: users block by block, items from sums over all processes

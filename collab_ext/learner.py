@@ -31,6 +31,7 @@ from .rows import *
 from .bayes import *
 from .bayes_transfer import *
 from .bayes_solver import *
+from .several_sources import *
 from .ials import *
 from .linear import *
 
@@ -394,6 +395,46 @@ def _plan(learn, src, fill, id_map, can_solve):
     transfer.note_hint(said)
     return transfer,wgts
 
+# %% ../nbs/06_learner.ipynb #880ca750
+def _check_ratings(srcs):
+    "Raise a `ValueError` for a source of clicks among those of ratings"
+    for j,src in enumerate(srcs):
+        if len(tables(src.wgts))!=4: raise ValueError(f"Source {j+1} of {len(srcs)} has no vectors and biases of both sides: several sources of ratings are combined by these")
+        scale = ifnone(src.info, {}).get('scale')
+        if scale and not scale[1]: raise ValueError(f"Source {j+1} of {len(srcs)} was trained on clicks, and these data are ratings: leave it out")
+
+def _held_out_errors(learn, solver):
+    "A function from a source to squared errors of held-out ratings, or None where there are too few"
+    def errors(pair):
+        pair = widened(pair, learn.model.u_weight.embedding_dim)
+        transfer,_ = plan_transfer(get_model(learn.model), learn.vocab, pair, id_map=_strangers(learn, pair), low=0)
+        transfer.note_source(pair)
+        trial = source_trial(solver, transfer)
+        return trial.after('source', 0) if trial.parts else None
+    return errors
+
+def _strangers(learn, pair):
+    "A translation that matches no user, where a combined source has users of its own"
+    return {learn.vocab.names[0]:{}} if pair.info['strangers'] else None
+
+# %% ../nbs/06_learner.ipynb #8a0c998b
+def _transfer_from_several(learn, sources, id_map, fill, solve, compare_source):
+    "Combine several sources, and move the rows of what they make"
+    solver = solver_for(learn)
+    if not isinstance(solver, BayesSolver): raise ValueError(f"Several sources of tables want {closed_form_for}: pass one of them, or use `linear_learner` for clicks")
+    if solve is False or fill is not None: raise ValueError("Several sources are combined in closed form: leave out `fill` and `solve`")
+    pairs = read_sources(sources, learn.path/learn.model_dir, learn.vocab)
+    _check_ratings(pairs)
+    fitted = [_fitted_source(learn, o, project=first(_source_widths(o))>learn.model.u_weight.embedding_dim) for o in pairs]
+    knowns = [known_of(o, learn.vocab, m) for o,m in zip(fitted, id_maps_of(id_map, len(pairs)))]
+    unknown = first(j for j,o in enumerate(knowns) if not o.counts[1].any())
+    if unknown is not None: check_some_match(knowns[unknown].matches, ['i_weight'])
+    src,worths = choose_sources(knowns, _held_out_errors(learn, solver))
+    src = widened(src, learn.model.u_weight.embedding_dim)
+    learn.transfer_from(src, _strangers(learn, src), compare_source=compare_source)
+    learn.transfer.note_hint(sources_note(sources, worths, knowns))
+    return learn
+
 # %% ../nbs/06_learner.ipynb #2f1fb7eb
 @patch
 @checks_names
@@ -408,9 +449,10 @@ def transfer_from(self:CollabLearner,
     "Move the rows of a source into this learner"
     check_fill(ifnone(fill, 'mean'))
     for k,v in dict(project=project, solve=solve, compare_source=compare_source).items(): check_flag(k, v)
-    src = _fitted_source(self, source, project)
     model = get_model(self.model)
     solver = solver_for(self)
+    if are_several(source): return _transfer_from_several(self, source, id_map, fill, solve, compare_source)
+    src = _fitted_source(self, source, project)
     can_solve = solver is not None and solver.can_adapt(src)
     if solve and not can_solve: raise ValueError(
         f"`solve=True` wants a source with vectors and biases of both sides, and {closed_form_for}")
@@ -490,7 +532,7 @@ def collab_learner(
     config:dict=None, # For `use_nn`: more arguments of `EmbeddingNN`
     y_range=None, # (lowest, highest) rating: predictions are squeezed between them by a sigmoid
     loss_func=None, # Squared error by default
-    pretrained=False, # Where to transfer from, as for `read_source`: True, a name, a folder, two files, a learner, vectors, 'hf://…'
+    pretrained=False, # Where to transfer from, as for `read_source`: True, a name, a folder, two files, a learner, vectors, 'hf://…'; or a list of several
     project=False, # Project the source's vectors to `n_factors`, where widths differ
     id_map:dict=None, # Column → dict, two-column frame or function: from a label to the source's, where names differ
     fill=None, # What rows that the source lacks begin with: 'mean' (by default), 'zeros', 'fresh', 'normal', or a function
@@ -521,9 +563,10 @@ def collab_learner(
     if use_nn and not isinstance(n_factors, _Default): _check_hidden(n_factors, emb_szs, layers)
     if transfers:
         folder = Path(kwargs.get('path') or getattr(dls,'path','.'))/kwargs.get('model_dir','models')
-        src = read_source(pretrained, folder, vocab_of(dls))
-        widths = _source_widths(src)
-        if len(set(widths))>1 and not use_nn and not project: raise ValueError(f"The source has vectors of {widths[0]} factors for users and {widths[1]} "
+        if are_several(pretrained): src = read_sources(pretrained, folder, vocab_of(dls))
+        else: src = read_source(pretrained, folder, vocab_of(dls))
+        widths = [max(w for o in src for w in _source_widths(o))] if isinstance(src, list) else _source_widths(src)
+        if len(set(widths))>1 and not isinstance(src, list) and not use_nn and not project: raise ValueError(f"The source has vectors of {widths[0]} factors for users and {widths[1]} "
             "for items, and a dot product has one width: pass `n_factors` and `project=True`")
         if isinstance(n_factors, _Default) and widths and not use_nn and not project: n_factors = widths[0]
         if use_nn and not project and len(widths)==2: emb_szs = ifnone(emb_szs, widths)
