@@ -113,9 +113,8 @@ class CollabLearner(Learner):
         self.transfer,self._solved = None,None
 
     def __repr__(self): return f"{type(self).__name__}({type(get_model(self.model)).__name__}, {self.dls!r})"
-
     def __getattr__(self, k):
-        try: return super().__getattr__(k) # fastai looks among the model's attributes, and so would the message
+        try: return super().__getattr__(k)
         except AttributeError: raise AttributeError(f"{type(self).__name__!r} object has no attribute {k!r}", name=k, obj=self) from None
 
     @property
@@ -131,11 +130,6 @@ class CollabLearner(Learner):
         "The closed form that made the tables as they are; None if something else has written them since"
         held = self._solved is not None and self._solved.dls is self.dls and self._solved.holds(get_model(self.model))
         return self._solved if held else None
-
-    def record(self, transfer, solver=None):
-        "Remember where the rows came from, and the closed form that made them"
-        self.transfer,self._solved = transfer,solver
-        return self
 
     def _do_epoch_train(self):
         "As fastai's; gradients move the rows that a closed form's prior was learned from, and so discard it"
@@ -161,6 +155,16 @@ class CollabLearner(Learner):
         res = super().get_preds(ds_idx, dl, reorder=reorder, **kwargs)
         def flat(o): return o.reshape(-1) if isinstance(o, Tensor) and o.numel()==o.shape[:1].numel() else o
         return tuple(flat(o) for o in res)
+
+# %% ../nbs/06_learner.ipynb #e5b1db86
+@patch
+def record(self:CollabLearner,
+    transfer, # A `Transfer`, or None
+    solver=None, # A `Solver` whose rows the model has
+)->CollabLearner: # This learner
+    "Remember where the rows came from, and the closed form that made them"
+    self.transfer,self._solved = transfer,solver
+    return self
 
 # %% ../nbs/06_learner.ipynb #dde1d95e
 def _check_not_empty(dls):
@@ -490,17 +494,7 @@ def _check_hidden(n_factors, emb_szs, layers):
     elif emb_szs is None: warn(f"With `use_nn`, `n_factors={n_factors}` is the size of the hidden layer, as in fastai: "
         f"for vectors of this width pass `emb_szs=[{n_factors},{n_factors}]`")
 
-# %% ../nbs/06_learner.ipynb #94f25177
-def _make_model(dls, n_factors, use_nn, emb_szs, layers, config):
-    y_range = config.get('y_range')
-    y,mean,_ = train_data(dls).summary()
-    check_y_range(y, y_range)
-    if not use_nn: return DotBias.from_classes(n_factors, dls.classes, y_range=y_range, mean=mean)
-    model = EmbeddingNN(emb_szs=_emb_szs(dls, emb_szs), layers=ifnone(layers, [n_factors]), **config)
-    last = [o for o in model.layers.modules() if isinstance(o, nn.Linear)][-1]
-    nn.init.constant_(last.bias, Link(y_range).inverse(mean))
-    return model
-
+# %% ../nbs/06_learner.ipynb #5be032c8
 def _check_layers(layers):
     "Raise a `ValueError` unless `layers` is a list of sizes"
     if layers is None: return
@@ -513,6 +507,17 @@ def _check_n_factors(n_factors, vocab):
     most = max(4096, *vocab.sizes)
     if n_factors>most: raise ValueError(f"`n_factors={n_factors}` is the width of the vectors, and more than there are users or items ({vocab!r}): "
         f"ratings say nothing about so many; 10 to 100 are usual")
+
+# %% ../nbs/06_learner.ipynb #94f25177
+def _make_model(dls, n_factors, use_nn, emb_szs, layers, config):
+    y_range = config.get('y_range')
+    y,mean,_ = train_data(dls).summary()
+    check_y_range(y, y_range)
+    if not use_nn: return DotBias.from_classes(n_factors, dls.classes, y_range=y_range, mean=mean)
+    model = EmbeddingNN(emb_szs=_emb_szs(dls, emb_szs), layers=ifnone(layers, [n_factors]), **config)
+    last = [o for o in model.layers.modules() if isinstance(o, nn.Linear)][-1]
+    nn.init.constant_(last.bias, Link(y_range).inverse(mean))
+    return model
 
 def _refuse(why, **kwargs):
     "Raise a `TypeError` for an argument that was given and that nothing would look at"

@@ -75,10 +75,11 @@ def learner_pair(
     if mean_in_biases and info.get('scale'): wgts = split_mean(wgts, info['counts'])
     return Pair(wgts, None, vocab_of(learn.dls), info, None)
 
+# %% ../nbs/03a_sources.ipynb #0a82e2b4
+def _is_state(o): return isinstance(o, dict) and len(o)>0 and all(isinstance(v, Tensor) for v in o.values())
+
 # %% ../nbs/03a_sources.ipynb #36ee4747
 def _is_two(o): return isinstance(o, (tuple,list)) and len(o)==2
-
-def _is_state(o): return isinstance(o, dict) and len(o)>0 and all(isinstance(v, Tensor) for v in o.values())
 
 def _vectors(vecs, col):
     "Vectors as a tensor (labels × factors), and their labels"

@@ -5,7 +5,7 @@ import decimal
 import numpy as np,pandas as pd,pytest,torch
 from fastai.callback.schedule import *
 from fastai.learner import load_learner
-from helpers import all_of,frame,learner,loaders,weights
+from helpers import all_of,frame,loaders,weights
 from collab_ext.baselines import baselines
 from collab_ext.compare import paired
 from collab_ext.demo import demo_ratings
