@@ -8,9 +8,9 @@ Docs: https://collab-ext.github.io/collab_ext/bayes.html.md"""
 
 # %% auto #0
 __all__ = ['most_kept', 'FirstGuess', 'renewed_sweeps', 'Posterior', 'row_features', 'kept_table', 'SetFeatures', 'inv_psd',
-           'dot_and_biases', 'BayesMF', 'regressors', 'known_rows', 'solve_coefs', 'expected_rows', 'fit_coefs',
-           'fit_spread', 'refit', 'implicit_means', 'fit_implicit', 'UsedFactors', 'first_guess', 'prior_means',
-           'evidence_bound', 'mean_rows']
+           'dot_and_biases', 'BayesMF', 'regressors', 'kind_shares', 'known_rows', 'solve_coefs', 'expected_rows',
+           'fit_coefs', 'fit_spread', 'refit', 'implicit_means', 'fit_implicit', 'UsedFactors', 'first_guess',
+           'prior_means', 'evidence_bound', 'mean_rows']
 
 # %% ../nbs/05a_bayes.ipynb #f0d96db5
 from fastai.basics import *
@@ -180,10 +180,19 @@ def update(self:BayesMF,
     t.cov = torch.where((solved.n>0)[:,None,None], solved.cov, t.cov)
     if rows is None: self.noise = _noise_left(self, t, solved.error, precision)
 
+def kind_shares(
+    group:Tensor, # Group of each row (n)
+    kind:Tensor, # Kind of each row (n)
+)->Tensor: # groups × kinds
+    "How large a share of each group's rows is of each kind"
+    n_kinds = int(kind.max())+1
+    n = torch.bincount(group*n_kinds+kind, minlength=(int(group.max())+1)*n_kinds).view(-1,n_kinds).float()
+    return n/n.sum(1, keepdim=True).clamp(min=1)
+
 def _noise_left(mf, t, error, precision):
     "Mean squared error of the ratings, the uncertainty of the rows included"
-    kind = torch.zeros(len(t.cov), dtype=torch.int64).index_copy_(0, t.group, t.kind) # of each group
-    share = (precision[kind]*t.cov).sum((1,2)) # how much of a row's uncertainty is its prior's, of k+1
+    of_group = (kind_shares(t.group, t.kind)@precision.flatten(1)).view_as(t.cov)
+    share = (of_group*t.cov).sum((1,2)) # how much of a row's uncertainty is its prior's, of k+1
     own = (precision.shape[-1]-share)[t.group].clamp(min=0).sum()
     return max((error.sum().item()+mf.noise*own.item())/len(mf.rm.y), 1e-6)
 

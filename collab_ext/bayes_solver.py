@@ -342,10 +342,9 @@ def _quick_starts(solver):
     def start(guess, rm, **kwargs):
         mean = model.link.inverse(rm.y.mean().item()).item()
         return BayesMF.from_scratch(rm, model.u_weight.embedding_dim, mean, model.link, guess=guess, **kwargs)
-    def biases(rm):
-        guess = first_guess(rm, 1, least=1)
-        return start(guess._replace(vectors=[o[:,:0] for o in guess.vectors]), rm, sets=False)
-    def factors(rm): return start(first_guess(rm, model.u_weight.embedding_dim, least=0), rm)
+    guess = cache(lambda rm: first_guess(rm, model.u_weight.embedding_dim, least=0)) # both begin with the same biases
+    def biases(rm): return start(guess(rm)._replace(vectors=[torch.zeros(n, 0) for n in rm.sizes]), rm, sets=False)
+    def factors(rm): return start(guess(rm), rm)
     return dict(biases=biases, factors=factors)
 
 def source_trial(

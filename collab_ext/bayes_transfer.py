@@ -153,9 +153,11 @@ def moved_side(
     typical = torch.zeros(n_kinds).index_add_(0, kind, n)/in_kind
     moved = torch.zeros(n_kinds).index_fill_(0, kind[has], 1.)[:,None,None]
     cov = inv_psd(inv_psd(prior_cov) + (typical/noise)[:,None,None]*tensor(other['second_moment']).float())
-    level = count_level(torch.zeros_like(idx) if count is None else count)
-    pairs,group = torch.unique(kind*64+level, return_inverse=True)
-    return Posterior(mean, cov[pairs//64], cov + drift*moved*prior_cov, mean.clone(), group=group, kind=kind)
+    there = torch.where(has, kind//2, n_kinds)
+    here = (1+count_level(torch.zeros_like(idx) if count is None else count))//2
+    _,group = torch.unique(there*64+here, return_inverse=True)
+    group_cov = (kind_shares(group, kind)@cov.flatten(1)).view(-1,*prior_cov.shape)
+    return Posterior(mean, group_cov, cov + drift*moved*prior_cov, mean.clone(), group=group, kind=kind)
 
 def _moved_sides(rm, rows, idxs, counts, prior, drift):
     p = prior['sides']
