@@ -236,6 +236,7 @@ def posterior_solver(
     if learn.solver is not None: return learn.solver
     if learn.model.prior is None: raise ValueError("This learner has not learned how much scores differ: call `solve` first")
     solver = ComparisonSolver(learn.model, learn.dls).start()
+    if solver.errors is not None: return solver # by draws that were kept
     for _ in range(2): solver.errors = posterior_errors(solver.posterior(), solver.x, before=solver.errors) # the first ones sharpen the second
     return solver
 
