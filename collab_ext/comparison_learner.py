@@ -19,6 +19,7 @@ from .args import *
 from .data import *
 from .files import *
 from .solver import *
+from fastai.callback.schedule import *
 from .learner import unchanged_on_error
 from .comparisons import *
 from .root_laws import *
@@ -90,6 +91,13 @@ def _checked_loaders(dls):
     "`dls`, if they are loaders of comparisons"
     if isinstance(dls, ComparisonDataLoaders): return dls
     raise ValueError(f"`dls` are loaders of comparisons, not {a_type(dls)}: make them with `ComparisonDataLoaders.from_df(comparisons)`")
+
+# %% ../nbs/12f_comparison_learner.ipynb #be95ecb7
+@patch
+@delegates(Learner.lr_find, but='stop_div')
+def lr_find(self:ComparisonLearner, **kwargs):
+    "Search for a learning rate for training by gradients, through all of its steps"
+    return Learner.lr_find(self, stop_div=False, **kwargs)
 
 # %% ../nbs/12f_comparison_learner.ipynb #2965d343
 comparison_solvers = dict(posterior=ComparisonSolver, licchavi=LicchaviSolver)
@@ -228,6 +236,7 @@ def posterior_solver(
     if learn.solver is not None: return learn.solver
     if learn.model.prior is None: raise ValueError("This learner has not learned how much scores differ: call `solve` first")
     solver = ComparisonSolver(learn.model, learn.dls).start()
+    if solver.errors is not None: return solver # by draws that were kept
     for _ in range(2): solver.errors = posterior_errors(solver.posterior(), solver.x, before=solver.errors) # the first ones sharpen the second
     return solver
 
