@@ -53,6 +53,7 @@ Modules:
 - `collab_ext.spectrum`: Biases, the directions in which ratings differ beyond them, and which of these stand out from chance
 - `collab_ext.splits`: Hold out the latest ratings, a share of each user's, whole users, or each of them once
 - `collab_ext.tables`: Find the user and item tables of any model, under one set of names
+- `collab_ext.tower`: A net that makes items' rows from their content, trained by gradient together with the rows themselves
 - `collab_ext.transfer`: Move what one model has learned into the vocabulary of another, and see what was moved
 - `collab_ext.validate`: How good is a model on data that it was not chosen by? Cross-validation, and a search over settings that can be interrupted
 - `collab_ext.vocab`: Match the labels of one model to the labels of another"""
@@ -91,6 +92,7 @@ features: Blocks Features RecordError TokenVectors token_vectors
 content_prior: ContentPrior
 catalogue: Catalogue
 cold_start: measure_cold split_items
+tower: Tower copy_tower
 export: # these have methods of the learners
 comparison_plots:
 next_pair:
