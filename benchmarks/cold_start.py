@@ -266,7 +266,7 @@ def pair_of_works(learn, works, rows):
     return pair._replace(wgts=wgts, vocab=vocab, info=info)
 
 def transfer(seed, peers):
-    same = pd.read_csv(next((speed.data_dir()/'pairs').glob('same_person__*ml-1m*latest*')))
+    same = pd.read_csv(next((speed.data_dir()/'pairs').glob('same_person__*')))
     shared = pd.read_csv(speed.data_dir()/'pairs/ml-1m__ml-latest-small-2016.csv')
     big = ml1m_ratings()
     big = big[~big.user.isin(same.ml1m_userId)]

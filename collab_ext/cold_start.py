@@ -209,7 +209,7 @@ def work_scores(
     z = U[:,:-1]@torch.from_numpy(rows[:,:-1]).T + U[:,-1:] + torch.from_numpy(rows[:,-1]) + getattr(model, 'mean', torch.zeros(())).cpu()
     return link_of(model)(z).numpy()
 
-# %% ../nbs/13c_cold_start.ipynb #86c05a18
+# %% ../nbs/13c_cold_start.ipynb #e4c38324
 def _history(learn):
     "Which items each user has, in the training set (users × items, sparse), by rows of the tables"
     ids = learn.dls.train_ds.ids.long().cpu().numpy()
@@ -231,15 +231,15 @@ def cold_baselines(
     known,prior = catalogue.known,catalogue.prior
     blocks = [prior.features.transform(o) for o in (catalogue.items[known], works)]
     a,b = [parts_of(o, prior.weights) for o in blocks]
-    close = sum(dots for dots,_ in similarities(a, b).values())
+    close = sum(np.exp(-far) if o=='numbers' else dots for o,(dots,far) in similarities(a, b).items())
     rows,counts = _known_items(learn, catalogue.items[known])
     has = _history(learn)[users.numpy()][:,rows]
     near = np.maximum(close, 0)
     popular = near.T@counts/near.sum(0).clip(1e-9)
     return {'random':np.random.default_rng(seed).random((len(users),len(works))),
-        'popularity of works like it':np.tile(popular, (len(users),1)), 'shared tags':has@_shared(a, b, prior.weights), 'nearest in content':has@close}
+        'popularity of the like':np.tile(popular, (len(users),1)), 'shared tags':has@_shared(a, b, prior.weights), 'nearest in content':has@close}
 
-# %% ../nbs/13c_cold_start.ipynb #a3967730
+# %% ../nbs/13c_cold_start.ipynb #d6fa81ad
 def list_quality(
     scores:np.ndarray, # users × works
     relevant, # Sparse or dense: which works each user has (users × works)
@@ -274,5 +274,5 @@ def measure_cold(
     ok = ~np.isnan(u) & (i>=0)
     relevant = sparse.csr_matrix((np.ones(ok.sum()), (u[ok].astype(int),i[ok])), shape=(len(users),len(works)))
     scores = cold_baselines(learn, users, works, seed)
-    scores['content prior'] = work_scores(learn, users, learn.embed(works))
+    scores['rows from content'] = work_scores(learn, users, learn.embed(works))
     return pd.DataFrame.from_dict({o:list_quality(s, relevant, k) for o,s in scores.items()}, orient='index')

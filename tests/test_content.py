@@ -115,7 +115,7 @@ def test_known_items_stay(solved):
 def test_content_beats_chance_and_popularity(solved):
     learn,items,train,test = solved
     quality = measure_cold(learn, test, k=5).ndcg
-    assert quality['content prior']>1.5*quality['random'] and quality['content prior']>1.3*quality['popularity of works like it']
+    assert quality['rows from content']>1.5*quality['random'] and quality['rows from content']>1.3*quality['popularity of the like']
 
 def test_popularity_cannot_leak(solved):
     learn,items,train,test = solved
