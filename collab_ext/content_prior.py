@@ -66,7 +66,7 @@ def similarities(
         res[k] = dots,np.maximum(far, 0)
     return res
 
-# %% ../nbs/13a_content_prior.ipynb #3b1273dc
+# %% ../nbs/13a_content_prior.ipynb #f2876ffc
 def _names_of(fields): return [f'{what} {o}' for what in ('bump','width','line') for o in fields] + ['bump together','own']
 
 def start_params(
@@ -74,7 +74,7 @@ def start_params(
 )->np.ndarray: # Logs of heights and widths of the bumps, of the heights of the lines, of the height together, and of what is each item's own
     "Where the search for the kernel begins"
     n = len(fields)
-    return np.log(np.array([.5]*n + [.7]*n + [.2]*n + [1.,1.]))
+    return np.log(np.array([.5]*n + [.7]*n + [.2]*n + [1.,3.]))
 
 def kernel(
     sims:dict, # As `similarities` returns them
@@ -112,7 +112,7 @@ def _loss_and_slope(K, Y, w):
     scale = (2*w[:,None]*errors*alpha/d**2).sum(1)
     return loss,(inverse*scale)@inverse - pull@alpha.T
 
-# %% ../nbs/13a_content_prior.ipynb #b8ac9f05
+# %% ../nbs/13a_content_prior.ipynb #5fd60a51
 def _param_slopes(sims, params, G):
     "Derivatives of the loss by `params`, from those by the kernel"
     n = len(sims)
@@ -139,6 +139,7 @@ def search_kernel(
     w = 1/noise
     start = start_params(sims)
     base = (w[:,None]*Y**2).sum()
+    pull = 1/len(Y)
     def loss(params):
         own = np.exp(params[-1])
         K = kernel(sims, params).astype(np.float64) + np.diag(own*noise)
@@ -146,7 +147,7 @@ def search_kernel(
         slopes = _param_slopes(sims, params, G)
         slopes[-1] = own*(G.diagonal()*noise).sum()
         away = params-start
-        return np.log(value/base) + 1e-3*(away**2).sum(), slopes/value + 2e-3*away
+        return np.log(value/base) + pull*(away**2).sum(), slopes/value + 2*pull*away
     return optimize.minimize(loss, start, jac=True, method='L-BFGS-B', bounds=[(o-7,o+5) for o in start], options=dict(maxiter=steps)).x
 
 # %% ../nbs/13a_content_prior.ipynb #d4303dc4
