@@ -30,7 +30,7 @@ def movielens(folder):
     from collab_ext import CollabDataLoaders,collab_learner
     import collab_ext.export
     part = data/'ml-1m'
-    df = pd.read_csv(part/'ratings.dat', sep='::', engine='python', names=['user','item','rating','time'])
+    df = pd.read_csv(part/'ratings_no_timestamp.csv.gz').set_axis(['user','item','rating'], axis=1)
     items = pd.read_csv(part/'movies.dat', sep='::', engine='python', names=['item','title','genres'], encoding='latin-1')
     learn = collab_learner(CollabDataLoaders.from_df(df, valid_pct=.05, seed=0, unknown='mean'), 64)
     with learn.no_bar(), learn.no_logging(): learn.solve(5)

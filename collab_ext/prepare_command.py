@@ -11,7 +11,8 @@ __all__ = ['rows_at_once', 'row_readers', 'Columns', 'splits', 'read_rows', 'rat
            'splitter_of', 'given_rows', 'check_no_leak', 'counts_of', 'split_parts', 'Prepared', 'write_prepared',
            'item_frame', 'pipeline_root', 'dev_rows', 'prepare_command']
 
-# %% ../nbs/16b_prepare_command.ipynb #f68d80db
+# %% ../nbs/16b_prepare_command.ipynb #f5a91960
+import gzip
 from fastcore.script import *
 from fastai.collab import *
 from fastai.tabular.all import *
@@ -21,20 +22,19 @@ from .splits import *
 from .simulate import *
 from .versions import *
 
-# %% ../nbs/16b_prepare_command.ipynb #650f5431
+# %% ../nbs/16b_prepare_command.ipynb #2c5eb1be
 rows_at_once = 200_000
 
 def _packing(file): return 'gzip' if file.name.endswith('.gz') else None
 
 def _csv_parts(file, sep=','):
-    kwargs = dict(sep=sep, chunksize=rows_at_once, float_precision='round_trip', compression=_packing(file))
     with open(file,'rb') as f:
-        for df in pd.read_csv(f, **kwargs): yield df,f.tell()
+        for df in pd.read_csv(f, sep=sep, chunksize=rows_at_once, compression=_packing(file)): yield df,f.tell()
 
 def _json_parts(file):
-    kwargs = dict(lines=True, chunksize=rows_at_once, dtype=False, convert_dates=False, precise_float=True, compression=_packing(file))
     with open(file,'rb') as f:
-        for df in pd.read_json(f, **kwargs): yield df,f.tell()
+        lines = gzip.open(f) if _packing(file) else f
+        while some:=list(itertools.islice(lines, rows_at_once)): yield pd.DataFrame([json.loads(o) for o in some if o.strip()]),f.tell()
 
 def _parquet_parts(file):
     import pyarrow.parquet as pq
@@ -71,7 +71,7 @@ def read_rows(
         for df,n_bytes in row_readers[suffix](file):
             parts.append(df)
             bar.update(min(100, 100*n_bytes/max(1, file.stat().st_size)))
-    except (ValueError,OSError,EOFError) as e: raise ValueError(f"The file {file} can't be read as {suffix[1:]}: {e}") from None
+    except (ValueError,OSError,EOFError,AttributeError) as e: raise ValueError(f"The file {file} can't be read as {suffix[1:]}: {e}") from None
     bar.update(100)
     if not parts or not len(parts[0]): raise ValueError(f"The file {file} has no rows")
     return _joined(parts)

@@ -331,17 +331,18 @@ class Metrics:
         lines += ['# TYPE process_cpu_seconds_total counter', f'process_cpu_seconds_total {time.process_time():.3f}']
         return '\n'.join(lines)+'\n'
 
-# %% ../nbs/18_serve.ipynb #bd033401
+# %% ../nbs/18_serve.ipynb #73816d1b
 def flaws_of(
     errors:list, # As pydantic lists them
 )->list: # Dicts of index, field, message; one for each place
     "What is wrong with a request"
+    paths = [tuple(p for p in e['loc'] if isinstance(p, int) or p in _fields) for e in errors[:100]]
     res = {}
-    for e in errors[:100]:
-        path = [o for o in e['loc'] if isinstance(o, int) or o in _fields]
-        index = next((o for o in reversed(path) if isinstance(o, int)), None)
+    for e,path in zip(errors, paths):
+        if any(len(o)>len(path) and o[:len(path)]==path for o in paths if path): continue
+        index = next((o for o in path if isinstance(o, int)), None)
         field = next((o for o in reversed(path) if isinstance(o, str)), None)
-        res.setdefault((index,field), dict(index=index, field=field, message=str(e['msg'])[:300]))
+        res.setdefault(path, dict(index=index, field=field, message=str(e['msg'])[:300]))
     return list(res.values())
 
 _fields = {k for o in (Recommend,RecommendMany,Similar,Embed,Rated) for k in o.model_fields} | {'q','limit'}

@@ -4,6 +4,7 @@ from pathlib import Path
 import numpy as np,pandas as pd,pytest
 from hypothesis import given,settings,strategies as st
 pytest.importorskip('pyarrow')
+from fastai.basics import Metric
 from collab_ext import *
 from collab_ext.versions import *
 from collab_ext.prepare_command import *
@@ -30,6 +31,7 @@ def test_writers_at_the_same_time_get_numbers_of_their_own(tmp_path):
     assert sorted(o.name for o in (tmp_path/'runs').iterdir())==sorted(map(str, range(1, 13)))
 
 cells = st.one_of(st.integers(-5, 5), st.text(max_size=3), st.none())
+@settings(max_examples=20)
 @given(st.lists(st.tuples(cells, cells), min_size=1, max_size=6))
 def test_fingerprints_tell_frames_apart(rows):
     df = pd.DataFrame(rows, columns=['a','b'])
@@ -109,12 +111,20 @@ def test_other_data_are_no_repetition(trial, tmp_path, capsys):
     assert main(['train','--dev','--root',str(tmp_path),'--quiet','--repeat','1'])==2
     assert 'fingerprints differ' in capsys.readouterr().err
 
-def test_the_best_epoch_is_kept(trial):
-    run = train_run(trial, Prepared(open_version(trial, 'prepared')), dict(model='dot', loss=None, n_factors=8, epochs=6, lr=.3, bs=64, n_neg=4,
-        y_range=None, pretrained=None, metric=None), quiet=True)
-    errors = run.history['_rmse']
-    assert errors.idxmin()<5, "a rate so high that a late epoch is worse"
-    assert abs(run.note['value']-errors.min())<1e-4
+class Shortness(Metric):
+    "Gets worse as rows grow, so the first epoch is the best"
+    name = 'shortness'
+    def reset(self): self.learn = None
+    def accumulate(self, learn): self.learn = learn
+    @property
+    def value(self): return -self.learn.model.u_weight.weight.norm().item()
+
+def test_the_best_epoch_is_kept(trial, monkeypatch):
+    monkeypatch.setattr('collab_ext.train_command.metric_of', lambda data,name: ('shortness',[Shortness()]))
+    options = dict(model='dot', loss=None, n_factors=8, epochs=3, lr=.01, bs=512, n_neg=4, y_range=None, pretrained=None, metric=None)
+    run = train_run(trial, Prepared(open_version(trial, 'prepared')), options, quiet=True)
+    seen = run.history.shortness
+    assert seen.idxmax()==0 and seen[0]-seen[2]>.1 and abs(run.note['value']-seen[0])<1e-4
     shutil.rmtree(run.folder)
 
 def test_a_killed_run_leaves_no_version(trial, monkeypatch):
