@@ -18,8 +18,7 @@ from fastcore.script import anno_parser
 # %% ../nbs/16_cli.ipynb #b206d3fd
 Command = namedtuple('Command', 'place help') # Module and function, such as 'demo:demo'; one line
 
-commands = dict(
-    compare=Command('compare_command:compare_command', "Score items from pairwise comparisons: files or database tables in, scores out"),
+commands = dict(compare=Command('compare_command:compare_command', "Score items from pairwise comparisons: files or database tables in, scores out"),
     demo=Command('demo:demo', "Pretrain on one population, adapt to another, and compare with training from scratch"),
     prepare=Command('prepare_command:prepare_command', "Check and split a file of ratings or clicks, without leaks, as a new version"),
     train=Command('train_command:train_command', "Train a model on prepared data, and keep its best epoch as a new version"),

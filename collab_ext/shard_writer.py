@@ -38,7 +38,7 @@ def source_files(
         f"{', '.join(sorted({o.name for o in found})[:4])}; prepare one kind")
     return sorted(found)
 
-# %% ../nbs/15a_prepare_shards.ipynb #97831ad8
+# %% ../nbs/15a_prepare_shards.ipynb #cbac8704
 def quoted(
     o, # A text
 )->str:
@@ -56,7 +56,7 @@ def _reader(files, columns=(), types=None):
     listed = '[' + ', '.join(map(quoted, files)) + ']'
     if _kinds[Path(files[0]).suffix]=='parquet': return f'read_parquet({listed})'
     given = ', '.join(f'{quoted(k)}: {quoted(v)}' for k,v in (types or {}).items())
-    return f'read_csv({listed}, header=true' + (f', types={{{given}}})' if given else ')')
+    return f"read_csv({listed}, header=true, comment=''" + (f', types={{{given}}})' if given else ')')
 
 # %% ../nbs/15a_prepare_shards.ipynb #da65f1e3
 _rating_columns = 'rating','ratings','stars','score','scores'

@@ -206,13 +206,13 @@ class Shards:
     def __repr__(self): return (f"Shards({self.train.rows} + {self.valid.rows} ratings, {self.labels[0].rows} {self.names[0]}, "
         f"{self.labels[1].rows} {self.names[1]}, {self.n_blocks[0]} × {self.n_blocks[1]} blocks)")
 
-# %% ../nbs/15_shards.ipynb #c736753b
+# %% ../nbs/15_shards.ipynb #906d356c
 def _flaw(shards, file, data, crc):
     "What is wrong with the bytes of a file; None if nothing is"
     if zlib.crc32(data)==crc: return None
     import pyarrow as pa, pyarrow.parquet as pq
     try: found = (pq.read_schema(pa.BufferReader(data)).metadata or {}).get(b'preparation')
-    except pa.ArrowException: found = None
+    except (pa.ArrowException,OSError): found = None
     if found is not None and found.decode()!=shards.preparation: return f"is of another preparation ({found.decode()}, not {shards.preparation})"
     return "is damaged, or was changed after the shards were sealed"
 

@@ -111,3 +111,28 @@ def test_killed_process(folder, tmp_path, batch):
     after,*_ = ring_weights(folder, 4, checkpoint=tmp_path/'run')
     assert same(after, alone)
     assert [o.name for o in (tmp_path/'run').iterdir()]==['epoch-4']
+
+# --- closed forms
+
+def solved(folder, n=4, y_range=(1,5), cbs=None):
+    set_seed(1)
+    learn = collab_learner(CollabDataLoaders.from_shards(folder/'shards', path=folder), 6, y_range=y_range, metrics=rmse)
+    with learn.no_bar(),learn.no_logging(): learn.solve(n, cbs)
+    return weights(learn),list(learn.final_record[1:]),learn.model.prior
+
+def test_closed_form_in_two_processes(folder):
+    "Rows, metrics and prior are those of one process, but for rounding"
+    alone,metrics,prior = solved(folder)
+    for w,m,p in in_processes(2, lambda rank: solved(folder), folder):
+        assert all(torch.allclose(w[k], alone[k], atol=1e-4) for k in alone)
+        assert np.allclose(m, metrics, atol=1e-5)
+        assert abs(p['noise']-prior['noise'])<1e-5
+
+class DiesAfterSweep(Callback):
+    "Kill the first process after its first sweep"
+    def after_epoch(self):
+        if os.environ['RANK']=='0': os.kill(os.getpid(), signal.SIGKILL)
+
+def test_closed_form_with_a_dead_process(folder):
+    dead,other = in_processes(2, lambda rank: solved(folder, cbs=DiesAfterSweep()), folder)
+    assert dead==-signal.SIGKILL and 'Process 1 could not' in other and 'another process has ended' in other
