@@ -43,10 +43,10 @@ def list_qualities(
     k=20, # Length of the list
 )->np.ndarray: # A number for each user
     "NDCG of the held-out clicks"
-    scores = np.array(scores, dtype=np.float32)
-    scores[has.nonzero()] = -np.inf
+    scores = torch.as_tensor(scores, dtype=torch.float32).clone()
+    scores[[torch.from_numpy(o).long() for o in has.nonzero()]] = -torch.inf
     k = min(k, scores.shape[1])
-    top = torch.from_numpy(scores).topk(k).indices.numpy().copy()
+    top = scores.topk(k).indices.numpy().copy()
     rows = np.repeat(np.arange(len(top)), k).reshape(top.shape)
     hits = np.asarray(held[rows,top].todense())>0
     discount = 1/np.log2(np.arange(k)+2)

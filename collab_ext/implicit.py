@@ -440,7 +440,7 @@ def _linear_transfer(dls, src, id_map):
 
 def _note_weight(transfer, weights):
     "Say how much each source counts, or that it was dropped"
-    if not any(weights): transfer.note_began(Choice('scratch', 0, {}, 'held-out clicks'))
+    if not any(weights.values()): transfer.note_began(Choice('scratch', 0, {}, 'held-out clicks'))
     said = [f'a user of {name} is worth {w:g} of the users here' if w else f'{name} did harm, and was dropped' for name,w in weights.items()]
     transfer.note_hint(f"On held-out clicks, {'; '.join(said)}")
 
