@@ -201,7 +201,7 @@ def column_numbers(
     if not pd.api.types.is_numeric_dtype(y) or pd.api.types.is_complex_dtype(y):
         numbers = y.astype(object).map(lambda o: o if isinstance(o, (str,Real)) else np.nan)
         bad = pd.to_numeric(numbers, errors='coerce').isna()
-        if bad.any(): raise ValueError(f"Column {col!r} holds {y[bad].iloc[0]!r} in {rows_text(df,bad)}: {what}s are plain numbers" +
+        if bad.any(): raise ValueError(f"Column {col!r} holds {y[bad].iloc[0]!r} in {rows_text(df,bad)}: {what}s are numbers" +
             (f"; convert it with `df[{col!r}].astype(float)`" if isinstance(y[bad].iloc[0], Decimal) else ''))
         raise ValueError(f"Column {col!r} is of type {y.dtype}: convert it with `pd.to_numeric`")
     y = y.to_numpy(dtype=np.float64, na_value=np.nan)

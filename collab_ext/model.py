@@ -133,7 +133,7 @@ def _rows_of(emb, idx): return emb.weight.detach()[idx.to(emb.weight.device)].cp
 
 def _label_rows(model, arr, is_item):
     labels = L(arr) if isinstance(arr, (str,int)) else arr
-    name = model.items if is_item else model.users
+    name = model.item if is_item else model.user
     known = set(model.classes[name])
     bad = [o for o in labels if o not in known]
     if bad: raise KeyError(f"The model has no row for {len(bad)} {name} ({', '.join(map(repr, bad[:3]))}), not in the training set: leave out what is unknown")

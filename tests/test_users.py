@@ -78,6 +78,10 @@ def test_what_things_are_called(solved):
     assert repr(Vocab(dict(user=['a','b'], item=['#na#','x'])))=='Vocab(2 user, 1 item)' # `#na#` is no user
     assert repr(solved.dls.train_ds)=='Ratings(700 × rating, Vocab(50 user, 30 item))'
 
+def test_rows_of_unknown_labels(solved):
+    with pytest.raises(KeyError, match="no row for 1 item .'Nope'."): solved.model.weight(['i1','Nope'])
+    with pytest.raises(KeyError, match="no row for 1 user .'1'."): solved.model.bias('1', is_item=False)
+
 def test_predict_says_how(solved):
     with pytest.raises(ValueError, match=r'as in `learn.predict\(\(user, item\)\)`'): solved.predict(1, 'i1')
 
@@ -115,6 +119,9 @@ def test_pairs_in_both_parts_are_told_for_clicks_too(clicks):
     twice = pd.concat([clicks, clicks], ignore_index=True)
     def halves(df): return range(len(clicks)),range(len(clicks),len(df))
     with pytest.warns(UserWarning, match=r"for clicks, `df.drop_duplicates\(\['user', 'item'\]\)`"): CollabDataLoaders.from_interactions(twice, splitter=halves)
+
+def test_splitters_suggest_names():
+    with pytest.raises(TypeError, match='`TimeSplitter` has no argument \'valid_pc\': did you mean `valid_pct`'): TimeSplitter('when', valid_pc=.1)
 
 # ---- A researcher
 
@@ -221,7 +228,7 @@ def test_a_table_of_users_by_items(ratings, reset):
     with pytest.raises(ValueError, match='looks like a table of users × items.*melt'): CollabDataLoaders.from_df(wide.reset_index() if reset else wide)
 
 def test_numbers_and_devices(ratings):
-    with pytest.raises(ValueError, match=r"plain numbers; convert it with `df\['rating'\].astype\(float\)`"):
+    with pytest.raises(ValueError, match=r"ratings are numbers; convert it with `df\['rating'\].astype\(float\)`"):
         CollabDataLoaders.from_df(ratings.assign(rating=[decimal.Decimal(3)]*len(ratings)))
     with pytest.raises(ValueError, match=r'not a Series: make a frame with `.reset_index\(\)`'):
         CollabDataLoaders.from_df(ratings.groupby(['user','item']).rating.mean())
