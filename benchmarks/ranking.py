@@ -94,7 +94,7 @@ def quiet(learn, f, *args, **kwargs):
 def ours_ials(dls, n_factors=64, epochs=10, **kwargs):
     return quiet(implicit_learner(dls, n_factors, loss=IALSLoss(**kwargs)), 'solve', epochs).model
 
-def ours_ccl(dls, n_factors=64, n_neg=1000, margin=.8, weight=300., epochs=20):
+def ours_ccl(dls, n_factors=64, n_neg=1000, margin=.8, weight=100., epochs=18):
     "Trained factors; made without a validation set, for which negatives would be drawn in every epoch"
     ds = dls.train_ds
     user,item = dls.vocab.names

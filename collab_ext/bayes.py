@@ -180,6 +180,7 @@ def update(self:BayesMF,
     t.cov = torch.where((solved.n>0)[:,None,None], solved.cov, t.cov)
     if rows is None: self.noise = _noise_left(self, t, solved.error, precision)
 
+# %% ../nbs/05a_bayes.ipynb #fb56d75d
 def kind_shares(
     group:Tensor, # Group of each row (n)
     kind:Tensor, # Kind of each row (n)
@@ -297,6 +298,7 @@ def implicit_means(
     root = rm.count[s][part].clamp(min=1).sqrt()
     return row_sums(rm, s, implicit, part=part).div_(root[:,None])
 
+# %% ../nbs/05a_bayes.ipynb #1dea76cd
 def _sum_squares(x): return torch.linalg.vector_norm(x, dim=0).square()
 
 def _squares_of_means(rm, s, p, means):
@@ -309,6 +311,7 @@ def _asked_implicit(rm, s, rest):
     root = rm.count[s].clamp(min=1).sqrt()
     return row_sums(rm, 1-s, rest.div_(root[:,None]))
 
+# %% ../nbs/05a_bayes.ipynb #ed57d72a
 def fit_implicit(
     rm:RatingMatrix, # Ratings
     s:int, # 0 for users, 1 for items
@@ -420,6 +423,7 @@ def _told(mf, s):
     if t.implicit is None or t.told is not None: return t.told
     return partial(implicit_means, mf.rm, s, t.implicit)
 
+# %% ../nbs/05a_bayes.ipynb #539143fe
 def _features(mf, s):
     "Features of a side: a one for each row, before the set of ratings counts"
     feats = mf.sides[s].feats
