@@ -320,6 +320,7 @@ def _encoded(ds, df):
     if names.comparison in df: targ = torch.from_numpy(column_numbers(df, names.comparison, 'comparison')/ds.scale)
     return ds.replace(ids=torch.stack(cols, 1).int(), targ=targ, weight=None)
 
+# %% ../nbs/12_comparisons.ipynb #8af865cf
 def _label_rows(vocab, labels, s):
     "Row of each label: the different ones are looked up; 0 where it is not known"
     codes,different = pd.factorize(labels)
