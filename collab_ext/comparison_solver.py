@@ -108,6 +108,7 @@ def _shared_design(system):
 
 def _unscaled_scores(system, x): return _shared_design(system)@x
 
+# %% ../nbs/12e_comparison_solver.ipynb #1371af99
 def rescaled(
     posterior:Posterior, # Scores given the comparisons
     x:np.ndarray, # Scores
@@ -218,6 +219,7 @@ def _first_errors(solver):
     Z,_ = solver.system.design(solver.scale)
     return errors_of_draws(solver.system, Z, draws.astype(np.float64))
 
+# %% ../nbs/12e_comparison_solver.ipynb #5e566ff0
 @patch
 def start(self:ComparisonSolver,
     ds:Comparisons=None, # What was compared; the training set by default
@@ -247,6 +249,7 @@ def start(self:ComparisonSolver,
     if self.learns and not self.x.any(): begin_with_wins(self)
     return self
 
+# %% ../nbs/12e_comparison_solver.ipynb #a6421a7d
 @patch
 def pulls(self:ComparisonSolver,
     k:str, # Group of scores
@@ -266,6 +269,7 @@ def tail_bend(
     "How fast a pull grows with the score; at least half of the pull, so that a step can't overshoot"
     return np.maximum(pulls*(1-squares*pulls**2/width), pulls/2)
 
+# %% ../nbs/12e_comparison_solver.ipynb #dd022bd6
 @patch
 def posterior(self:ComparisonSolver)->Posterior:
     "The scores given the comparisons and the variances of now"

@@ -29,6 +29,12 @@ def _named(df, names, taken):
     return first(o for o in df.columns if isinstance(o, str) and o.lower() in names and o not in taken)
 
 # %% ../nbs/12_comparisons.ipynb #2b3d6e4d
+def _check_no_results(df, given):
+    "Raise a `ValueError` for winners and losers, whose columns would be taken for others"
+    lower = [o.lower() for o in df.columns if isinstance(o, str)]
+    if {'winner','loser'}<=set(lower) and not any(given): raise ValueError(
+        f"This frame has winners and losers in the columns {list(df.columns)}: pass `wins_frame(df)`, which makes comparisons of them")
+
 def comparison_columns(
     df:pd.DataFrame, # Comparisons
     contributor_name=None, # Column of contributors; the first one by default
@@ -41,8 +47,9 @@ def comparison_columns(
     check_frame('df', df)
     given = [contributor_name, a_name, b_name, comparison_name, criterion_name]
     cols = check_columns(df, [o for o in given if o is not None])
+    _check_no_results(df, given)
     if len(cols)<4: raise ValueError(f"Comparisons need four columns (contributor, first item, second item, answer); this frame has {cols}: "
-        "for wins and losses, use `wins_frame`")
+        "for wins and losses, use `wins_frame`; if one person compared all, add a column, as with `df.insert(0, 'contributor', 'me')`")
     criterion = ifnone(criterion_name, _named(df, criterion_names, given))
     comparison = ifnone(comparison_name, _named(df, comparison_names, [*given,criterion]))
     rest = [o for o in cols if o not in (*given,criterion,comparison)]
@@ -158,15 +165,16 @@ def _flags(df, col):
     return y.to_numpy(bool)
 
 def wins_frame(
-    df:pd.DataFrame, # Results, one a row
+    df:pd.DataFrame, # Results, one a row; or a path, an Arrow table or a dict of columns
     winner='winner', # Column of the items that won
     loser='loser', # Column of the items that lost
-    tie=None, # Column that is true where nobody won
+    tie=None, # Column that is true where nobody won; one called `tie` or `draw` by default, if there is one
     contributor=None, # Column of who judged; one for all by default
     criterion=None, # Column of what was judged
 )->pd.DataFrame: # contributor, item_a (the loser), item_b (the winner), comparison (1, or 0 for a tie)
     "Wins, losses and ties as comparisons"
-    check_frame('df', df)
+    df = as_frame(df, 'df')
+    tie = ifnone(tie, _named(df, ('tie','draw'), (winner,loser,contributor,criterion)))
     check_columns(df, [o for o in (winner,loser,tie,contributor,criterion) if o is not None])
     tied = np.zeros(len(df), bool) if tie is None else _flags(df, tie)
     who = pd.Categorical.from_codes(np.zeros(len(df), np.int8), ['everybody']) if contributor is None else df[contributor].array
@@ -320,6 +328,7 @@ def _encoded(ds, df):
     if names.comparison in df: targ = torch.from_numpy(column_numbers(df, names.comparison, 'comparison')/ds.scale)
     return ds.replace(ids=torch.stack(cols, 1).int(), targ=targ, weight=None)
 
+# %% ../nbs/12_comparisons.ipynb #8af865cf
 def _label_rows(vocab, labels, s):
     "Row of each label: the different ones are looked up; 0 where it is not known"
     codes,different = pd.factorize(labels)

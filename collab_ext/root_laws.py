@@ -129,6 +129,7 @@ class WinsLaw(RootLaw):
     ):
         if not 0<=tie<float('inf'): raise ValueError(f"`tie` is the odds of a tie against a win, 0 or above, not {tie!r}")
         self.tie,self.learned = float(tie),bool(learned)
+    def __repr__(self): return f"WinsLaw(tie={self.tie!r}{', learned=True' if self.learned else ''})"
     def __eq__(self, other):
         if type(self) is not type(other) or self.learned!=other.learned: return False
         return self.learned or self.tie==other.tie

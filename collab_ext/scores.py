@@ -54,6 +54,7 @@ def cell_parts(
     for o in reversed(columns): keys,res[o] = np.divmod(keys, sizes[o])
     return res
 
+# %% ../nbs/12b_scores.ipynb #0ab29cf3
 def different(
     keys:np.ndarray, # Numbers, 0 or above
 )->tuple: # The different ones in ascending order, and the position of each number among them
@@ -201,6 +202,7 @@ def shared_scores(self:ComparisonScores, parts:dict)->Tensor:
     zero = torch.zeros(len(parts['item']), dtype=torch.double)
     return sum((self.level_scores(o, parts) for o in self.levels if o in shared_levels), zero)
 
+# %% ../nbs/12b_scores.ipynb #10370fd5
 @patch
 def scores(self:ComparisonScores,
     parts:dict, # Column → row numbers (n)
@@ -574,6 +576,7 @@ def posterior_draws(
     rhs = np.sqrt(posterior.precision)[:,None]*own.T + posterior.Zt@of_cells
     return solve_posterior(posterior, W, rhs, tol, guess, dense)
 
+# %% ../nbs/12b_scores.ipynb #c70987c1
 def error_roots(
     errors, # `Errors` of the scores
 )->np.ndarray: # Unknowns × columns

@@ -329,6 +329,11 @@ def test_wins_and_ties():
     assert isinstance(learn.model.law, WinsLaw) and learn.dls.train_ds.scale==1
     both = learn.item_scores().merge(sim.truth, on='item')
     assert both[['score_x','score_y']].corr().iloc[0,1]>.7
+    pd.testing.assert_frame_equal(wins_frame(sim.comparisons), wins_frame(sim.comparisons, tie='tie'))
+    sim.comparisons.to_csv('wins.csv', index=False)
+    assert wins_frame('wins.csv').comparison.tolist()==wins_frame(sim.comparisons).comparison.tolist()
+    with pytest.raises(ValueError, match='wins_frame'): loaders(sim.comparisons, None)
+    with pytest.raises(ValueError, match="insert\\(0, 'contributor'"): loaders(df.drop(columns='contributor'), None)
     with pytest.raises(ValueError, match='true and false'): wins_frame(sim.comparisons.assign(tie='no'), tie='tie')
 
 @settings(max_examples=40)
