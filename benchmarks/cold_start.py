@@ -286,7 +286,8 @@ def ao3(seed, peers, n_factors=64, epochs=6):
     learn = solved(implicit_learner(dls, n_factors=n_factors, loss='ials'), 8)
     learn.fit_content(works, features, max_landmarks=2000)
     lines['content prior (tags as readers)'] = test.ndcg(test.cosines(learn.embed(works)[:,:-1]))
-    show(f'ao3-ds9: {len(test.asked)} works held out, 40 others each, graded by shared freeform tags that are not shown; seed {seed}', pd.DataFrame(dict(ndcg=lines)))
+    what = f'ao3-ds9: {len(test.asked)} works held out, 40 others each, graded by shared freeform tags that are not shown; seed {seed}'
+    show(what, pd.DataFrame(dict(ndcg=lines)))
     print(learn.content.prior.explained.round(3).to_string())
 
 # ---- Transfer ------------------------------------------------------------------------------------------------------
@@ -333,7 +334,8 @@ def transfer(seed, peers):
             prior = collab_learner(target, pretrained=source)
             begun = error(prior)
             with prior.no_bar(),prior.no_logging(): prior.fine_tune(3)
-        lines[f'{share:.0%}'] = {'from scratch':scratch, 'rows from content':begun, 'rows from content, fine-tuned':error(prior), 'mean':rmse(train.rating.mean(), y)}
+        mean = rmse(train.rating.mean(), y)
+        lines[f'{share:.0%}'] = {'from scratch':scratch, 'rows from content':begun, 'rows from content, fine-tuned':error(prior), 'mean':mean}
     show(f'ml-1m → latest-small without shared movies, RMSE, seed {seed}', pd.DataFrame(lines).T)
 
 if __name__=='__main__':
