@@ -4,10 +4,10 @@ import json,subprocess,sys
 import numpy as np,pandas as pd,pytest,torch
 
 from collab_ext import CollabDataLoaders,Features,collab_learner,implicit_learner
-from collab_ext.catalogue import Catalogue,allowed_rows
+from collab_ext.catalogue import Catalogue
 from collab_ext.cold_start import list_quality,measure_cold,split_items
 from collab_ext.content_prior import ContentPrior,kernel,moved_row,own_noise,parts_of,similarities,tag_weights
-from collab_ext.tower import Tower,TensorBlocks,copy_tower,list_net
+from collab_ext.tower import copy_tower,list_net
 
 names = np.array(list('abcdefgh'))
 
