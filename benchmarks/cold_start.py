@@ -219,49 +219,88 @@ def graded_ndcg(scores, grades):
     best = (-np.sort(-grades, 1)*discount).sum(1)
     return float((gained/np.maximum(best, 1e-9))[best>0].mean())
 
-def ao3(seed, peers, n_factors=64):
+def ao3_features():
+    tags = ['fandoms','relationships','characters','category','warning']
+    return Features(numbers=['words'], categories=['rating','authorIdx','language'], tags=tags, item='workId')
+
+def unit(V): return V/np.maximum(np.linalg.norm(V, axis=1, keepdims=True), 1e-9)
+
+class Lists:
+    "Works that were asked for, and for each a list of works with grades"
+    def __init__(self, asked, rows, grades): self.asked,self.rows,self.grades = asked,rows,grades
+    def ndcg(self, scores): return graded_ndcg(scores, self.grades)
+    def cosines(self, V):
+        V = unit(V)
+        return np.einsum('nk,nmk->nm', V[self.asked], V[self.rows])
+    def products(self, parts):
+        "Products of each pair's features, field by field: (lists, n, fields)"
+        a,b = np.repeat(self.asked, self.rows.shape[1]),self.rows.ravel()
+        def dots(A): return np.asarray(A[a].multiply(A[b]).sum(1)).ravel() if sparse.issparse(A) else np.exp(-((A[a]-A[b])**2).sum(1))
+        return np.stack([dots(A) for A in parts.values()], 1).reshape(*self.rows.shape, -1)
+
+def ao3_lists(works, cold, seed):
+    "Lists of the works held out, among all; and lists of the others, among themselves"
+    rows,grades = shared_lists(works, 'freeforms', seed=seed)
+    asked,known = np.flatnonzero(cold),np.flatnonzero(~cold)
+    own_rows,own_grades = shared_lists(works[~cold].reset_index(drop=True), 'freeforms', seed=seed)
+    return Lists(asked, rows[asked], grades[asked]),Lists(known, known[own_rows], own_grades)
+
+def linear_scores(train, test, parts):
+    "A linear model of the products of each field, fitted to the grades"
+    X,y = train.products(parts).reshape(-1, len(parts)),train.grades.ravel()
+    X = np.c_[X, np.ones(len(X))]
+    w = np.linalg.lstsq(X, y, rcond=None)[0]
+    return test.products(parts)@w[:-1]
+
+def tower_scores(train, test, blocks, seed, epochs, **kwargs):
+    from collab_ext.tower import TensorBlocks,Tower,fit_lists
+    torch.manual_seed(seed)
+    data,tower = TensorBlocks(blocks),Tower(blocks, 65, hidden=64, **kwargs)
+    tensors = [torch.from_numpy(o) for o in (train.asked,train.rows,train.grades)]
+    fit_lists(tower, data, *tensors, epochs=epochs, lr=3e-3)
+    with torch.no_grad(): vecs = torch.cat([tower(data, o) for o in torch.arange(len(data)).split(4096)])[:,:-1]
+    return test.cosines(vecs.numpy())
+
+def ao3(seed, peers, n_factors=64, epochs=6):
     from collab_ext.content_prior import parts_of,tag_weights
     works = pd.read_csv(speed.data_dir()/'ao3-ds9/works.csv')
     works['category'] = works.category.str.replace(', ', '|')
-    rows,grades = shared_lists(works, 'freeforms', seed=seed)
     cold = np.random.default_rng(seed).random(len(works))<.1
-    pairs = works[['workId','freeforms']].dropna().assign(tag=lambda o: o.freeforms.str.casefold().str.split('|')).explode('tag')
-    train = pairs[~pairs.workId.isin(works.workId[cold])]
-    train = train[train.groupby('tag').workId.transform('size')>1]
-    features = Features(numbers=['words'], categories=['rating','authorIdx','language'], tags=['fandoms','relationships','characters','category','warning'], item='workId')
-    dls = CollabDataLoaders.from_interactions(train[['tag','workId']], valid_pct=0.)
-    learn = solved(implicit_learner(dls, n_factors=n_factors, loss='ials'), 8)
-    learn.fit_content(works, features, max_landmarks=2000)
-    def unit(V): return V/np.maximum(np.linalg.norm(V, axis=1, keepdims=True), 1e-9)
-    asked = np.flatnonzero(cold)
-    def ndcg_of(V):
-        V = unit(V)
-        return graded_ndcg(np.einsum('nk,nmk->nm', V[asked], V[rows[asked]]), grades[asked])
-    expected = learn.embed(works)[:,:-1]
+    test,train = ao3_lists(works, cold, seed)
+    features = ao3_features().fit(works[~cold])
     blocks = features.transform(works)
     parts = parts_of(blocks, tag_weights(blocks))
-    flat = np.repeat(asked, rows.shape[1]),rows[asked].ravel()
-    def pair_dots(A): return np.asarray(A[flat[0]].multiply(A[flat[1]]).sum(1)).ravel() if sparse.issparse(A) else (A[flat[0]]*A[flat[1]]).sum(1)
-    close = sum(pair_dots(A) for k,A in parts.items() if k!='numbers').reshape(len(asked), -1)
-    shared = sum(pair_dots((A>0).astype(np.float32)) for k,A in parts.items() if sparse.issparse(A)).reshape(len(asked), -1)
-    random = np.random.default_rng(seed).random(grades[asked].shape)
-    lines = {'random':graded_ndcg(random, grades[asked]), 'shared labels':graded_ndcg(shared, grades[asked]), 'nearest in content':graded_ndcg(close, grades[asked]),
-        'content prior, work unseen, others known':ndcg_of(np.where(cold[:,None], expected, learn.content.rows[:,:-1])), 'content prior, all works unseen':ndcg_of(expected)}
-    show(f'ao3-ds9: {len(asked)} works held out, 40 others each, graded by shared freeform tags that are not shown; seed {seed}', pd.DataFrame(dict(ndcg=lines)))
+    counted = {k:(v>0).astype(np.float32) if sparse.issparse(v) else v for k,v in parts.items()}
+    lines = {'random':test.ndcg(np.random.default_rng(seed).random(test.grades.shape))}
+    lines['shared labels'] = test.ndcg(test.products({k:v for k,v in counted.items() if k!='numbers'}).sum(2))
+    lines['nearest in content'] = test.ndcg(test.products(parts).sum(2))
+    lines['linear model of shared labels'] = test.ndcg(linear_scores(train, test, {**counted, **{f'unit {k}':v for k,v in parts.items()}}))
+    for name,kw in (('tower, ListNet',dict(interactions=False)), ('tower with interactions, ListNet',dict(interactions=True))):
+        t = time.process_time()
+        lines[name] = test.ndcg(tower_scores(train, test, blocks, seed, epochs, **kw))
+        print(f'{name}: {time.process_time()-t:.0f} CPU seconds', flush=True)
+    pairs = works[['workId','freeforms']].dropna().assign(tag=lambda o: o.freeforms.str.casefold().str.split('|')).explode('tag')
+    reads = pairs[~pairs.workId.isin(works.workId[cold])]
+    reads = reads[reads.groupby('tag').workId.transform('size')>1]
+    dls = CollabDataLoaders.from_interactions(reads[['tag','workId']], valid_pct=0.)
+    learn = solved(implicit_learner(dls, n_factors=n_factors, loss='ials'), 8)
+    learn.fit_content(works, features, max_landmarks=2000)
+    lines['content prior (tags as readers)'] = test.ndcg(test.cosines(learn.embed(works)[:,:-1]))
+    what = f'ao3-ds9: {len(test.asked)} works held out, 40 others each, graded by shared freeform tags that are not shown; seed {seed}'
+    show(what, pd.DataFrame(dict(ndcg=lines)))
     print(learn.content.prior.explained.round(3).to_string())
 
 # ---- Transfer ------------------------------------------------------------------------------------------------------
 
 def pair_of_works(learn, works, rows):
-    "A source with rows for other works, and no users"
+    "A source with rows for other works; its users get names that no one else has"
     pair = learn.as_pair()
     wgts = dict(pair.wgts)
     no_one = torch.zeros(1, rows.shape[1])
     all_rows = torch.cat([no_one, torch.from_numpy(rows)])
     wgts['i_weight.weight'],wgts['i_bias.weight'] = all_rows[:,:-1],all_rows[:,-1:]
-    wgts['u_weight.weight'],wgts['u_bias.weight'] = [wgts[o][:1] for o in ('u_weight.weight','u_bias.weight')]
     user,item = learn.vocab.names
-    vocab = {user:['#na#'], item:['#na#',*works]}
+    vocab = {user:['#na#',*(f'ml1m {o}' for o in learn.vocab.labels[0][1:])], item:['#na#',*works]}
     info = {k:v for k,v in pair.info.items() if k!='counts'}
     return pair._replace(wgts=wgts, vocab=vocab, info=info)
 
@@ -295,7 +334,8 @@ def transfer(seed, peers):
             prior = collab_learner(target, pretrained=source)
             begun = error(prior)
             with prior.no_bar(),prior.no_logging(): prior.fine_tune(3)
-        lines[f'{share:.0%}'] = {'from scratch':scratch, 'rows from content':begun, 'rows from content, fine-tuned':error(prior), 'mean':rmse(train.rating.mean(), y)}
+        mean = rmse(train.rating.mean(), y)
+        lines[f'{share:.0%}'] = {'from scratch':scratch, 'rows from content':begun, 'rows from content, fine-tuned':error(prior), 'mean':mean}
     show(f'ml-1m → latest-small without shared movies, RMSE, seed {seed}', pd.DataFrame(lines).T)
 
 if __name__=='__main__':

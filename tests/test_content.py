@@ -4,10 +4,10 @@ import json,subprocess,sys
 import numpy as np,pandas as pd,pytest,torch
 
 from collab_ext import CollabDataLoaders,Features,collab_learner,implicit_learner
-from collab_ext.catalogue import Catalogue,allowed_rows
+from collab_ext.catalogue import Catalogue
 from collab_ext.cold_start import list_quality,measure_cold,split_items
 from collab_ext.content_prior import ContentPrior,kernel,moved_row,own_noise,parts_of,similarities,tag_weights
-from collab_ext.tower import Tower,TensorBlocks,copy_tower,list_net
+from collab_ext.tower import copy_tower,list_net
 
 names = np.array(list('abcdefgh'))
 
@@ -160,8 +160,9 @@ def test_finding(solved):
     assert only.tags.str.contains('a').all() and not only.tags.str.contains('b').any() and 'i1' not in only.item.tolist()
     assert learn.find_items('i0', k=5, candidates=['i3','i4','nothing']).item.isin(['i3','i4']).all()
     assert learn.find_items([dict(tags=['a','b']),'i0'], k=3, combine='best').shape[0]==3
-    for bad,error in ((dict(liked=[]),ValueError), (dict(liked='no'),KeyError), (dict(liked='i0',combine='x'),ValueError), (dict(liked='i0',required='a'),ValueError),
-        (dict(liked='i0',excluded={'x':'a'}),KeyError), (dict(liked=dict(size='x')),ValueError), (dict(liked='i0',k=0),ValueError), (dict(liked='i0',other=1),TypeError)):
+    for bad,error in ((dict(liked=[]),ValueError), (dict(liked='no'),KeyError), (dict(liked='i0',combine='x'),ValueError),
+        (dict(liked='i0',required='a'),ValueError), (dict(liked='i0',excluded={'x':'a'}),KeyError), (dict(liked=dict(size='x')),ValueError),
+        (dict(liked='i0',k=0),ValueError), (dict(liked='i0',other=1),TypeError)):
         with pytest.raises(error): learn.find_items(**bad)
 
 def test_the_index_finds_what_search_finds(solved):
@@ -231,7 +232,8 @@ def test_towers_move_by_tags():
 
 def test_own_rows_weigh_by_evidence():
     items,pairs = items_of(40)
-    learn = implicit_learner(CollabDataLoaders.from_interactions(clicks_of(items, pairs, 30, 6), valid_pct=0.), n_factors=4).add_tower(items, hidden=8, evidence=5.)
+    dls = CollabDataLoaders.from_interactions(clicks_of(items, pairs, 30, 6), valid_pct=0.)
+    learn = implicit_learner(dls, n_factors=4).add_tower(items, hidden=8, evidence=5.)
     rows = learn.model.i_weight.rows
     counts = torch.as_tensor(learn.dls.train_ds.counts['item']).float()
     assert torch.allclose(rows.gate[:,0], counts/(counts+5))

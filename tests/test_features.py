@@ -113,7 +113,8 @@ def test_popularity_is_left_out():
     assert 'counts users' in Features.of(df, item='work').describe().note['kudos']
 
 def test_inferred_kinds():
-    df = shelf.assign(fandom=list('ababab'), authorId=[1,1,2,2,3,3], done=[True,False]*3, price=['1','2','3.5','4','5','6'], same=1, when=pd.Timestamp('2020-02-01'))
+    df = shelf.assign(fandom=list('ababab'), authorId=[1,1,2,2,3,3], done=[True,False]*3, price=['1','2','3.5','4','5','6'])
+    df = df.assign(same=1, when=pd.Timestamp('2020-02-01'))
     df.loc[0,'when'] = pd.Timestamp('1999-01-01')
     kinds = Features.of(df, item='work').describe().kind.to_dict()
     assert kinds==dict(words='numbers', year='numbers', fandom='categories', tags='tags', summary='text', authorId='categories', done='categories',
