@@ -28,7 +28,6 @@ def drawn(folder, n_users, n_items, n_factors=64):
 def movielens(folder):
     "A bundle of ml-1m, solved with 64 factors, with titles and genres as content"
     from collab_ext import CollabDataLoaders,collab_learner
-    import collab_ext.export
     part = data/'ml-1m'
     df = pd.read_csv(part/'ratings_no_timestamp.csv.gz').set_axis(['user','item','rating'], axis=1)
     items = pd.read_csv(part/'movies.dat', sep='::', engine='python', names=['item','title','genres'], encoding='latin-1')
@@ -89,12 +88,15 @@ def endpoints(bundle, rng, n):
     "Name → requests"
     items,users = bundle.i2i.to_numpy(),bundle.u2i.to_numpy()
     def some(k): return rng.choice(items, k, replace=False).tolist()
-    res = {'/recommend, history of 20':[request('POST', '/recommend', dict(history=some(20))) for _ in range(n)],
-        '/recommend, user':[request('POST', '/recommend', dict(user=int(o))) for o in rng.choice(users, n)],
-        '/recommend/many, 10 users':[request('POST', '/recommend/many', dict(queries=[dict(user=int(u)) for u in rng.choice(users, 10)])) for _ in range(n//10)],
-        '/similar':[request('POST', '/similar', dict(items=some(1))) for _ in range(n)],
-        '/items':[request('GET', f'/items?q={o}') for o in rng.choice(['love','dead','man','star','title+number+77'], n)],
-        '/health':[request('GET', '/health')]*n}
+    words = rng.choice(['love','dead','man','star','title+number+77'], n)
+    def post(path, bodies): return [request('POST', path, o) for o in bodies]
+    def ten_users(): return [dict(user=int(u)) for u in rng.choice(users, 10)]
+    res = {'/recommend, history of 20':post('/recommend', [dict(history=some(20)) for _ in range(n)])}
+    res['/recommend, user'] = post('/recommend', [dict(user=int(o)) for o in rng.choice(users, n)])
+    res['/recommend/many, 10 users'] = post('/recommend/many', [dict(queries=ten_users()) for _ in range(n//10)])
+    res['/similar'] = post('/similar', [dict(items=some(1)) for _ in range(n)])
+    res['/items'] = [request('GET', f'/items?q={o}') for o in words]
+    res['/health'] = [request('GET', '/health')]*n
     if bundle.content is None: return res
     works = bundle.items.sample(200, random_state=0)[['title','genres']].to_dict('records')
     return {**res, '/embed, 10 works':[request('POST', '/embed', dict(works=rng.choice(works, 10).tolist())) for _ in range(n//10)]}
@@ -107,7 +109,8 @@ def measured(pid, port, messages, n_connections):
     wall = time.perf_counter()-start
     used = cpu_and_memory(pid)[0]-cpu
     p50,p99 = np.quantile(times, [.5,.99])*1000
-    return dict(connections=n_connections, requests=len(times), failed=len(failed), per_second=len(times)/wall, per_cpu_second=len(times)/max(used, .01), p50_ms=p50, p99_ms=p99)
+    rates = dict(per_second=len(times)/wall, per_cpu_second=len(times)/max(used, .01))
+    return dict(connections=n_connections, requests=len(times), failed=len(failed), **rates, p50_ms=p50, p99_ms=p99)
 
 def reloads(pid, port, folder, messages, n=5):
     "Failed requests while `n` newer bundles arrive"

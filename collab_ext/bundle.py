@@ -750,6 +750,7 @@ def _cosines(bundle, i):
     products,norms = _link_products(bundle.tables, i) if bundle.is_linear else (bundle.V[:,:-1]@bundle.V[i,:-1], bundle.norms)
     return products/np.maximum(norms*norms[i], 1e-12)
 
+# %% ../nbs/11_bundle.ipynb #c80e15bb
 def _link_products(t, i):
     "For a linear model, products of the links to item `i` with those to each item, and the lengths of all"
     n = len(t['any_score'])

@@ -36,6 +36,7 @@ def _json_parts(file):
         lines = gzip.open(f) if _packing(file) else f
         while some:=list(itertools.islice(lines, rows_at_once)): yield pd.DataFrame([json.loads(o) for o in some if o.strip()]),f.tell()
 
+# %% ../nbs/16b_prepare_command.ipynb #b0a5de65
 def _parquet_parts(file):
     import pyarrow.parquet as pq
     parts = pq.ParquetFile(file)
@@ -47,6 +48,7 @@ def _parquet_parts(file):
 
 row_readers = {'.csv':_csv_parts, '.tsv':partial(_csv_parts, sep='\t'), '.jsonl':_json_parts, '.ndjson':_json_parts, '.parquet':_parquet_parts}
 
+# %% ../nbs/16b_prepare_command.ipynb #066ba023
 def _joined(parts):
     "One frame of parts; columns that are numbers here and text there are text"
     kinds = {k:{o[k].dtype.kind in 'iufb' for o in parts if k in o and o[k].notna().any()} for k in parts[0]}
@@ -264,6 +266,7 @@ def _columns_of(df, user, item, rating, time, clicks):
     free = [o for o in df.columns if o not in given]
     return Columns(user or free.pop(0), item or free.pop(0), rating or 'count', time)
 
+# %% ../nbs/16b_prepare_command.ipynb #98d47d26
 @call_parse
 def prepare_command(
     ratings:str=None, # CSV, TSV, Parquet or JSON lines file of ratings or clicks

@@ -12,7 +12,7 @@ __all__ = ['label_of', 'labels_of', 'write_lists', 'recommend_command']
 # %% ../nbs/16e_recommend_command.ipynb #8a7a4698
 import os
 from pathlib import Path
-import numpy as np,pandas as pd
+import pandas as pd
 from fastcore.script import *
 from .bundle import *
 from .features import *

@@ -155,6 +155,7 @@ def _tensorboard(path):
             if hasattr(self.learn, 'smooth_loss'): super().after_batch()
     return Epochs(Path(path)/'tensorboard', trace_model=False, log_preds=False)
 
+# %% ../nbs/16c_train_command.ipynb #dfc88a44
 def _callbacks(metric, tensorboard, path):
     better = np.less if metric=='_rmse' or metric=='rmse' else np.greater
     res = [BestEpoch(monitor=metric, comp=better, fname='best'), CSVLogger('history.csv')]
@@ -174,6 +175,7 @@ def train_learner(
     elif closed: learn.solve(o.epochs, cbs=cbs)
     else: learn.fit_one_cycle(ifnone(o.epochs, 5), ifnone(o.lr, learn.lr), cbs=cbs)
 
+# %% ../nbs/16c_train_command.ipynb #ad595ae0
 def data_is_clicks(learn): return hasattr(learn.dls.train, 'n_neg')
 
 def best_value(

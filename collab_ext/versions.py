@@ -10,7 +10,7 @@ Docs: https://collab-ext.github.io/collab_ext/versions.html.md"""
 __all__ = ['versions_of', 'open_version', 'NewVersion', 'new_version', 'fingerprint', 'software', 'write_note', 'read_note']
 
 # %% ../nbs/16a_versions.ipynb #bc291ff1
-import hashlib,json,os,platform,re,secrets,shutil
+import hashlib,json,os,platform,secrets,shutil
 from contextlib import contextmanager
 from importlib.metadata import PackageNotFoundError,version
 from pathlib import Path

@@ -1,7 +1,6 @@
 "The commands prepare, train, export and recommend: nothing leaks, versions are whole, runs can be repeated"
-import json,os,shutil,subprocess,sys,threading
-from pathlib import Path
-import numpy as np,pandas as pd,pytest
+import os,shutil,subprocess,sys,threading
+import pandas as pd,pytest
 from hypothesis import given,settings,strategies as st
 pytest.importorskip('pyarrow')
 from fastai.basics import Metric

@@ -1,6 +1,5 @@
 "The service: the bundle's answers, refusals that say why, no 5xx, reloads that drop nothing, a page for people"
 import asyncio,json,logging,os,shutil,signal,socket,subprocess,sys,threading,time,warnings
-from pathlib import Path
 import numpy as np,pandas as pd,pytest
 for o in ('fastapi','uvicorn','httpx','pyarrow','safetensors'): pytest.importorskip(o)
 import httpx
@@ -26,7 +25,8 @@ def make(folder, version=0, n_users=20, n_items=60, k=4):
         seen=np.arange(n_users), seen_start=np.arange(n_users+1), content_json=np.frombuffer(text.encode(), np.uint8), **{f'content.{a}':v for a,v in own.items()})
     tables = {a:np.ascontiguousarray(v, dtype=np.float32 if np.asarray(v).dtype.kind=='f' and not a.startswith('content') else None) for a,v in tables.items()}
     fold = dict(kind='clicks', alpha0=.1, reg=.01, nu=1., count_weight=0., like=1., counts=True)
-    return write_bundle(folder, tables, pd.DataFrame(dict(user=range(n_users))), items, dict(mean=float(version), y_range=None, fold=fold, content=dict(rated=n_items)))
+    info = dict(mean=float(version), y_range=None, fold=fold, content=dict(rated=n_items))
+    return write_bundle(folder, tables, pd.DataFrame(dict(user=range(n_users))), items, info)
 
 @pytest.fixture(scope='module')
 def folder(tmp_path_factory):
