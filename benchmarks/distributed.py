@@ -115,7 +115,7 @@ def ring(millions, epochs=4):
     "One process of several: CPU and wall time of training, and what it sent"
     from collab_ext import Fused,Ring
     warmed()
-    learn = learner(millions, cbs=[Fused(),Ring()])
+    learn = learner(millions, bs=2**16, cbs=[Fused(),Ring()])
     with learn.no_bar(),learn.no_logging():
         learn.fit(1, 0.) # all is read and compiled once
         learn.ring.bytes_sent = 0
