@@ -94,7 +94,7 @@ def memory(k=50, n_users=2_000_000, n_items=20_000, n=40_000_000, sweeps=5):
     ids = torch.from_numpy(np.stack([rng.integers(1, n_users, n), rng.integers(1, n_items, n)], 1))
     start = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss*1024-ids.nbytes
     rm = RatingMatrix(ids, torch.from_numpy(rng.random(n, dtype=np.float32)*4+1), (n_users,n_items))
-    guess = FirstGuess([torch.zeros(m) for m in rm.sizes], 1., k, [torch.randn(m,k) for m in rm.sizes])
+    guess = FirstGuess([torch.zeros(m) for m in rm.sizes], [.2,.2], 1., k, [torch.randn(m,k) for m in rm.sizes])
     del ids
     mf = BayesMF.from_scratch(rm, k, 3., guess=guess)
     del guess

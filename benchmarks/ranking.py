@@ -2,7 +2,8 @@
 import argparse,json,os,platform,sys,tempfile,time,warnings
 os.environ.setdefault('OMP_NUM_THREADS', '1')
 from datetime import datetime
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError,version
+from importlib.util import find_spec
 import numpy as np,pandas as pd,torch
 from pathlib import Path
 from collab_ext import *
@@ -317,7 +318,10 @@ def markdown(df):
     return '\n'.join(f"| {' | '.join(o)} |" for o in [['', *df.columns], ['---']*(df.shape[1]+1), *body])
 
 def machine():
-    vs = ', '.join(f'{o} {version(o)}' for o in ('torch','fastai','implicit','lightfm'))
+    packages = {o:o for o in ('torch','fastai','numba','implicit','lightfm')}
+    try: version('lightfm')
+    except PackageNotFoundError: packages['lightfm'] = 'rectools-lightfm' # the same module, built for newer Pythons
+    vs = ', '.join(f'{o} {version(p)}' for o,p in packages.items() if find_spec(o))
     return f"{len(os.sched_getaffinity(0))} cores (shared with other work), {threads} thread(s); Python {platform.python_version()}, {vs}; {datetime.now():%Y-%m-%d}"
 
 about = """# Ranking, section `{s}`

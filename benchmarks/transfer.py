@@ -6,11 +6,15 @@ from importlib.metadata import version
 from concurrent import futures
 from functools import cache
 from multiprocessing import get_context
+import scipy.sparse as sp
 import fastai.collab as stock
 from fastai.basics import *
 from collab_ext import *
 from collab_ext.transfer import ways
-from collab_ext.vocab import NA
+from collab_ext.vocab import NA,match_rows
+from collab_ext.tables import tables
+from collab_ext.learner import solver_for
+from collab_ext.linear import ItemStatistics
 
 here = Path(__file__).resolve().parent
 ids = ['userId','movieId']
@@ -272,12 +276,191 @@ def run(data, grid, out=None):
                 pre=', '.join(f"{' → '.join(k)}: {v:.0f} s" for k,v in pre.items()), **{o:', '.join(map(str, grid[o])) for o in ('n_factors','sweeps')})
     return pd.concat(dfs)
 
+# ---- Clicks --------------------------------------------------------------------------------------------------------
+
+click_pairs = [(('ml-1m',),'ml-100k'), (('ml-latest-small',),'ml-100k'), (('ml-1m','ml-latest-small'),'ml-100k'),
+    (('ml-1m',),'ml-latest-small'), (('ml-100k',),'ml-latest-small'), (('ml-latest-small',),'ml-1m')]
+click_full = dict(pairs=click_pairs, splits=range(5), pcts=(1,5,20,100))
+click_quick = dict(pairs=click_pairs[:2], splits=range(1), pcts=(5,100))
+
+def liked(df): return df[df.rating>=4][ids]
+
+def click_split(data, name, i, pct, users=.1):
+    "Training clicks, test clicks of known users, and history and test clicks of users who are not in training"
+    df = liked(ratings(data, name))
+    people = np.random.default_rng(i).permutation(df.userId.unique())
+    new = df.userId.isin(people[:int(users*len(people))])
+    test = df.sample(frac=.2, random_state=i)
+    train = df[~new].drop(test.index, errors='ignore')
+    history = df[new].drop(test.index, errors='ignore')
+    if pct<100: train = train.sample(frac=pct/100, random_state=i)
+    return train,test[~test.userId.isin(people[:int(users*len(people))])],history,test[test.userId.isin(people[:int(users*len(people))])]
+
+def click_loaders(data, name, train): return CollabDataLoaders.from_interactions(train, valid_pct=0, unknown='mean', vocab=catalogue(data, name), device='cpu')
+
+def sparse_of(dls, df):
+    "Clicks as a sparse matrix of users × items"
+    vocab = dls.vocab
+    rows = [match_rows(vocab.labels[s], df[o].tolist()).numpy() for s,o in enumerate(ids)]
+    return sp.csr_matrix((np.ones(len(df), np.float32), rows), shape=vocab.sizes)
+
+def list_scores(scores, has, test):
+    "NDCG@20 and recall@20 (of at most 20) of users with test clicks; `scores`: from (row numbers, histories) to scores"
+    users = np.flatnonzero(test.getnnz(1))
+    got = np.array(scores(users, has[users]), dtype=np.float32)
+    got[:,0] = -np.inf
+    got[has[users].nonzero()] = -np.inf
+    top = torch.from_numpy(got).topk(20).indices.numpy().copy()
+    rows = np.repeat(np.arange(len(top)), 20).reshape(top.shape)
+    hits = np.asarray(test[users][rows,top].todense())>0
+    n = np.minimum(test[users].getnnz(1), 20)
+    discount = 1/np.log2(np.arange(20)+2)
+    return (hits@discount/np.append(0, discount.cumsum())[n]).mean(),(hits.sum(1)/n).mean()
+
+def linear_scores(learn):
+    "Scores of a linear model; a user without clicks is the average user"
+    model = learn.model
+    def scores(users, x):
+        res = model.of_history(x.tocsr()).numpy()
+        res[x.getnnz(1)==0] = model.of_history(model.average_history).numpy()
+        return res
+    return scores
+
+def factor_scores(learn, known):
+    "Scores of vectors; users who are not in training are folded in"
+    def scores(users, x):
+        model = learn.model
+        if not known:
+            x = x.tocoo()
+            pairs = torch.from_numpy(np.stack([x.row+1,x.col], 1)).int()
+            model = solver_for(learn).fold_in(pairs, torch.ones(len(pairs)), x.shape[0]+1)
+            users = np.arange(1, x.shape[0]+1)
+        tabs = {k:v.detach().cpu() for k,v in tables(model).items()}
+        res = tabs['u_weight'][users]@tabs['i_weight'].T+tabs['i_bias'].view(1,-1)
+        return res.numpy()
+    return scores
+
+def popular_scores(train):
+    counts = np.asarray(train.sum(0)).ravel()
+    return lambda users,x: np.tile(counts, (len(users),1))
+
+plain = dict(ridge_pop=0., user_pow=0., item_pow=0., value_weight=0.)
+
+def union_rows(data, srcs, tgt, dls):
+    "The raw clicks of sources, in the columns of the target's items"
+    parts = []
+    for src in srcs:
+        df = liked(source_ratings(data, src, tgt))
+        to_target = {v:k for k,v in item_map(data, src, tgt).items()}
+        df = df[df.movieId.isin(to_target)]
+        cols = match_rows(dls.vocab.labels[1], [to_target[o] for o in df.movieId]).numpy()
+        ok = cols>=0
+        rows = pd.factorize(df.userId[ok])[0]
+        parts.append(sp.csr_matrix((np.ones(ok.sum(), np.float32), (rows,cols[ok])), shape=(rows.max()+1,dls.vocab.sizes[1])))
+    return sp.vstack(parts).tocsr()
+
+def ease_on_union(data, srcs, tgt, dls):
+    "EASE on both sets of clicks as if they were one"
+    rows = union_rows(data, srcs, tgt, dls)
+    source = ItemStatistics(rows, rows.getnnz(1), rows.getnnz(0))
+    ds = dls.train_ds
+    return EASE(ds.ids, ds.targ, ds.vocab.sizes, source=source, source_weight=1., **plain)
+
+@cache
+def click_sources(data, srcs, tgt):
+    "Linear models of each source"
+    def solved(src): return linear_learner(CollabDataLoaders.from_interactions(liked(source_ratings(data, src, tgt)), valid_pct=0, device='cpu')).as_pair()
+    return [solved(o) for o in srcs]
+
+def clicks_job(data, srcs, tgt, i, pct):
+    "All methods on one split"
+    train,test,history,new_test = click_split(data, tgt, i, pct)
+    dls = click_loaders(data, tgt, train)
+    id_map = [dict(userId={}, movieId=item_map(data, o, tgt)) for o in srcs]
+    pairs = click_sources(data, srcs, tgt)
+    source = dict(pretrained=pairs, id_map=id_map) if len(srcs)>1 else dict(pretrained=pairs[0], id_map=id_map[0])
+    known = sparse_of(dls, train),sparse_of(dls, test)
+    unseen = sparse_of(dls, history),sparse_of(dls, new_test)
+    rows = []
+    def add(name, make):
+        t = time.perf_counter()
+        learn,scores = make()
+        secs = time.perf_counter()-t
+        row = dict(source='+'.join(srcs), target=tgt, pct=pct, split=i+1, clicks=len(train), method=name, secs=secs)
+        for who,part in dict(known=known, unseen=unseen).items(): row[f'{who}_ndcg'],row[f'{who}_recall'] = list_scores(scores(who=='known'), *part)
+        rows.append(row)
+    def linear(**kwargs):
+        learn = linear_learner(dls, **kwargs)
+        return learn,lambda known: linear_scores(learn)
+    def ials():
+        learn = quiet(implicit_learner(dls, 64, loss_func='ials'), 'solve')
+        return learn,lambda known: factor_scores(learn, known)
+    def union():
+        model = SimpleNamespace(model=ease_on_union(data, srcs, tgt, dls))
+        return model,lambda known: linear_scores(model)
+    add('popular', lambda: (None,lambda known: popular_scores(known_clicks(dls))))
+    add('EASE', lambda: linear(**plain))
+    add('EASE on the union', union)
+    add('linear', linear)
+    add('iALS', ials)
+    add('linear, transferred', lambda: linear(**source))
+    return rows
+
+def known_clicks(dls): return sp.csr_matrix((np.ones(len(dls.train_ds)), dls.train_ds.ids.numpy().T), shape=dls.vocab.sizes)
+
+def clicks_table(df):
+    "NDCG@20 and recall@20 of each method, means over the splits"
+    measures = [f'{who}_{o}' for who in ('known','unseen') for o in ('ndcg','recall')]
+    res = df.groupby(['pct','method'], sort=False)[[*measures,'secs']].mean().reset_index()
+    return res.round({**{o:4 for o in measures}, 'secs':1}).rename(columns=dict(pct='%', secs='seconds'))
+
+about_clicks = """Written by `python benchmarks/transfer.py --clicks{extra}` in {mins:.0f} minutes. {machine}.
+
+Ratings of 4 and more are clicks. A tenth of the target's users is held out altogether: `unseen` users show 80 % of their clicks to a trained model, and
+the rest is to be found; of `known` users, 20 % of the clicks are held out, and of the others `%` per cent are trained on. NDCG@20 and recall@20 (of at
+most 20) over the whole catalogue, means of {splits} splits. No user is in both sets. Nothing here is chosen by test clicks; strengths and weights are
+chosen on held-out training clicks, also those of the peers.
+
+- **EASE**: `ridge_pop`, `user_pow`, `item_pow` and `value_weight` of 0. **EASE on the union** has the source's raw clicks, each person as one of the target's.
+- **linear**: `linear_learner(dls)`. **linear, transferred**: `linear_learner(dls, pretrained=…)`, of saved linear models of the sources.
+- **iALS**: `implicit_learner(dls, 64, loss_func='ials').solve()`; unseen users are folded in.
+- **seconds**: of training and of all choices, while other work shares the cores.
+
+While this was written, the pair ml-1m → ml-100k (split 1) was looked at to find why a source with a fixed weight did harm at 20 %; the rule that came
+of it (weights chosen by held-out clicks, histories measured against those of both populations) was not tuned further.
+"""
+
+def store_clicks(folder, df, tabs, mins, grid):
+    "Write what there is so far"
+    df.to_csv(folder/'transfer_clicks.csv', index=False, float_format='%.5f')
+    body = [f'## {s} → {t}\n\n{markdown(o)}\n' for (s,t),o in tabs.items()]
+    said = about_clicks.format(mins=mins, machine=machine(), splits=len(grid['splits']), extra=grid.get('extra', ''))
+    (folder/'transfer_clicks.md').write_text('\n'.join(['# What transfer of clicks is worth\n', said, *body]))
+
+def run_clicks(data, grid, out=None):
+    "All pairs of clicks, each printed when it is done, and stored in the folder `out`"
+    calm()
+    t,dfs,tables_ = time.time(),[],{}
+    for srcs,tgt in grid['pairs']:
+        rows = [o for pct in grid['pcts'] for i in grid['splits'] for o in clicks_job(data, srcs, tgt, i, pct)]
+        dfs.append(pd.DataFrame(rows))
+        tables_['+'.join(srcs),tgt] = clicks_table(dfs[-1])
+        print(f"\n{'+'.join(srcs)} → {tgt}, after {time.time()-t:.0f} s\n{tables_['+'.join(srcs),tgt].to_string(index=False)}", flush=True)
+        if out: store_clicks(out, pd.concat(dfs), tables_, (time.time()-t)/60, grid)
+    return pd.concat(dfs)
+
 def main():
     "Command line"
     p = argparse.ArgumentParser(description=__doc__)
     p.add_argument('--data', help='folder of the data; else COLLAB_EXT_DATA, else ../shared/data beside the repository')
     p.add_argument('--quick', action='store_true', help='one split, two fractions, small grids; nothing is stored')
+    p.add_argument('--clicks', action='store_true', help='transfer of clicks instead: ratings of 4 and more')
+    p.add_argument('--splits', type=int, help='with --clicks: how many splits')
     args = p.parse_args()
+    if args.clicks:
+        grid = dict(click_quick if args.quick else click_full)
+        if args.splits: grid.update(splits=range(args.splits), extra=f' --splits {args.splits}')
+        return run_clicks(data_dir(args.data), grid, None if args.quick else here)
     print('\nWorse than from scratch, on average:\n'+worse(run(data_dir(args.data), quick if args.quick else full, None if args.quick else here)))
 
 if __name__=='__main__': main()

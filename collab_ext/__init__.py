@@ -12,16 +12,23 @@ Modules:
 - `collab_ext.bayes_solver`: What a learner sees of Bayesian matrix factorisation: how to start, what to choose, what to write
 - `collab_ext.bayes_transfer`: A source's rows and prior as the prior of a target, and new rows in a finished model
 - `collab_ext.bundle`: Serve recommendations from one folder of safe files, with no torch and nothing to train
+- `collab_ext.catalogue`: Works like those that somebody liked, among all there are, known ones and new ones, by vectors and by tags
 - `collab_ext.cli`: `collab-ext <command>`: what the library does without Python
+- `collab_ext.click_trials`: Hold out a part of the clicks, judge lists by it, and read the best strength off a few trials
+- `collab_ext.cold_start`: `fit_content` gives a trained learner rows for works that nobody has rated: recommend them, find works like them, and see whether it helps
 - `collab_ext.compare`: Is one model better than another, or did it have lucky users? Differences user by user, with intervals and tests
 - `collab_ext.compare_command`: `collab-ext compare`: a file or a database table of comparisons in, scores of items with their uncertainties out
+- `collab_ext.comparison_factors`: Some people like what some films have: low-rank structure in what contributors think beside the rest
 - `collab_ext.comparison_learner`: From a frame of comparisons to scores with uncertainties: for each contributor, and for all of them
 - `collab_ext.comparison_plots`: Look at scores from comparisons: how training went, how people differ from the common score, how sure it is, and which items hang together
 - `collab_ext.comparison_solver`: What is learned besides the scores: how much items and people differ, how consistent they are, and who judges mildly
 - `collab_ext.comparisons`: Turn a frame of pairwise comparisons into checked, split `DataLoaders`, and see whether its items can be compared at all
+- `collab_ext.content_prior`: What an item's row should be, judged by what the item is: a mean and a covariance for works that nobody has rated
 - `collab_ext.data`: Turn a frame of ratings into checked, split, fast `DataLoaders`
 - `collab_ext.demo`: The main job from a command line: pretrain on one population, adapt to another, compare with training from scratch
 - `collab_ext.export`: Write what a trained learner knows as a folder that serves recommendations
+- `collab_ext.export_command`: `collab-ext export`: a trained run in, a bundle that can be served out
+- `collab_ext.features`: Turn what is known of items (numbers, categories, tags, text) into arrays that a model reads, for works never seen too
 - `collab_ext.files`: Save weights and vocabulary as one, and open them without trusting them
 - `collab_ext.fused`: `cbs=Fused()`: forward, gradient and update of each rating in one compiled loop, inside a fastai `Learner`
 - `collab_ext.fused_negatives`: BPR, softmax and cosine contrastive loss in the compiled loop, which draws negatives itself
@@ -36,14 +43,19 @@ Modules:
 - `collab_ext.model`: A dot product with biases that starts at the mean rating, and the link between its argument and a rating
 - `collab_ext.next_pair`: Which two items to show a contributor next, so that their answer says the most
 - `collab_ext.plots`: Look at a learner: recall at every length of the list, a map of the items, scores and errors
+- `collab_ext.prepare_command`: `collab-ext prepare`: a file of ratings or clicks in, checked and split data out
 - `collab_ext.rank`: The best items for each user, out of the whole catalogue, without what the user has already
 - `collab_ext.recommend`: What to show a user, why, and whether it is any good: `recommend`, `similar_items`, `explain`, `evaluate`
+- `collab_ext.recommend_command`: `collab-ext recommend`: lists for users, for all of them, or for somebody new, from a bundle
 - `collab_ext.ring`: `cbs=[Fused(), Ring()]`: users stay where they are, blocks of items go round, and every number of processes gives the same bits
 - `collab_ext.root_laws`: What a comparison of two items says about the difference of their scores: any value between two ends, wins and ties, or grades
 - `collab_ext.rows`: One side's rows given the other's: sums over their ratings, normal equations, solutions
 - `collab_ext.rows_numba`: The loops of `rows`, by numba, for one core or several
 - `collab_ext.saving`: Save a learner with its vocabulary, and load it into learners with other ones
 - `collab_ext.scores`: One sparse model for the scores of items: for everybody, for each criterion, for each contributor, and how sure they are
+- `collab_ext.serve`: A bundle behind HTTP: `/recommend`, `/similar`, `/embed`, health, metrics, and a page to try it
+- `collab_ext.serve_command`: `collab-ext serve`: the newest bundle behind an address, until it is told to stop
+- `collab_ext.several_sources`: Bring the rows of several pretrained models into one space, weigh them by their evidence, and leave out what does harm
 - `collab_ext.shard_loaders`: `CollabDataLoaders.from_shards`: the ordinary learner trains on more ratings than fit into memory
 - `collab_ext.shard_writer`: From CSV or Parquet files of any size to shards: memory is set by a limit, and what is finished stays finished
 - `collab_ext.sharded_closed_form`: `learn.solve()` on shards: users block by block, items from sums over all processes
@@ -55,8 +67,11 @@ Modules:
 - `collab_ext.spectrum`: Biases, the directions in which ratings differ beyond them, and which of these stand out from chance
 - `collab_ext.splits`: Hold out the latest ratings, a share of each user's, whole users, or each of them once
 - `collab_ext.tables`: Find the user and item tables of any model, under one set of names
+- `collab_ext.tower`: A net that makes items' rows from their content, trained by gradient together with the rows themselves
+- `collab_ext.train_command`: `collab-ext train`: prepared data in, the best of a model's epochs out, with all it takes to train it again
 - `collab_ext.transfer`: Move what one model has learned into the vocabulary of another, and see what was moved
 - `collab_ext.validate`: How good is a model on data that it was not chosen by? Cross-validation, and a search over settings that can be interrupted
+- `collab_ext.versions`: Folders `prepared/1`, `runs/2`, `bundles/10`: whole or not there, the newest by its number, and with what it takes to make them again
 - `collab_ext.vocab`: Match the labels of one model to the labels of another"""
 
 __version__ = "0.0.1"
@@ -89,12 +104,17 @@ aggregate: aggregate_scores
 simulate_comparisons: simulate_comparisons
 comparison_learner: ComparisonLearner comparison_learner
 bundle: Bundle
+features: Blocks Features RecordError TokenVectors token_vectors
+content_prior: ContentPrior
 shards: Shards check_shards
 shard_writer: prepare_shards
 shard_loaders:
 ring: Ring
 sharded_closed_form:
 batch_recommend: evaluate_shards recommend_shards
+catalogue: Catalogue
+cold_start: measure_cold split_items
+tower: Tower copy_tower
 export: # these have methods of the learners
 comparison_plots:
 next_pair:
@@ -126,6 +146,10 @@ class _Loaded:
     def create_module(self, spec): return sys.modules[spec.name]
     def exec_module(self, module): module.__spec__ = self.spec
 
+_alone = {f'{__name__}.{o}' for o in 'bundle catalogue cli content_prior features recommend_command serve serve_command versions'.split()} # these are imported without torch
+
+class _Whole:
+    "Imports all modules before the first one but those in `_alone`, so that a learner has its methods, whichever module it was imported or unpickled from"
 _alone = [f'{__name__}.{o}' for o in ('bundle','cli','shards','shard_writer')] # what needs no torch
 
 class _Whole:
@@ -160,6 +184,15 @@ def __getattr__(name):
 def __dir__(): return sorted({*globals(), *__all__})
 
 # What `from collab_ext import *` gives: what users type. Everything else is imported from its module.
+__all__ = ['BPRLoss', 'Bundle', 'CCLLoss', 'Catalogue', 'CollabDataLoaders', 'CollabLearner', 'ComparisonDataLoaders', 'ComparisonLearner', 'ContentPrior', 'DotBias',
+    'EASE', 'EmbeddingDotBias', 'EmbeddingNN', 'Features', 'FreezeRows', 'Fused', 'GraphFilter', 'IALSLoss', 'KFoldSplitters', 'L2SP',
+    'LeaveLastSplitter', 'RankMetrics', 'SoftmaxLoss', 'SparseRows', 'TimeFoldSplitters', 'TimeSplitter', 'UnknownDropout',
+    'UserFoldSplitters', 'UserSplitter', 'Vocab', 'VoteLoss', 'WARPLoss', 'aggregate_scores', 'check_comparisons', 'check_ratings',
+    'collab_learner', 'collab_splitter', 'compare', 'comparison_graph', 'comparison_learner', 'comparison_report', 'coverage',
+    'cross_domain_split', 'cross_validate', 'implicit_learner', 'layouts', 'linear_factors', 'linear_learner',
+    'load_pretrained_keys', 'match_embeds', 'match_rows', 'measure', 'measure_cold', 'pull_from_hub', 'push_to_hub', 'read_pair', 'read_source',
+    'read_vocab', 'reliability', 'save_pair', 'simulate_clicks', 'simulate_comparisons', 'simulate_ratings', 'split_items', 'tables', 'token_vectors', 'tune',
+    'wins_frame']
 __all__ = ['BPRLoss', 'Bundle', 'CCLLoss', 'CollabDataLoaders', 'CollabLearner', 'ComparisonDataLoaders', 'ComparisonLearner',
     'DotBias', 'EASE', 'EmbeddingDotBias', 'EmbeddingNN', 'FreezeRows', 'Fused', 'GraphFilter', 'IALSLoss', 'KFoldSplitters',
     'L2SP', 'LeaveLastSplitter', 'RankMetrics', 'Ring', 'Shards', 'SoftmaxLoss', 'SparseRows', 'TimeFoldSplitters',

@@ -74,10 +74,10 @@ def choose_way(
     return best if clearly_better(errors[best], errors[default]) else default
 
 # %% ../nbs/05e_bayes_solver.ipynb #aaeeace6
-def _held_out_parts(rm, wanted=2000, parts=10, most=5):
-    "As many tenths of the ratings as have `wanted` of them together, and at most half of them: for each, `rm` without it, its pairs, and its ratings"
+def _held_out_parts(rm, wanted=2000, parts=10):
+    "As many tenths of the ratings as have `wanted` of them together: for each, `rm` without it, its pairs, and its ratings"
     part = torch.randint(parts, (len(rm.y),), generator=torch.Generator().manual_seed(0))
-    n = min(most, -(-wanted*parts//max(len(rm.y), 1)))
+    n = min(parts, -(-wanted*parts//max(len(rm.y), 1)))
     ids = rm.ids.T
     for p in range(n):
         out = part==p
@@ -127,7 +127,7 @@ def start_from_scratch(
     link:Link=None, # From the tables' units to ratings; none by default
     enough=15, # Ratings for each row that spare the trial
     sweeps=6, # Of each trial
-    gain=.002, # By what share of the squared error more structure has to be better than biases alone
+    gain=.002, # By what share of the squared error more structure has to be better than biases alone; and by half a standard error
 )->BayesMF: # Not trained yet
     "A start with as much structure as predicts held-out ratings best"
     make = partial(BayesMF.from_scratch, n_factors=n_factors, mean=mean, link=link)
@@ -145,7 +145,7 @@ def start_from_scratch(
         if len(names)==1: break
     if not errors: return make(rm, **structures['biases'])
     best = min(names, key=lambda o: errors[o].mean())
-    worth = errors[best].mean() < (1-gain)*errors['biases'].mean()
+    worth = errors[best].mean() < (1-gain)*errors['biases'].mean() and clearly_better(errors[best], errors['biases'], errors=.5)
     return make(rm, **structures[best if worth else 'biases'])
 
 # %% ../nbs/05e_bayes_solver.ipynb #db86b6e2
@@ -342,10 +342,9 @@ def _quick_starts(solver):
     def start(guess, rm, **kwargs):
         mean = model.link.inverse(rm.y.mean().item()).item()
         return BayesMF.from_scratch(rm, model.u_weight.embedding_dim, mean, model.link, guess=guess, **kwargs)
-    def biases(rm):
-        guess = first_guess(rm, 1, least=1)
-        return start(guess._replace(vectors=[o[:,:0] for o in guess.vectors]), rm, sets=False)
-    def factors(rm): return start(first_guess(rm, model.u_weight.embedding_dim, least=0), rm)
+    guess = cache(lambda rm: first_guess(rm, model.u_weight.embedding_dim, least=0)) # both begin with the same biases
+    def biases(rm): return start(guess(rm)._replace(vectors=[torch.zeros(n, 0) for n in rm.sizes]), rm, sets=False)
+    def factors(rm): return start(guess(rm), rm)
     return dict(biases=biases, factors=factors)
 
 def source_trial(

@@ -153,9 +153,11 @@ def moved_side(
     typical = torch.zeros(n_kinds).index_add_(0, kind, n)/in_kind
     moved = torch.zeros(n_kinds).index_fill_(0, kind[has], 1.)[:,None,None]
     cov = inv_psd(inv_psd(prior_cov) + (typical/noise)[:,None,None]*tensor(other['second_moment']).float())
-    level = count_level(torch.zeros_like(idx) if count is None else count)
-    pairs,group = torch.unique(kind*64+level, return_inverse=True)
-    return Posterior(mean, cov[pairs//64], cov + drift*moved*prior_cov, mean.clone(), group=group, kind=kind)
+    there = torch.where(has, kind//2, n_kinds)
+    here = (1+count_level(torch.zeros_like(idx) if count is None else count))//2
+    _,group = torch.unique(there*64+here, return_inverse=True)
+    group_cov = (kind_shares(group, kind)@cov.flatten(1)).view(-1,*prior_cov.shape)
+    return Posterior(mean, group_cov, cov + drift*moved*prior_cov, mean.clone(), group=group, kind=kind)
 
 def _moved_sides(rm, rows, idxs, counts, prior, drift):
     p = prior['sides']
@@ -243,11 +245,12 @@ def start(self:TransferMF,
     "Solve for the less known side, and for the new rows of the other, whose moved rows stay what they are"
     noise,new = self.noise,self.new[1-self.first]
     once = not new.any() and self.link.y_range is None
-    for it in range(1 if once else rounds):
-        for s,rows in ((self.first,None), (1-self.first,new)):
-            self.expect(s, from_source=it==0)
-            if s==self.first or new.any(): self.update(s, rows)
-            self.noise = noise
+    with threads_for_loops():
+        for it in range(1 if once else rounds):
+            for s,rows in ((self.first,None), (1-self.first,new)):
+                self.expect(s, from_source=it==0)
+                if s==self.first or new.any(): self.update(s, rows)
+                self.noise = noise
     return self
 
 @patch
@@ -257,15 +260,18 @@ def learn_implicit(self:TransferMF,
 ):
     "Improve the implicit factors of the other side, given this side's rows"
     t = self.sides[s]
-    t.implicit,t.told = fit_implicit(self.rm, s, t.mean-self.expected[s], t.implicit, t.told, ridge)
+    told = torch.zeros_like(t.mean) if t.told is None else t.told
+    rest = (t.mean-self.expected[s]).sub_(told)
+    t.implicit,t.told = fit_implicit(self.rm, s, rest, t.implicit, told, ridge)
 
 @patch
 def sweep(self:TransferMF):
     "Learn the priors, solve for the better known side, then for the other"
-    for s in (self.first,1-self.first): self.expect(s, from_source=False)
-    for s in (1-self.first,self.first):
-        self.update(s)
-        self.learn_implicit(s)
+    with threads_for_loops():
+        for s in (self.first,1-self.first): self.expect(s, from_source=False)
+        for s in (1-self.first,self.first):
+            self.update(s)
+            self.learn_implicit(s)
     self.sweeps += 1
 
 # %% ../nbs/05d_bayes_transfer.ipynb #9ac4f83c
@@ -285,12 +291,11 @@ def from_tables(cls:BayesMF,
     sides = _moved_sides(rm, [used.narrow(o) for o in rows], same_rows, counts, prior, drift=0.)
     for t,p in zip(sides, prior['sides']):
         own = _source_prior(p)
+        t.prior_mean = None
         t.prior_cov,t.coefs,t.feature_moment = own.prior_cov[None],own.coefs,own.feature_moment
         t.kind = torch.zeros_like(t.kind)
-    res = cls(rm, *sides, mean=prior['mean'], noise=prior['noise'], link=link, sweeps=20, used=used) # past all renewals
+    res = cls(rm, *sides, mean=prior['mean'], noise=prior['noise'], link=link, sweeps=20, used=used) # the last renewal
     res.sets = all(len(t.coefs)>1 for t in sides)
-    if res.sets:
-        for t in sides: t.loadings = t.mean
     return res
 
 # %% ../nbs/05d_bayes_transfer.ipynb #759e5e10

@@ -12,6 +12,7 @@ __all__ = ['bundle_version', 'write_bundle', 'Bundle']
 # %% ../nbs/11_bundle.ipynb #5b0aa882
 import hashlib,io,json,os,re,secrets,warnings
 import numpy as np,pandas as pd
+from collections import namedtuple
 from contextlib import contextmanager
 from datetime import date
 from decimal import Decimal
@@ -185,6 +186,48 @@ def _check_linear(folder, tables, users, items):
     _check_lists(folder, tables['link_start'], tables['link_item'], len(items), len(items))
     _check_lists(folder, tables['own_start'], tables['own_item'], len(users), len(items))
 
+# %% ../nbs/11_bundle.ipynb #dc6eca04
+_fold_numbers = dict(ratings=('noise',), clicks=('alpha0','reg','nu','count_weight'), linear=('value_weight','centre'))
+_fold_tables = dict(ratings=('fold_cov','fold_coefs'), clicks=('i_any',), linear=())
+
+def _check_fold(folder, tables, fold, is_linear):
+    "Raise an error unless new users can be folded in as `fold` says"
+    kind = fold.get('kind') if isinstance(fold, dict) else None
+    if kind not in _fold_numbers or is_linear!=(kind=='linear'): raise ValueError(f"{folder} folds in new users by {kind!r:.80}, "
+        "which this version does not know: update the library, or export it again")
+    bad = [o for o in (*_fold_numbers[kind],'like') if not _is_finite(fold.get(o))]
+    if bad or (kind=='ratings' and fold['noise']<=0): raise ValueError(f"`fold` of {folder} has no usable {(bad or ['noise'])[0]!r}: export it again")
+    _check_lacking(folder, tables, _fold_tables[kind])
+    if is_linear: return
+    width = tables['u_any'].size
+    if kind=='clicks': return _check_shape(folder, tables, 'i_any', (width,))
+    _check_shape(folder, tables, 'fold_cov', (width,width))
+    n_coefs = tables['fold_coefs'].size//width
+    if n_coefs not in (1,width+2): raise ValueError(f"The table `fold_coefs` in {folder} has {n_coefs} rows instead of 1 or {width+2}: export it again")
+    _check_shape(folder, tables, 'fold_coefs', (n_coefs,width))
+
+# %% ../nbs/11_bundle.ipynb #31af7c63
+def _check_content(folder, tables, content, n_items):
+    "Raise an error unless these may be the arrays of a prior from content"
+    rated = content.get('rated') if isinstance(content, dict) else None
+    if type(rated) is not int or not 0<=rated<=n_items: raise ValueError(f"{folder} says that {rated!r:.80} of its {n_items} items are rated: export it again")
+    _check_lacking(folder, tables, ('content_json',))
+    if tables['content_json'].dtype!=np.uint8: raise ValueError(f"The table `content_json` in {folder} is no text: export it again")
+    bad = [k for k,v in tables.items() if k.startswith('content.') and v.dtype.kind=='f' and not np.isfinite(v).all()]
+    if bad: raise ValueError(f"The table `{bad[0]}` in {folder} does not hold finite numbers: export it again")
+
+def _read_content(tables, info, folder):
+    "The prior from content of a bundle; None if it has none"
+    if 'content' not in info: return None
+    from collab_ext.content_prior import ContentPrior
+    arrays = {k.removeprefix('content.'):v for k,v in tables.items() if k.startswith('content.')}
+    try:
+        res = ContentPrior.from_arrays(tables['content_json'].tobytes().decode(), arrays)
+        ok = res.embed([{}]).shape==(1,tables['u_any'].size)
+    except (*_arrow_errors,AssertionError) as e: raise ValueError(f"The prior from content in {folder} is damaged: {e}; export it again") from e
+    if not ok: raise ValueError(f"The prior from content in {folder} is of another width: export it again")
+    return res
+
 # %% ../nbs/11_bundle.ipynb #2d69331e
 def _is_finite(o): return isinstance(o, (int,float)) and not isinstance(o, bool) and abs(o)<1e300
 
@@ -195,6 +238,8 @@ def _check_tables(folder, tables, users, items, info):
     has_seen = {'seen','seen_start'} & set(tables)
     if len(has_seen)==1: raise ValueError(f"The bundle in {folder} has the table {has_seen.pop()!r} alone: `seen` and `seen_start` need each other")
     if has_seen: _check_lists(folder, tables['seen_start'], tables['seen'], len(users), len(items))
+    if 'fold' in info: _check_fold(folder, tables, info['fold'], info.get('kind')=='linear')
+    if 'content' in info: _check_content(folder, tables, info['content'], len(items))
     y_range = info['y_range']
     is_range = isinstance(y_range, (list,tuple)) and len(y_range)==2 and all(map(_is_finite, y_range)) and y_range[0]<y_range[1]
     if not _is_finite(info['mean']) or not (y_range is None or is_range):
@@ -340,6 +385,74 @@ def _rows(name, index, labels):
     if (rows<0).any(): _check_types(name, index, labels, rows)
     return rows
 
+# %% ../nbs/11_bundle.ipynb #cd14905c
+def _tangent(z, y, y_range):
+    "Weight's root of each rating `y`, and what is left of it at the argument `z`, with the sigmoid's tangent in its place"
+    lo,hi = y_range
+    p = 1/(1+np.exp(-z.clip(-4, 4)))
+    root = (hi-lo)*p*(1-p)
+    return root,y-lo-(hi-lo)*p
+
+class _RatingsFold:
+    "Solves for the row [vector, bias] of somebody new, from ratings"
+    def __init__(self, V, tables, info, rounds=5):
+        self.V,self.coefs,self.cov = V,tables['fold_coefs'].astype(np.float64),tables['fold_cov'].astype(np.float64)
+        self.noise,self.mean,self.y_range = info['fold']['noise'],info['mean'],info['y_range']
+        self.rounds = 1 if self.y_range is None else rounds
+
+    def expected(self, x):
+        "The prior mean of somebody who rated the items with rows `x`"
+        n = max(1, len(x))
+        feats = np.concatenate([[1,np.log(n)-4], x.sum(0)/n**.5/5])
+        return feats[:len(self.coefs)]@self.coefs
+
+    def asked(self, x, known, row, y):
+        "Root of each rating's weight, and what it asks of a row beyond what is `known`, at the last solution"
+        if self.y_range is None: return np.ones(len(y)),y-known
+        z = known+x@row
+        root,left = _tangent(z, y, self.y_range)
+        return root,root*(z.clip(-4, 4)-known)+left
+
+    def __call__(self, rows, y): # → vector with the bias behind it
+        x = self.V[rows].astype(np.float64)
+        prior_mean = self.expected(x)
+        known = self.mean+x[:,-1]
+        x[:,-1] = 1
+        xC = x@self.cov
+        between = xC@x.T
+        res = self.coefs[0]
+        for _ in range(self.rounds):
+            root,target = self.asked(x, known, res, y)
+            A = root[:,None]*between*root + self.noise*np.eye(len(y))
+            res = prior_mean + (root*np.linalg.solve(A, target-root*(x@prior_mean)))@xC
+        return res
+
+# %% ../nbs/11_bundle.ipynb #8c896e26
+class _ClicksFold:
+    "Solves for the vector of somebody new, from clicks; the bias is 0"
+    def __init__(self, V, tables, info):
+        n = info.get('content', {}).get('rated', len(V)) # others have rows from their content alone
+        self.V,self.loss,self.n_items = V,info['fold'],n+1 # `#na#` is one more
+        vecs = V[:n,:-1].astype(np.float64)
+        any_item = tables['i_any'][:-1].astype(np.float64)
+        base,self.Q = np.linalg.eigh(self.loss['alpha0']*(vecs.T@vecs + np.outer(any_item, any_item)))
+        self.base = base.clip(0)
+
+    def __call__(self, rows, y): # → vector with the bias behind it
+        loss,n = self.loss,len(rows)
+        if not n: return np.zeros(self.V.shape[1])
+        x = self.V[rows,:-1]@self.Q
+        diag = self.base+loss['reg']*(n+loss['alpha0']*self.n_items)**loss['nu']
+        weight = 1+loss['count_weight']*(y-1)
+        extra = weight-loss['alpha0']
+        if n<len(diag):
+            scaled = x/diag
+            res = np.linalg.solve(np.eye(n)+extra[:,None]*(x@scaled.T), weight)@scaled
+        else: res = np.linalg.solve(np.diag(diag)+x.T@(extra[:,None]*x), weight@x)
+        return np.append(self.Q@res, 0)
+
+_folds = dict(ratings=_RatingsFold, clicks=_ClicksFold)
+
 # %% ../nbs/11_bundle.ipynb #b27cbc3c
 _arrow_errors = (ValueError,TypeError,LookupError,OverflowError,MemoryError,RuntimeError,NotImplementedError,AttributeError,OSError)
 
@@ -376,10 +489,12 @@ class Bundle:
         self.u2i = _row_index(self.users, folder)
         self.i2i = _row_index(self.items, folder)
         self.is_linear = self.info.get('kind')=='linear'
-        self.index = None
+        self.index,self.fold,self.content = None,None,_read_content(self.tables, self.info, folder)
         if self.is_linear: return
-        self.V = np.column_stack([self.tables['i_weight'], self.tables['i_bias']]) # items × (factors + 1)
+        by_factor = np.ascontiguousarray(np.vstack([self.tables['i_weight'].T, self.tables['i_bias']]))
+        self.V = by_factor.T # items × (factors + 1), in the order in which a product with one query is fastest
         self.norms = np.linalg.norm(self.tables['i_weight'], axis=1)
+        if 'fold' in self.info: self.fold = _folds[self.info['fold']['kind']](self.V, self.tables, self.info)
 
     def __repr__(self):
         kept = self.info.get('links_kept', 1.) if self.is_linear else 1.
@@ -427,34 +542,45 @@ def _best(scores, k):
     "Positions of the `k` highest `scores`, in order; -inf doesn't count"
     k = min(k, len(scores))
     if not k: return np.zeros(0, np.int64)
-    top = np.argpartition(-scores, k-1)[:k]
+    top = np.argpartition(scores, len(scores)-k)[len(scores)-k:]
+    top.sort() # equal scores in the order of the rows
     top = top[np.argsort(-scores[top], kind='stable')]
     return top[scores[top]>-np.inf]
 
-def _queries(bundle, u):
-    "What to multiply the rows of `V` by for the users of rows `u`, -1 for the unknown one (users × (factors + 1)), and their biases"
+_Asker = namedtuple('_Asker', 'query bias seen own') # what multiplies the rows of `V` (factors + 1), bias, rows of the items seen; for a linear model, rows and values of the items that they have
+
+def _known(bundle, u):
+    "Who asks: the users of rows `u`, -1 for the unknown one"
     t = bundle.tables
+    seen = [_seen_by(bundle, o) for o in u]
+    if bundle.is_linear: return [_Asker(None, np.float32(0), s, _own(t, o)) for o,s in zip(u,seen)]
     vecs = np.where((u<0)[:,None], t['u_any'][:-1], t['u_weight'][u])
     bias = np.where(u<0, t['u_any'][-1], t['u_bias'][u])
     ones = np.ones((len(u),1), np.float32) # they meet the items' biases
-    return np.hstack([vecs,ones]).astype(np.float32),bias
+    query = np.hstack([vecs,ones]).astype(np.float32)
+    return [_Asker(q, b, s, None) for q,b,s in zip(query,bias,seen)]
+
+def _own(t, u):
+    "Rows and values of the items that the user of row `u` has in a linear model; None for somebody unknown"
+    if u<0: return None
+    own = slice(*t['own_start'][u:u+2])
+    return t['own_item'][own],t['own_value'][own]
 
 
 # %% ../nbs/11_bundle.ipynb #de6e359a
-def _linear_scores(t, u, n_items):
-    "Scores of all items for the user of row `u`, from what they have"
-    if u<0: return t['any_score'].copy()
-    res = np.zeros(n_items, np.float32)
-    for at in range(*t['own_start'][u:u+2]):
-        a,b = t['link_start'][t['own_item'][at]:][:2]
-        np.add.at(res, t['link_item'][a:b], t['own_value'][at]*t['link_value'][a:b])
+def _linear_scores(t, own):
+    "Scores of all items for somebody who has the items `own` (rows, values)"
+    if own is None: return t['any_score'].copy()
+    res = np.zeros(len(t['any_score']), np.float32)
+    for row,value in zip(*own):
+        a,b = t['link_start'][row:row+2]
+        np.add.at(res, t['link_item'][a:b], value*t['link_value'][a:b])
     return res
 
-def _scores(bundle, u):
-    "Scores of all items for the users of rows `u`, -1 for the unknown one (users × items), and the users' biases"
-    if bundle.is_linear: return np.stack([_linear_scores(bundle.tables, o, len(bundle.items)) for o in u]),np.zeros(len(u), np.float32)
-    query,bias = _queries(bundle, u)
-    return query@bundle.V.T,bias
+def _scores(bundle, askers):
+    "Scores of all items for each of `askers` (askers × items)"
+    if bundle.is_linear: return np.stack([_linear_scores(bundle.tables, o.own) for o in askers])
+    return np.stack([o.query for o in askers])@bundle.V.T
 
 
 # %% ../nbs/11_bundle.ipynb #d0be5b1f
@@ -484,6 +610,35 @@ def _hidden(bundle, exclude=None, candidates=None):
     res[hidden[hidden>=0]] = True
     return res
 
+# %% ../nbs/11_bundle.ipynb #121498f0
+def _check_values(bundle, values):
+    "Raise a `ValueError` unless these are ratings"
+    bad = [o for o in values if not _is_finite(float(o) if isinstance(o, np.number) else o) or abs(o)>1e9]
+    if bad: raise ValueError(f"`ratings` holds {bad[0]!r:.80}: a rating is a number, of 1e9 at most")
+
+def _merged(labels, values, counts):
+    "Each label once, with its last rating, or the sum of its counts"
+    res = {}
+    for k,v in zip(labels,values): res[k] = v+res.get(k, 0) if counts else v
+    return res
+
+def _new(bundle, ratings):
+    "Who asks: somebody new with a list of liked items, or a dict from items to ratings"
+    fold = bundle.info.get('fold')
+    if fold is None: raise ValueError(f"The bundle in {bundle.folder} can't take in new users: export it again, from a learner that can `fold_in`")
+    if isinstance(ratings, dict): labels,values = list(ratings),list(ratings.values())
+    else:
+        labels = _as_list('ratings', ratings)
+        values = [fold['like']]*len(labels)
+    _check_values(bundle, values)
+    rating_of = _merged(labels, values, fold.get('counts', False))
+    rows = _rows('ratings', bundle.i2i, list(rating_of))
+    y = np.array(list(rating_of.values()), np.float64)[rows>=0]
+    rows = rows[rows>=0]
+    if bundle.is_linear: return _Asker(None, np.float32(0), rows, (rows,(1+fold['value_weight']*(y-fold['centre'])).astype(np.float32)))
+    row = bundle.fold(rows, y).astype(np.float32)
+    return _Asker(np.append(row[:-1], np.float32(1)), row[-1], rows, None)
+
 # %% ../nbs/11_bundle.ipynb #fbd3d0b6
 def _frame(bundle, rows, name, values, lead):
     "The items of `rows`, in order, with `values` as the column `name`, behind the columns `lead`"
@@ -494,37 +649,62 @@ def _frame(bundle, rows, name, values, lead):
     res.insert(len(lead)+1, name, values)
     return res
 
-def _top_rows(bundle, u, k, exclude_seen, hidden, index=None):
-    "For each user of rows `u` the rows of the best `k` items, and their ratings"
-    if index is not None: return [_index_rows(bundle, o, k, exclude_seen, hidden, index) for o in u]
-    scores,bias = _scores(bundle, u)
-    scores[:,hidden] = -np.inf
+def _top_rows(bundle, askers, k, exclude_seen, hidden, index=None):
+    "For each of `askers` the rows of the best `k` items, and their ratings"
+    if index is not None: return [_index_rows(bundle, o, k, exclude_seen, hidden, index) for o in askers]
+    scores = _scores(bundle, askers)
+    if hidden.any(): scores[:,hidden] = -np.inf
     res = []
-    for j,o in enumerate(u):
-        if exclude_seen: scores[j,_seen_by(bundle, o)] = -np.inf
-        rows = _best(scores[j], k)
-        res.append((rows, bundle.finish(scores[j,rows], bias[j])))
+    for mine,o in zip(scores, askers):
+        if exclude_seen: mine[o.seen] = -np.inf
+        rows = _best(mine, k)
+        res.append((rows, bundle.finish(mine[rows], o.bias)))
     return res
 
 # %% ../nbs/11_bundle.ipynb #e68ad908
 @patch
 def recommend(self:Bundle,
-    user, # A user, or many in a list; an unknown one is shown what the unknown user's row (`#na#`) predicts
+    user=None, # A user, or many in a list; an unknown one is shown what the unknown user's row (`#na#`) predicts
     k=10, # How many items; fewer, if there are fewer
-    exclude_seen=True, # Leave out what was seen when the bundle was made
+    exclude_seen=True, # Leave out what was seen when the bundle was made, or what `ratings` names
     exclude=None, # Item, or items, not to be shown, such as those seen since; unknown ones are ignored
     candidates=None, # The only items that may be shown, such as those in stock; unknown ones are ignored
+    ratings=None, # Instead of `user`, what somebody new liked: a list of items, or a dict from items to ratings
 )->pd.DataFrame: # Rank, item, score (what the model predicts), and what is known of the items; for many users, the user first
-    "What to show a user, or each of many"
+    "What to show a user, or each of many, or somebody new"
     _check_count('k', k, 'how many items to show')
-    users = _as_list('user', user) if _is_many(user) else [user]
-    u = _rows('user', self.u2i, users)
+    many = ratings is None and _is_many(user)
+    users = _as_list('user', user) if many else [user]
+    askers = _askers(self, users, ratings)
     hidden = _hidden(self, exclude, candidates)
     index = None if candidates is not None else self.index # an index would look at all items to find a few
     n_block = max(1, 2**22//max(1, len(self.items))) # users whose scores take some 16 MB
-    blocks = [_top_rows(self, u[i:i+n_block], k, exclude_seen, hidden, index) for i in range(0, len(u), n_block)]
+    blocks = [_top_rows(self, askers[i:i+n_block], k, exclude_seen, hidden, index) for i in range(0, len(askers), n_block)]
     found = [o for block in blocks for o in block]
-    return _answer(self, users, found, _is_many(user))
+    return _answer(self, users, found, many)
+
+def _askers(bundle, users, ratings):
+    "Who asks: users by label, or one by their ratings"
+    if ratings is None:
+        if users==[None]: raise ValueError("Name a `user`, or pass the `ratings` of somebody new")
+        return _known(bundle, _rows('user', bundle.u2i, users))
+    if users!=[None]: raise ValueError("Pass either `user` or `ratings`: the ratings are those of somebody new")
+    return [_new(bundle, ratings)]
+
+@patch
+def best_rows(self:Bundle,
+    user=None, # A user
+    k=10, # How many items
+    exclude_seen=True, # As for `recommend`
+    exclude=None, # As for `recommend`
+    candidates=None, # As for `recommend`
+    ratings=None, # As for `recommend`
+)->tuple: # Rows of items, best first, and their scores
+    "What `recommend` shows one user, as arrays"
+    _check_count('k', k, 'how many items to show')
+    index = None if candidates is not None else self.index
+    res, = _top_rows(self, _askers(self, [user], ratings), k, exclude_seen, _hidden(self, exclude, candidates), index)
+    return res
 
 # %% ../nbs/11_bundle.ipynb #f03de253
 def _answer(bundle, users, found, many):
@@ -538,23 +718,37 @@ def _answer(bundle, users, found, many):
 
 # %% ../nbs/11_bundle.ipynb #e3b6a7ce
 @patch
-def similar_items(self:Bundle,
-    item, # An item
+def near_rows(self:Bundle,
+    items=None, # An item, or several
     k=10, # How many
-    exclude=None, # Item, or items, not to be shown; unknown ones are ignored
-    candidates=None, # The only items that may be shown, such as those in stock; unknown ones are ignored
-)->pd.DataFrame: # Rank, item, cosine, and what is known of the items
-    "Items whose vectors point the same way"
+    exclude=None, # As for `similar_items`
+    candidates=None, # As for `similar_items`
+    vectors=None, # Also, or instead: rows of works, as `embed` gives them
+)->tuple: # Rows of items, nearest first, and their cosines; for several items the mean of these
+    "Items whose vectors point the same way as those of one item, or of several together"
     _check_count('k', k, 'how many items to show')
-    if _is_many(item): raise ValueError(f"`similar_items` takes one item, not a {type(item).__name__}: ask for each in turn")
-    i, = _rows('item', self.i2i, [item])
-    if i<0: raise KeyError(f"There is no item {item!r} in this bundle")
-    products,norms = _link_products(self.tables, i) if self.is_linear else (self.V[:,:-1]@self.V[i,:-1], self.norms)
-    cosines = products/np.maximum(norms*norms[i], 1e-12) # a vector of zeros is like no other
+    items = _as_list('items', items)
+    own = _rows('items', self.i2i, items)
+    missing = [o for o,i in zip(items, own) if i<0]
+    if missing: raise KeyError(f"There is no item {missing[0]!r} in this bundle")
+    others = [] if vectors is None else list(np.asarray(vectors))
+    if others and self.is_linear: raise ValueError("The items of a linear model have no vectors that others could be compared with")
+    if not len(own)+len(others): raise ValueError("`items` is empty: name an item that others should be like")
+    cosines = [_cosines(self, i) for i in own]+[_cosines_to(self, o[:-1]) for o in others]
+    cosines = sum(cosines)/len(cosines)
     cosines[_hidden(self, exclude, candidates)] = -np.inf
-    cosines[i] = -np.inf
+    cosines[own] = -np.inf
     rows = _best(cosines, k)
-    return _frame(self, rows, 'similarity', cosines[rows], dict(rank=range(1, len(rows)+1)))
+    return rows,cosines[rows]
+
+def _cosines_to(bundle, vec):
+    "Cosines of a vector and each item"
+    return bundle.V[:,:-1]@vec/np.maximum(bundle.norms*np.linalg.norm(vec), 1e-12)
+
+def _cosines(bundle, i):
+    "Cosines of item `i` and each item; a vector of zeros is like no other"
+    products,norms = _link_products(bundle.tables, i) if bundle.is_linear else (bundle.V[:,:-1]@bundle.V[i,:-1], bundle.norms)
+    return products/np.maximum(norms*norms[i], 1e-12)
 
 def _link_products(t, i):
     "For a linear model, products of the links to item `i` with those to each item, and the lengths of all"
@@ -565,6 +759,29 @@ def _link_products(t, i):
     to_i[source[here]] = t['link_value'][here]
     products = np.bincount(t['link_item'], t['link_value']*to_i[source], n)
     return products,np.sqrt(np.bincount(t['link_item'], t['link_value']**2, n))
+
+# %% ../nbs/11_bundle.ipynb #caec35cd
+@patch
+def similar_items(self:Bundle,
+    item, # An item
+    k=10, # How many
+    exclude=None, # Item, or items, not to be shown; unknown ones are ignored
+    candidates=None, # The only items that may be shown, such as those in stock; unknown ones are ignored
+)->pd.DataFrame: # Rank, item, cosine, and what is known of the items
+    "Items whose vectors point the same way"
+    _check_count('k', k, 'how many items to show')
+    if _is_many(item): raise ValueError(f"`similar_items` takes one item, not a {type(item).__name__}: ask for each in turn")
+    rows,cosines = self.near_rows([item], k, exclude, candidates)
+    return _frame(self, rows, 'similarity', cosines, dict(rank=range(1, len(rows)+1)))
+
+# %% ../nbs/11_bundle.ipynb #8c469535
+@patch
+def embed(self:Bundle,
+    works, # A frame of works, or records: a list of dicts
+)->np.ndarray: # Rows [vector, bias] (works × factors + 1), float32
+    "Rows of works from what is known of them, also of works that nobody has seen"
+    if self.content is None: raise ValueError(f"The bundle in {self.folder} knows nothing of content: export it with `content`")
+    return self.content.embed(works)
 
 # %% ../nbs/11_bundle.ipynb #c1ad05f4
 def _equally_long(V):
@@ -590,17 +807,16 @@ def build_index(self:Bundle,
     self.index = index
     return self
 
-def _index_rows(bundle, u, k, exclude_seen, hidden, index):
-    "The `k` best of the rows that `index` finds for the user of row `u`, by their exact products, and their ratings"
-    query,bias = _queries(bundle, np.array([u]))
+def _index_rows(bundle, asker, k, exclude_seen, hidden, index):
+    "The `k` best of the rows that `index` finds for `asker`, by their exact products, and their ratings"
     hidden = hidden.copy()
-    if exclude_seen: hidden[_seen_by(bundle, u)] = True
+    if exclude_seen: hidden[asker.seen] = True
     n = min(k+int(hidden.sum()), len(hidden)) # what is hidden may be found too
-    found = index.search(np.append(query, 0).astype(np.float32), n).keys.astype(np.int64)
+    found = index.search(np.append(asker.query, 0).astype(np.float32), n).keys.astype(np.int64)
     rows = found[~hidden[found]]
-    scores = bundle.V[rows]@query[0]
+    scores = bundle.V[rows]@asker.query
     best = np.argsort(-scores, kind='stable')[:k]
-    return rows[best],bundle.finish(scores[best], bias[0])
+    return rows[best],bundle.finish(scores[best], asker.bias)
 
 # %% ../nbs/11_bundle.ipynb #5b3f0a6e
 @patch
@@ -616,6 +832,6 @@ def index_recall(self:Bundle,
     some = pd.Series(range(len(self.users))).sample(min(n_users, len(self.users)), random_state=seed)
     shares = []
     for u in some:
-        (exact,_),(found,_) = [_top_rows(self, np.array([u]), k, True, _hidden(self), o)[0] for o in (None,self.index)]
+        (exact,_),(found,_) = [_top_rows(self, _known(self, np.array([u])), k, True, _hidden(self), o)[0] for o in (None,self.index)]
         shares.append(np.isin(exact, found).sum()/max(len(exact), 1))
     return float(np.mean(shares))

@@ -20,6 +20,11 @@ Command = namedtuple('Command', 'place help') # Module and function, such as 'de
 
 commands = dict(compare=Command('compare_command:compare_command', "Score items from pairwise comparisons: files or database tables in, scores out"),
     demo=Command('demo:demo', "Pretrain on one population, adapt to another, and compare with training from scratch"),
+    prepare=Command('prepare_command:prepare_command', "Check and split a file of ratings or clicks, without leaks, as a new version"),
+    train=Command('train_command:train_command', "Train a model on prepared data, and keep its best epoch as a new version"),
+    export=Command('export_command:export_command', "Write a trained run as a bundle: safe files that can be served without the library's training half"),
+    recommend=Command('recommend_command:recommend_command', "Recommend items to users, to all of them, or to somebody new, from a bundle"),
+    serve=Command('serve_command:serve_command', "Serve a bundle over HTTP, with a page to try it"),
     shards=Command('shard_writer:shards_command', "Turn CSV or Parquet files of any size into shards"))
 
 def command_list(

@@ -80,7 +80,8 @@ def paired(
         low,high = ends(d, level, n_resamples, np.random.default_rng(seed))
         p = _p_value(d, method, n_resamples, np.random.default_rng(seed))
     elif d[0]!=0: p = 0.
-    return dict(difference=d.mean(), low=float(low), high=float(high), p=float(p), better=(d>0).mean(), worse=(d<0).mean())
+    res = dict(difference=d.mean(), low=low, high=high, p=p, better=(d>0).mean(), worse=(d<0).mean())
+    return {k:float(v) for k,v in res.items()}
 
 # %% ../nbs/08b_compare.ipynb #38fdbd1d
 def holm(
@@ -139,6 +140,13 @@ def _check_learners(learners):
         "the columns of their data")
     return learners
 
+def _baseline_list(asked):
+    "Names of the baselines to compare: those asked for, or all for True"
+    if isinstance(asked, bool): return list(baselines) if asked else []
+    names = list(L(asked))
+    for o in names: check_baseline('baselines', o)
+    return names
+
 def user_scores(
     learn, # A `CollabLearner`
     test:pd.DataFrame, # Held-out ratings
@@ -172,7 +180,7 @@ def compare(
     k=10, # Length of the lists
     min_rating=None, # Ratings from here on are relevant; all by default
     exclude_seen=True, # Leave out what a user has in a learner's training set
-    baselines=(), # Names of baselines to compare too
+    baselines=(), # Names of baselines to compare too, or True for all
     reference=None, # The model that the others are compared with; the first one by default
     **kwargs
 )->pd.DataFrame: # A row for each model: mean, difference, low, high, p, p_holm, better, worse; `attrs`: what was measured
@@ -184,8 +192,8 @@ def compare(
     check_choice('metric', metric, rank_metrics)
     check_flag('exclude_seen', exclude_seen)
     learners = _check_learners(learners)
-    names = list(L(baselines))
-    for o in names: check_baseline('baselines', o)
+    names = _baseline_list(baselines)
+    if len(learners)+len(names)<2: raise ValueError("There is one model, and nothing to compare it with: pass several `learners`, or `baselines=True`")
     both = [o for o in names if o in learners]
     if both: raise ValueError(f"{both[0]!r} names a learner and a baseline: give the learner another name")
     if reference is not None: check_reference(reference, [*learners,*names])

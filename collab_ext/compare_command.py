@@ -8,8 +8,8 @@ Docs: https://collab-ext.github.io/collab_ext/compare_command.html.md"""
 
 # %% auto #0
 __all__ = ['dev_size', 'database_engine', 'read_table', 'trust_of', 'comparisons_of', 'check_covers', 'solved_learner',
-           'score_frames', 'write_frame', 'write_files', 'write_tables', 'write_plots', 'truth_report',
-           'compare_command']
+           'score_frames', 'write_frame', 'write_files', 'with_typed_labels', 'write_tables', 'write_plots',
+           'truth_report', 'compare_command']
 
 # %% ../nbs/12i_compare_command.ipynb #0d8c4514
 from importlib.util import find_spec
@@ -139,6 +139,14 @@ def write_files(
         for new in files: new.unlink(missing_ok=True)
     return list(files.values())
 
+# %% ../nbs/12i_compare_command.ipynb #ffb8bb94
+def with_typed_labels(
+    df:pd.DataFrame, # Scores
+)->pd.DataFrame:
+    "Scores whose columns have one type each"
+    mixed = [o for o in df if df[o].dtype==object and pd.api.types.infer_dtype(df[o]).startswith('mixed')]
+    return df.assign(**{o:df[o].astype(str) for o in mixed})
+
 # %% ../nbs/12i_compare_command.ipynb #fab59c96
 def write_tables(
     frames:dict, # Name → frame
@@ -147,7 +155,7 @@ def write_tables(
 )->list: # Names of the tables
     "Replace the rows of the tables of scores, in one transaction"
     import sqlalchemy
-    tables = {f'{prefix}_{k}':df for k,df in frames.items()}
+    tables = {f'{prefix}_{k}':with_typed_labels(df) for k,df in frames.items()}
     try:
         with engine.begin() as con:
             for name,df in tables.items(): df.head(0).to_sql(name, con, if_exists='append', index=False) # makes it, if need be

@@ -169,7 +169,7 @@ def wins_frame(
     check_frame('df', df)
     check_columns(df, [o for o in (winner,loser,tie,contributor,criterion) if o is not None])
     tied = np.zeros(len(df), bool) if tie is None else _flags(df, tie)
-    who = 'everybody' if contributor is None else df[contributor].array
+    who = pd.Categorical.from_codes(np.zeros(len(df), np.int8), ['everybody']) if contributor is None else df[contributor].array
     res = pd.DataFrame(dict(contributor=who, item_a=df[loser].array, item_b=df[winner].array, comparison=1.-tied), index=df.index)
     return res if criterion is None else with_column(res, 'criterion', df[criterion].array)
 
@@ -309,11 +309,16 @@ def encode(self:Comparisons,
     names = self.columns
     check_columns(df, [o for o in (names.contributor,names.item_a,names.item_b,names.criterion) if o is not None])
     _check_no_self(df, names)
-    cols = [_label_rows(self.vocab, df[o], s) for o,s in zip(names[:3], (0,1,1))]
-    cols.append(_criterion_rows(df, names, self.criteria))
+    return _encoded(self, df)
+
+def _encoded(ds, df):
+    "The comparisons of a checked frame, in terms of the labels of `ds`"
+    names = ds.columns
+    cols = [_label_rows(ds.vocab, df[o], s) for o,s in zip(names[:3], (0,1,1))]
+    cols.append(_criterion_rows(df, names, ds.criteria))
     targ = None
-    if names.comparison in df: targ = torch.from_numpy(column_numbers(df, names.comparison, 'comparison')/self.scale)
-    return self.replace(ids=torch.stack(cols, 1).int(), targ=targ, weight=None)
+    if names.comparison in df: targ = torch.from_numpy(column_numbers(df, names.comparison, 'comparison')/ds.scale)
+    return ds.replace(ids=torch.stack(cols, 1).int(), targ=targ, weight=None)
 
 def _label_rows(vocab, labels, s):
     "Row of each label: the different ones are looked up; 0 where it is not known"
@@ -366,13 +371,23 @@ def _vocab_of_comparisons(df, names, vocab):
     return Vocab(res)
 
 # %% ../nbs/12_comparisons.ipynb #84a1fa28
+def _is_connected(a, b):
+    "Is there a chain of pairs between any two items?"
+    n = max(a.max(initial=0), b.max(initial=0))+1
+    edges = coo_matrix((np.ones(len(a)), (a,b)), shape=(n,n))
+    n_components,_ = connected_components(edges, directed=False)
+    there = np.zeros(n, bool)
+    there[a],there[b] = True,True
+    return n_components-(~there).sum()<=1
+
 def warn_of_components(
     ds:Comparisons, # Comparisons to train on
 ):
     "Warn where items are in separate components of the graph of comparisons"
     n_apart,example = 0,None
     for k,criterion in enumerate(ds.criteria):
-        _,a,b,_ = to_np(ds.ids[ds.ids[:,3]==k]).T
+        _,a,b,_ = to_np(ds.ids[ds.ids[:,3]==k]).T.astype(np.int64)
+        if _is_connected(a, b): continue
         graph = _graph_of(a, b, np.zeros(len(a)), ds.vocab.labels[1])
         apart = graph[graph.component>0]
         if not n_apart and len(apart): example = apart['item'].iloc[0],criterion
@@ -422,7 +437,8 @@ class ComparisonDataLoaders(DataLoaders):
         comparison_max = float(ifnone(comparison_max, 1.))
         no_ids = torch.zeros(0, 4).int()
         whole = Comparisons(vocab, criteria, no_ids, scale=comparison_max+step/2, comparison_max=comparison_max, columns=names, weight_name=weight_name)
-        train,valid = [whole.encode(df.iloc[o]) for o in (train_rows,valid_rows)]
+        encoded = _encoded(whole, df)
+        train,valid = [encoded.only(torch.from_numpy(o)) for o in (train_rows,valid_rows)]
         warn_of_components(train)
         if weight_name is not None: train = train.replace(weight=torch.from_numpy(column_weights(df, weight_name, train_rows)).double())
         loaders = [CollabDL(train, bs=bs, shuffle=True), CollabDL(valid, bs=max(bs, 4096))]

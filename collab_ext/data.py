@@ -16,6 +16,7 @@ __all__ = ['rating_columns', 'time_columns', 'duplicate_policies', 'unknown_poli
 # %% ../nbs/01_data.ipynb #280d80b3
 from collections import defaultdict
 from collections.abc import Hashable,Mapping
+from decimal import Decimal
 from numbers import Real
 from types import MethodType
 from fastai.basics import *
@@ -55,8 +56,9 @@ def as_frame(
     if isinstance(ratings, dict):
         try: return pd.DataFrame(ratings)
         except ValueError as e: raise ValueError(f"`{name}` is a dict whose columns make no frame: {e}") from None
-    raise ValueError(f"`{name}` is a frame, a path of a CSV or Parquet file, an Arrow table or a dict of columns, not a {type(ratings).__name__}: "
-        "make a frame with `pd.DataFrame(rows, columns=['user','item','rating'])`")
+    how = '`.reset_index()`' if isinstance(ratings, pd.Series) else "`pd.DataFrame(rows, columns=['user','item','rating'])`"
+    raise ValueError(f"`{name}` is a frame, a path of a CSV or Parquet file, an Arrow table or a dict of columns, not {a_type(ratings)}: "
+        f"make a frame with {how}")
 
 # %% ../nbs/01_data.ipynb #c7fd52eb
 def with_column(
@@ -100,6 +102,23 @@ def _check_no_text(df, found, taken):
     if text is not None: raise ValueError(f"Column {text!r} holds {df[text].iloc[0]!r}, and ratings are numbers: convert it, for example with "
         f"`pd.to_numeric(df[{text!r}])`, or pass `rating_name` to choose another column; the frame has {found}")
 
+# %% ../nbs/01_data.ipynb #d93e40b2
+def _is_wide(df):
+    "Has a frame the form of users × items, with gaps where nothing was rated?"
+    rest = df.iloc[:,1:]
+    return rest.shape[1]>8 and all(map(pd.api.types.is_float_dtype, rest.dtypes)) and bool(rest.isna().any().mean()>.5)
+
+def _check_guess(df, names, given):
+    "Refuse a table of users × items, and warn of users in the index, or of items that are times, where nobody named the columns"
+    if all(o is not None for o in given): return
+    if _is_wide(df): raise ValueError(f"This frame looks like a table of users × items, with {df.shape[1]} columns: make it one rating a row, "
+        "for example with `df.reset_index().melt(id_vars='user', var_name='item', value_name='rating').dropna()`")
+    in_index = [o for o in df.index.names if isinstance(o, str)]
+    hint = ": pass `user_name` and `item_name`" + (", after `df.reset_index()`" if in_index else '')
+    taken = f"Users and items are taken from the columns {names[0]!r} and {names[1]!r}"
+    if given[:2]==(None,None) and in_index and not df.index.is_unique: warn(f"{taken}, and the index {in_index[0]!r} is not looked at{hint}; the frame has {list(df.columns)}")
+    elif given[1] is None and _is_called(names[1], time_columns): warn(f"{taken}, and the name of the second one is that of a time{hint}")
+
 # %% ../nbs/01_data.ipynb #ce7dd6dc
 def _rating_column(df, found, taken):
     "The column that ratings are most likely in, and a warning where that is a guess"
@@ -125,6 +144,7 @@ def column_names(
     if rating_name is None: rating_name = _rating_column(df, found, (user_name,item_name))
     first_two = [o for o in found if o!=rating_name] if rating_name not in found[2:] else found
     names = [ifnone(user_name, first_two[0]), ifnone(item_name, first_two[1]), rating_name]
+    _check_guess(df, names, (user_name,item_name))
     chosen = [o for o,name in zip(names, (user_name,item_name,rating_name)) if name is None and str(o).startswith('Unnamed: ')]
     if chosen: raise ValueError(f"Column {chosen[0]!r} has no name of its own, as the index that `to_csv` writes: read the file with `index_col=0`, "
         f"drop the column, or pass `user_name`, `item_name` and `rating_name`; the frame has {found}")
@@ -181,7 +201,8 @@ def column_numbers(
     if not pd.api.types.is_numeric_dtype(y) or pd.api.types.is_complex_dtype(y):
         numbers = y.astype(object).map(lambda o: o if isinstance(o, (str,Real)) else np.nan)
         bad = pd.to_numeric(numbers, errors='coerce').isna()
-        if bad.any(): raise ValueError(f"Column {col!r} holds {y[bad].iloc[0]!r} in {rows_text(df,bad)}: {what}s are numbers")
+        if bad.any(): raise ValueError(f"Column {col!r} holds {y[bad].iloc[0]!r} in {rows_text(df,bad)}: {what}s are plain numbers" +
+            (f"; convert it with `df[{col!r}].astype(float)`" if isinstance(y[bad].iloc[0], Decimal) else ''))
         raise ValueError(f"Column {col!r} is of type {y.dtype}: convert it with `pd.to_numeric`")
     y = y.to_numpy(dtype=np.float64, na_value=np.nan)
     bad = ~np.isfinite(y)
@@ -292,6 +313,7 @@ class Ratings:
         self.ids = torch.zeros(0,2).int() if ids is None else ids
 
     def __len__(self): return len(self.ids)
+    def __repr__(self): return f"{type(self).__name__}({len(self)} × {self.rating_name}, {self.vocab!r})"
     def __getitem__(self, i): return self.batch(i)
     @property
     def cat_names(self): return L(self.vocab.names)
@@ -476,6 +498,7 @@ def as_counts(
         count = name if name is not None else first(o for o in ('count','n','times') if o not in (user,item))
         df = with_column(df, count, 1.)
     check_columns(df, [user,item,count], ": pass `user_name`, `item_name` and `count_name` from these")
+    if len(df): column_numbers(df, count, 'count')
     df = check_ratings(df, user, item, count)
     if (df[count]<0).any(): raise ValueError(f"Column {count!r} holds {df[count].min():g}: counts are not below zero; "
         "for votes of both signs use `from_df` and `loss='votes'`")
@@ -641,18 +664,24 @@ def _n_in_both(train, valid):
     maybe = a[mark[a%size]] # a sieve: most pairs are in one part only
     return int(pd.Series(b).isin(maybe).sum())
 
+def _under_own_labels(train, df, valid, unknown):
+    "The validation set without stand-ins: 'popular' puts rows of others in the place of unknown labels"
+    return train.encode(df, 'mean') if unknown=='popular' else valid
+
 def _warn_of_leaks(train, valid):
     "Warn of pairs that are in both parts, which a model has only to remember"
     n = _n_in_both(train, valid)
     if n: warn(f"{n} of the {len(valid)} pairs of user and item in the validation set are in the training set, too, since they are in the data "
-        "more than once: pass `duplicates='last'` or `'mean'`")
+        f"more than once: pass `duplicates='last'` or `'mean'`, or, for clicks, `df.drop_duplicates({list(train.vocab.names)})`")
 
 # %% ../nbs/01_data.ipynb #4874128f
 def _checked_device(device):
     "`device`, or the default one"
     if device is None: return default_device()
-    try: return torch.device(device)
+    try: res = torch.device(device)
     except (RuntimeError,TypeError,ValueError): raise ValueError(f"`device` is the name of a device, such as 'cpu' or 'cuda', not {device!r}") from None
+    if res.type=='cuda' and not torch.cuda.is_available(): raise ValueError(f"`device={str(device)!r}`, and torch finds no such device here: pass 'cpu', or leave it out")
+    return res
 
 def _own_vocab(vocab, user, item):
     "A given vocabulary under the names of the columns"
@@ -669,6 +698,8 @@ def _default_val_bs(bs, n):
 # %% ../nbs/01_data.ipynb #9834a12a
 class CollabDataLoaders(fastai.collab.CollabDataLoaders):
     "`DataLoaders` for collaborative filtering"
+    def __repr__(self): return f"{type(self).__name__}({' + '.join(str(len(o.dataset)) for o in self.loaders)} ratings, {vocab_of(self)!r})"
+
     @classmethod
     def from_df(cls,
         ratings:pd.DataFrame, # Users, items and ratings, one rating a row; or a path, an Arrow table or a dict of columns, as for `as_frame`
@@ -717,7 +748,7 @@ class CollabDataLoaders(fastai.collab.CollabDataLoaders):
         valid_ds = train_ds.encode(valid, unknown, ' of the validation set')
         _check_valid(valid_ds, unknown)
         share_rows = len(train_rows)+len(valid_rows)>len(ratings) # which `split_rows` has warned of
-        if duplicates=='keep' and unknown!='popular' and len(valid_ds) and not share_rows: _warn_of_leaks(train_ds, valid_ds)
+        if duplicates=='keep' and len(valid_ds) and not share_rows: _warn_of_leaks(train_ds, _under_own_labels(train_ds, valid, valid_ds, unknown))
 
         val_bs = ifnone(val_bs, _default_val_bs(bs, len(valid_ds)))
         train_dl = CollabDL(train_ds, bs=bs, shuffle=shuffle, **kwargs)

@@ -22,7 +22,7 @@ from .adapt import *
 from .recommend import *
 
 # %% ../nbs/17_demo.ipynb #41d08b6e
-def _read_table(file): return pd.read_parquet(file) if str(file).endswith('.parquet') else pd.read_csv(file)
+def _read_table(file): return as_frame(str(file))
 
 def _name_columns(df, cols):
     "`cols`, with the first columns of `df` in the places of those that are None"

@@ -19,8 +19,13 @@ from .data import *
 from .tables import *
 from .learner import *
 from .linear import *
+from .solver import *
+from .ials import *
+from .bayes_solver import *
 from .rank import *
 from .recommend import *
+from .features import *
+from .content_prior import *
 from .bundle import *
 
 # %% ../nbs/11a_export.ipynb #679726d9
@@ -98,6 +103,57 @@ def _seen_tables(
     start = F.pad(seen.count[1:].cumsum(0), (1,0))
     return dict(seen=to_np(seen.items-1), seen_start=to_np(start))
 
+# %% ../nbs/11a_export.ipynb #544529af
+def _ratings_fold(solver):
+    prior = solver.known_prior()
+    users = prior['sides'][0]
+    arrays = {f'fold_{new}':np.asarray(users[old], dtype=np.float32) for new,old in dict(cov='row_cov', coefs='coefs').items()}
+    return dict(kind='ratings', noise=float(prior['noise'])),arrays
+
+def _clicks_fold(solver):
+    loss,(_,items) = solver.loss,[packed_rows(tables(solver.model), s) for s in (0,1)]
+    numbers = {o:float(getattr(loss, o)) for o in ('alpha0','reg','nu','count_weight')}
+    return dict(kind='clicks', **numbers),dict(i_any=to_np(items[0].float()))
+
+def _linear_fold(solver):
+    model = solver.model
+    return dict(kind='linear', value_weight=float(model.value_weight), centre=float(model.mean)),{}
+
+_fold_kinds = {BayesSolver:_ratings_fold, IALSSolver:_clicks_fold, LinearSolver:_linear_fold}
+
+# %% ../nbs/11a_export.ipynb #bb067f2c
+def _fold_of(
+    learn, # A `CollabLearner`
+)->tuple: # Entry `fold` of `bundle.json`, or None; its tables
+    "What a bundle needs to take in new users"
+    solver = ifnone(learn.solver, solver_for(learn))
+    make = first(f for kind,f in _fold_kinds.items() if isinstance(solver, kind))
+    y = train_data(learn.dls).seen_targ
+    if make is None or not len(y): return None,{}
+    fold,arrays = make(solver)
+    like = float(np.quantile(to_np(y.float()), .9))
+    return dict(fold, like=like, counts=hasattr(learn.dls.train, 'n_neg')),arrays
+
+# %% ../nbs/11a_export.ipynb #3d19faa7
+def _fitted_content(content, learn, items):
+    "A prior from content: the one given, or one learned from the rows of `learn`"
+    if content is not True: return content
+    rows = np.concatenate([to_np(v.detach().float().cpu()) for v in (learn.model.i_weight.weight,learn.model.i_bias.weight)], 1)[1:]
+    known = with_items(_label_frame(learn.vocab.names[1], learn.vocab.labels[1]), items, learn.vocab.names[1])
+    counts = train_data(learn.dls).counts[learn.vocab.names[1]]
+    features = Features.of(known, item=learn.vocab.names[1])
+    return ContentPrior(features).fit_rows(known, rows, to_np(torch.as_tensor(counts))[1:])
+
+def _with_content(arrays, shown, items, item, prior):
+    "Tables and items with a prior from content, and with the items that have no row yet"
+    text,own = prior.to_arrays()
+    new = items[~items[item].isin(set(shown[item]))][list(shown)]
+    rows = prior.embed(new)
+    arrays = {**arrays, **{f'content.{k}':np.asarray(v) for k,v in own.items()}, 'content_json':np.frombuffer(text.encode(), np.uint8)}
+    arrays['i_weight'] = np.concatenate([arrays['i_weight'],rows[:,:-1]]).astype(np.float32)
+    arrays['i_bias'] = np.concatenate([arrays['i_bias'],rows[:,-1]]).astype(np.float32)
+    return arrays,pd.concat([shown,new], ignore_index=True)
+
 # %% ../nbs/11a_export.ipynb #5e9b0d27
 @patch
 @checks_names
@@ -107,6 +163,7 @@ def export_bundle(self:CollabLearner,
     with_seen=True, # Store which items each user has seen
     n_links=None, # Links that each item keeps, for a linear model; all that fit into 17 million in all, and at least 500, by default
     wait=60, # How long to wait for another process that writes there (seconds)
+    content=None, # A fitted `ContentPrior`, or True to learn one from `items`: then unrated items in `items` can be recommended, and unseen works embedded
 )->Path: # The folder
     "Write vectors or links, labels and seen items, to be served without this library's training half"
     if n_links is not None: check_count('n_links', n_links, 'how many links each item keeps')
@@ -119,8 +176,16 @@ def export_bundle(self:CollabLearner,
     shown = with_items(_label_frame(item, vocab.labels[1]), items, item)
     arrays,kept = _linear_tables_of(model, n_links) if is_linear else (_model_tables(_dot_model(self)),None)
     if with_seen: arrays.update(_seen_tables(seen_items(self)))
+    fold,fold_arrays = _fold_of(self)
+    arrays.update(fold_arrays)
     y_range = None if model.y_range is None else [float(o) for o in model.y_range]
     mean = 0. if is_linear else float(getattr(model, 'mean', 0.)) # the mean of a linear model is in its input
     info = dict(user=user, item=item, mean=mean, y_range=y_range)
+    if content:
+        if is_linear: raise ValueError("A linear model has no rows that content could stand for: leave out `content`")
+        if not isinstance(items, pd.DataFrame) or item not in items: raise ValueError(f"`content` takes descriptions: pass `items` as a frame with the column {item!r}")
+        info.update(content=dict(rated=len(shown)))
+        arrays,shown = _with_content(arrays, shown, items, item, _fitted_content(content, self, items))
     if is_linear: info.update(kind='linear', links_kept=kept)
+    if fold is not None: info.update(fold=fold)
     return write_bundle(folder, arrays, users, shown, info, wait)

@@ -141,7 +141,8 @@ class _PlainUnpickler(_CheckedUnpickler):
     names = _plain_names
     def find_class(self, module, name):
         if (module,name) in self.names: return self.names[module,name]
-        raise pickle.UnpicklingError(f"it asks for `{module}.{name}`, and files that hold more than plain data are not opened")
+        raise pickle.UnpicklingError(f"it asks for `{module}.{name}`, and files that hold more than plain data are not opened: "
+            "if you trust it, open it yourself, and save plain lists, or the state dict of the model")
 
     def load_reduce(self):
         args = self.stack.pop()
@@ -215,6 +216,8 @@ def read_plain(
     _need_file(file)
     data = Path(file).read_bytes()
     size = len(data)
+    if data.lstrip()[:1] in (b'{',b'['): raise ValueError(f"Cannot read {file}: it is text, such as JSON, and no pickle: "
+        "read it yourself, and write the labels with `save_pickle`")
     try: return _bare(_PlainUnpickler(io.BytesIO(data), size).load(), spend=_Account(10**6+8*size))
     except _bad_pickle as e: raise ValueError(f"Cannot read {file}: {e or type(e).__name__}") from e
 
@@ -438,7 +441,9 @@ def _load(file, mapped=False):
     "What the weights' file `file` holds"
     with open(file,'rb') as f:
         data = _content(f, mapped)
+        if not len(data): raise ValueError("it is empty")
         is_zip = data[:4]==b'PK\3\4'
+        if not is_zip and data[:1]!=b'\x80': raise ValueError(f"it begins with {bytes(data[:8])!r}, as neither a zip archive nor a pickle does")
         return _read_zip(f, data, not mapped) if is_zip else _read_legacy(data)
 
 # %% ../nbs/03_files.ipynb #12234c93

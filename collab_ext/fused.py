@@ -250,7 +250,7 @@ def _fused_bs(n, threads=1):
     return max(min(n//4, most), 1024)
 
 # %% ../nbs/07_fused.ipynb #fd75b68b
-_rates = dict(mse=20., bpr=4., softmax=4., ccl=8.) # chosen on parts held out of training sets, but for softmax's, which is BPR's
+_rates = dict(mse=20., bpr=4., softmax=4., ccl=48.) # chosen on parts held out of training sets, but for softmax's, which is BPR's
 _most_threads = 64
 
 def _check_threads(threads):

@@ -57,7 +57,7 @@ def _drawn(z, pool, cum):
 @inlined
 def _draw(z, u, n_neg, draws, ids):
     "Draw `n_neg` items that user `u` does not have, from the random numbers after `z`; how many there are"
-    start,items,pool,cum,_ = draws
+    start,items,pool,cum = draws[0],draws[1],draws[2],draws[3]
     n = 0
     for _ in range(4*n_neg):
         z += _step
@@ -188,10 +188,11 @@ def _unit(X):
     for f in range(len(X)): X[f] *= scale
 
 @inlined
-def _move_item(i, slope, share, P, asked, I, bi, lr, wd, own, unit):
+def _move_item(i, slope, share, P, asked, I, bi, lr, wd, own, unit, turns):
     "Move the row and the bias of item `i` against a loss with this slope, and add to what is `asked` of the user; `share` of the decay is paid"
     Q = I[i]
     rate,decay = _of_row(1, i, lr, wd, own)
+    if unit: rate *= turns[1][i]
     keep = np.float32(1)-rate*decay*share
     step = rate*slope
     for f in range(len(P)):
@@ -208,10 +209,11 @@ def _move_item(i, slope, share, P, asked, I, bi, lr, wd, own, unit):
         if own is not None: _towards(bi, i, keep, own[2][3])
 
 @inlined
-def _move_user(u, asked, share, U, lr, wd, own, unit):
+def _move_user(u, asked, share, U, lr, wd, own, unit, turns):
     "Move the row of user `u` as it was asked"
     P = U[u]
     rate,decay = _of_row(0, u, lr, wd, own)
+    if unit: rate *= turns[0][u]
     keep = np.float32(1)-rate*decay*share
     for f in range(len(P)): P[f] = keep*P[f] + rate*asked[f]
     if own is not None: _towards(U, u, keep, own[2][0])
@@ -227,7 +229,7 @@ def _loss_and_slopes(loss, pos, scores, n, n_neg, ids, log_prob, slopes):
     return _ccl(pos, scores, n, a, b/np.float32(n_neg), slopes)
 
 @inlined
-def _click(j, x, w, tabs, lr, wd, own, loss, log_prob, n, ids, scores, slopes, asked, pred, each):
+def _click(j, x, w, tabs, lr, wd, own, loss, log_prob, turns, n, ids, scores, slopes, asked, pred, each):
     "Train on click `j`, with `n` negatives of which the loss looks at those that have `ids` and `scores`"
     U,I,_,bi = tabs
     u = np.uint64(x[j,0])
@@ -242,9 +244,9 @@ def _click(j, x, w, tabs, lr, wd, own, loss, log_prob, n, ids, scores, slopes, a
         each[j],slope = _loss_and_slopes(loss, pos, scores, n, n_neg, ids, log_prob, slopes)
         wj = w[j] if len(w) else np.float32(1)
         asked[:] = 0
-        for r in range(n): _move_item(ids[r], wj*slopes[r], wj/np.float32(n_neg), P, asked, I, bi, lr, wd, own, unit)
-        _move_item(i, wj*slope, wj, P, asked, I, bi, lr, wd, own, unit)
-        _move_user(u, asked, wj, U, lr, wd, own, unit)
+        for r in range(n): _move_item(ids[r], wj*slopes[r], wj/np.float32(n_neg), P, asked, I, bi, lr, wd, own, unit, turns)
+        _move_item(i, wj*slope, wj, P, asked, I, bi, lr, wd, own, unit, turns)
+        _move_user(u, asked, wj, U, lr, wd, own, unit, turns)
 
 # %% ../nbs/07d_negatives.ipynb #78881c1c
 @inlined
@@ -261,7 +263,7 @@ def _loop(order, x, w, tabs, lr, wd, own, loss, n_neg, draws, seed, pred, each):
         u = np.uint64(x[j,0])
         n = _draw(_mixed(seed+np.uint64(j)), u, n_neg, draws, ids)
         _score(tabs[0][u], n, tabs, ids, scores)
-        _click(j, x, w, tabs, lr, wd, own, loss, draws[4], n, ids, scores, slopes, asked, pred, each)
+        _click(j, x, w, tabs, lr, wd, own, loss, draws[4], draws[5], n, ids, scores, slopes, asked, pred, each)
 
 @compiled
 def _loop_in_blocks(order, x, w, tabs, lr, wd, own, loss, n_neg, draws, seed, pred, each):
@@ -283,13 +285,17 @@ def _loop_in_blocks(order, x, w, tabs, lr, wd, own, loss, n_neg, draws, seed, pr
             s = (o-first)%2
             if s==0: _two_users(U, u, np.uint64(x[order[min(o+1, end-1)],0]), pool, pair, found)
             n = _beyond(u, loss[1], draws, tabs, shared, found[s], ids, scores)
-            _click(j, x, w, tabs, lr, wd, own, loss, draws[4], n, ids, scores, slopes, asked, pred, each)
+            _click(j, x, w, tabs, lr, wd, own, loss, draws[4], draws[5], n, ids, scores, slopes, asked, pred, each)
 
 # %% ../nbs/07d_negatives.ipynb #44d6b95a
 def _random_groups(n_rows, n_groups, rng):
     "Groups of about as many rows, dealt out at random"
     n = -(-n_rows//rows_together)
     return rng.permutation(np.arange(n)%n_groups).astype(np.uint8)
+
+def _turns(count):
+    "The share of the rate that rows of length 1 get, by their `count` of clicks"
+    return (1/np.sqrt(np.maximum(count, 1))).astype(np.float32)
 
 class NegativesStep:
     "A step that trains on a batch of clicks, and draws their negatives"
@@ -307,6 +313,7 @@ class NegativesStep:
         self.start,self.items = [_np(o) for o in (seen.indptr,seen.items)]
         self.prob = _np(prob)
         with np.errstate(divide='ignore'): self.log_prob = np.log(self.prob).astype(np.float32)
+        self.turns = tuple(_turns(o) for o in (np.diff(self.start), np.bincount(self.items, minlength=len(self.prob))))
         self.n_neg,self.crew,self.min_work = n_neg,Crew(threads),min_work
         if threads>1: self.users = row_groups(counts, threads)
 
@@ -317,7 +324,7 @@ class NegativesStep:
         pool = np.flatnonzero(prob)
         cum = prob[pool].cumsum()
         if len(pool) and np.ptp(prob[pool])==0: cum = cum[:0]
-        return self.start,self.items,pool,cum,self.log_prob
+        return self.start,self.items,pool,cum,self.log_prob,self.turns
 
     def __call__(self, x, w, tabs, seed=None):
         "Train on the clicks `x`; their scores, and what each contributes to the loss, before its update"
@@ -353,12 +360,14 @@ def slow_step(
     tabs, # `RowTable`s without settings of rows
     n_neg:int, # How many negatives a click should have, of which decay is shared
     unit=False, # Keep rows at length 1?
+    turns=None, # Then: the share of the rate that each user's and each item's row gets
 )->torch.Tensor: # What each click contributes
     "Train on the clicks `x`, one after another"
-    def move(t, row, slope, share, other):
-        t.w[row] += t.lr*(slope*other-share*t.wd*t.w[row])
-        if unit and t.w.shape[1]>1: t.w[row] /= t.w[row].norm()
     U,I,_,bi = tabs
+    def move(t, row, slope, share, other):
+        rate = t.lr*turns[int(t is I)][row] if unit else t.lr
+        t.w[row] += rate*(slope*other-share*t.wd*t.w[row])
+        if unit: t.w[row] /= t.w[row].norm()
     res = []
     for (u,i),js in zip(x.tolist(), negatives):
         rows = torch.tensor([i,*js])

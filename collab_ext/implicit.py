@@ -8,7 +8,8 @@ Docs: https://collab-ext.github.io/collab_ext/implicit.html.md"""
 
 # %% auto #0
 __all__ = ['losses', 'NegativeDL', 'with_negatives', 'split_counts', 'ImplicitLoss', 'BPRLoss', 'SoftmaxLoss', 'UnitRows',
-           'CCLLoss', 'WARPLoss', 'VoteLoss', 'implicit_learner', 'NothingToTrain', 'linear_learner', 'linear_factors']
+           'CCLLoss', 'WARPLoss', 'VoteLoss', 'factors_of', 'spectral_factors', 'linear_start', 'implicit_learner',
+           'NothingToTrain', 'linear_learner', 'linear_factors']
 
 # %% ../nbs/10_implicit.ipynb #c2115885
 from numbers import Real
@@ -21,9 +22,12 @@ from .data import *
 from .tables import *
 from .files import *
 from .sources import *
+from .transfer import *
+from .click_trials import *
 from .solver import *
 from .ials import *
 from .linear import *
+from .several_sources import *
 from .learner import *
 from .rank import *
 
@@ -258,6 +262,83 @@ class VoteLoss:
         each = F.softplus(-targ*pred)
         return each.mean() if w is None else (w*each).sum()/w.sum().clamp(min=1e-9)
 
+# %% ../nbs/10_implicit.ipynb #f7148700
+@torch.no_grad()
+def factors_of(
+    model:ItemModel, # A linear model
+    n_factors, # Width of the vectors
+    rounds=2, # Passes over all scores that look for their singular vectors; more are more exact
+    bs=512, # Users at a time
+)->tuple: # Vectors of users and of items
+    "Vectors whose products are as close as can be to the scores of a linear model; row 0 of users is the average user"
+    x = sp.vstack([model.average_history, model.history[1:]]).tocsr()
+    parts = [x[j:j+bs] for j in range(0, x.shape[0], bs)]
+    Y = torch.randn(x.shape[1], min(n_factors+16, *x.shape), generator=torch.Generator().manual_seed(0))
+    for _ in range(rounds): Y = torch.linalg.qr(sum(model.times_transposed(o, model.times(o, Y)) for o in parts))[0]
+    u,sizes,v = torch.linalg.svd(torch.cat([model.times(o, Y) for o in parts]), full_matrices=False)
+    k = min(n_factors, len(sizes))
+    root = sizes[:k].sqrt()
+    return u[:,:k]*root,Y@v[:k].T*root
+
+# %% ../nbs/10_implicit.ipynb #41e08467
+def _shrunk(X, n_factors, user_pow=.3, item_pow=.1):
+    "Singular vectors of the weighted clicks, in the units of histories: what turns histories into users, items, and the singular values"
+    n_by_user,n_by_item = [np.maximum(X.getnnz(axis), 1).astype(np.float64) for axis in (1,0)]
+    user_weight = (n_by_user/n_by_user[1:].mean())**-user_pow
+    scale = torch.from_numpy((n_by_item/n_by_item[1:].mean())**-item_pow).float()[:,None]
+    A = (sp.diags(user_weight)@X@sp.diags(scale.numpy().ravel())).tocsr().astype(np.float32)
+    V = top_vectors(A, n_factors)
+    return V*scale,V/scale,torch.from_numpy(np.linalg.norm(A@V.numpy(), axis=0))
+
+def spectral_factors(
+    X, # What users have (sparse, users × items)
+    n_factors, # Width of the vectors
+)->tuple: # Vectors of users and of items
+    "Vectors of the first directions of clicks, shrunk as held-out clicks want it"
+    def users_of(x, to_users, values, ridge): return torch.from_numpy(x@to_users.numpy())*(values**2/(values**2+ridge))
+    ridges = np.array([30.,100.,300.,1000.,3000.])
+    quality = np.zeros(len(ridges))
+    for rest,held in click_parts(X, most=1):
+        some = judges_of(held)
+        to_users,items,values = _shrunk(rest, n_factors)
+        quality += [list_quality(users_of(rest[some], to_users, values, o)@items.T, rest[some], held[some]) for o in ridges]
+    to_users,items,values = _shrunk(X, n_factors)
+    users = users_of(X, to_users, values, best_strength(ridges, quality))
+    root = users[1:].norm(dim=0).clamp(min=1e-9).sqrt()
+    return users/root,items*root
+
+# %% ../nbs/10_implicit.ipynb #c6fcb568
+def _unit_rows(users, items):
+    "Vectors of length 1 whose products put the items of each user in the same order"
+    users,items = users[:,:-1],items[:,:-1]
+    length = items.norm(dim=1)/items.norm(dim=1).max().clamp(min=1e-9)
+    rest = (1-length**2).clamp(min=0).sqrt()
+    items = items/items.norm(dim=1).max().clamp(min=1e-9)
+    return F.pad(F.normalize(users, dim=1), (0,1)),torch.cat([items,rest[:,None]], 1)
+
+def _as_wide(rows, k): return F.pad(rows, (0,k-rows.shape[1]))
+
+def linear_start(
+    ds:Ratings, # Clicks
+    n_factors, # Width of the vectors
+    unit_rows=False, # Vectors of length 1?
+    scale=10., # What scores are multiplied by
+    most_items=20_000, # Larger catalogues start from the directions of clicks
+    most=6_000, # As do sets with more users and more items
+)->tuple: # Vectors of users and of items
+    "Vectors to train from, with the lists of a linear model"
+    n_users,n_items = ds.vocab.sizes
+    if n_items<=most_items and min(n_users, n_items)<=most:
+        users,items = factors_of(EASE(ds.ids, ds.targ, ds.vocab.sizes, value_weight=0.), n_factors)
+    else:
+        history = ItemModel(ds.ids, ds.targ, ds.vocab.sizes)
+        users,items = spectral_factors(history.history, n_factors)
+        users[0] = users[1:].mean(0)
+    silent = users.norm(dim=1)==0
+    users[silent] = users[0].clone()
+    if unit_rows and n_factors>1: return _unit_rows(_as_wide(users, n_factors), _as_wide(items, n_factors))
+    return [_as_wide(o*scale**.5, n_factors) for o in (users,items)]
+
 # %% ../nbs/10_implicit.ipynb #04a8f981
 losses = dict(bpr=BPRLoss, softmax=SoftmaxLoss, ccl=CCLLoss, warp=WARPLoss, ials=IALSLoss, votes=VoteLoss)
 
@@ -289,6 +370,25 @@ def _without_scale(dls, pretrained, path=None, model_dir='models', **kwargs):
     src = read_source(pretrained, Path(path or dls.path)/model_dir, vocab_of(dls))
     return src._replace(info={k:v for k,v in ifnone(src.info, {}).items() if k!='scale'})
 
+# %% ../nbs/10_implicit.ipynb #1c193d37
+def _clicks_of(dls):
+    ds = dls.train_ds
+    return sp.csr_matrix((ds.targ.cpu().numpy(), ds.ids.cpu().numpy().T), shape=ds.vocab.sizes)
+
+def _rate(dls):
+    "A learning rate that leaves a good start what it is"
+    return min(3e-4, .03/max(len(dls.train), 1))
+
+@torch.no_grad()
+def _start_linear(learn, scale):
+    "Put the vectors of a linear model into a learner's tables"
+    tabs = tables(learn.model)
+    unit_rows = getattr(learn.loss_func, 'unit_rows', False)
+    rows = linear_start(learn.dls.train_ds, tabs['u_weight'].shape[1], unit_rows, scale)
+    for t,o in zip(('u_weight','i_weight'), rows): tabs[t].copy_(o)
+    for t in ('u_bias','i_bias'): tabs[t].zero_()
+
+# %% ../nbs/10_implicit.ipynb #b5086979
 @delegates(collab_learner, but='loss_func')
 def implicit_learner(
     dls, # From `CollabDataLoaders.from_interactions`; for votes from `from_df`
@@ -296,16 +396,22 @@ def implicit_learner(
     loss_func=None, # 'softmax' (by default), 'bpr', 'warp', 'ccl', 'ials' or 'votes'; or a loss, such as `BPRLoss()`
     cbs=None, # Callbacks
     loss=None, # The same as `loss_func`
+    start='linear', # Where vectors start: 'linear', at those of a linear model, or 'random'
     **kwargs
 )->CollabLearner:
     "A learner from interactions"
-    check_kwargs(kwargs, 'implicit_learner', ['n_factors','loss_func','loss','cbs'], collab_learner, Learner.__init__, but=('dls','model'))
+    check_kwargs(kwargs, 'implicit_learner', ['n_factors','loss_func','loss','cbs','start'], collab_learner, Learner.__init__, but=('dls','model'))
+    check_choice('start', start, ['linear','random'])
+    named = ifnone(loss_func, loss)=='ials'
     loss = _loss_of(loss_func, loss)
     needs_negatives = _check_loss(loss, dls)
+    if named: loss = choose_ials(_clicks_of(dls))
+    starts = start=='linear' and not kwargs.get('pretrained') and not kwargs.get('use_nn') and (needs_negatives or isinstance(loss, IALSLoss))
     if n_factors is not None: kwargs['n_factors'] = n_factors
-    if needs_negatives: kwargs = merge(dict(lr=0.05, wd=0.01), kwargs)
+    if needs_negatives: kwargs = merge(dict(lr=_rate(dls) if starts else .05, wd=.01), kwargs)
     if kwargs.get('pretrained'): kwargs['pretrained'] = _without_scale(dls, **kwargs)
     learn = collab_learner(dls, loss_func=loss, cbs=cbs, **kwargs)
+    if starts: _start_linear(learn, 1. if isinstance(loss, IALSLoss) else 10.)
     starts_at_mean = hasattr(learn.model, 'mean') and not kwargs.get('pretrained') and not isinstance(loss, VoteLoss)
     if starts_at_mean: learn.model.mean.zero_() # counts have no mean to start at
     return learn
@@ -321,43 +427,96 @@ class NothingToTrain(Callback):
         if any(isinstance(o, ClosedForm) for o in self.learn.cbs): return
         raise ValueError(f"{type(self.model).__name__} was solved when it was made, and has nothing to train: make it anew from more ratings, or call `solve`")
 
+def _linear_transfer(dls, src, id_map):
+    "The `Transfer` of a source's items, and what it says of them"
+    vocab = vocab_of(dls)
+    has_items = 'indptr' in src.wgts or 'i_weight' in tables(src.wgts)
+    if not has_items: raise ValueError("This source has neither users' histories nor items' vectors: a linear model learns from another one, or from a model with vectors")
+    check_sides(src.vocab, vocab)
+    matches = Matches(src.vocab, vocab, id_map, dls.train_ds.counts)
+    check_some_match(matches, ['i_weight'])
+    counts = [source_counts(src.info, s, n) for s,n in enumerate(src.vocab.sizes)]
+    return Transfer(matches, ['i_weight'], 'zeros', counts),item_statistics(src, matches.idxs[1])
+
+def _note_weight(transfer, weights):
+    "Say how much each source counts, or that it was dropped"
+    if not any(weights.values()): transfer.note_began(Choice('scratch', 0, {}, 'held-out clicks'))
+    said = [f'a user of {name} is worth {w:g} of the users here' if w else f'{name} did harm, and was dropped' for name,w in weights.items()]
+    transfer.note_hint(f"On held-out clicks, {'; '.join(said)}")
+
+# %% ../nbs/10_implicit.ipynb #464f1f5d
+def _several_weights(make, transfers, names):
+    "Weight of each source, and their statistics as one"
+    kept,weights = [],{}
+    for name,(_,told) in zip(names, transfers):
+        if kept: merged = merged_statistics([o for o,_ in kept], [w for _,w in kept])
+        w = make(source=told, source_weight=None).source_weight if not kept else _added_weight(make, merged, told)
+        weights[name] = w
+        if w: kept.append((told,w))
+    return weights,merged_statistics(*zip(*kept)) if kept else None
+
+def _added_weight(make, merged, told, weights=(1.,.3,.1)):
+    "Weight of one more source beside others"
+    def best(model):
+        trial = model.trial
+        if trial is None: return np.ones(1)
+        return max(trial.values(), key=np.mean) if isinstance(trial, dict) else trial.quality[0][trial.quality[0].mean(1).argmax()]
+    options = [merged]+[merged_statistics([merged,told], [1.,w]) for w in weights] # one more has to be better
+    qualities = [best(make(source=o, source_weight=1.)) for o in options]
+    return (0.,*weights)[first_not_worse(qualities)]
+
+# %% ../nbs/10_implicit.ipynb #648092d8
+def _with_sources(dls, kind, pretrained, id_map, path, kwargs):
+    "The `Transfer` of one source or of several, their weights if they are several, and arguments of the model"
+    vocab = vocab_of(dls)
+    folder = Path(path or dls.path)/'models'
+    if not are_several(pretrained):
+        transfer,source = _linear_transfer(dls, read_source(pretrained, folder, vocab), id_map)
+        return transfer,None,dict(kwargs, source=source)
+    pairs = read_sources(pretrained, folder, vocab)
+    transfers = [_linear_transfer(dls, *o) for o in zip(pairs, id_maps_of(id_map, len(pairs)))]
+    names = [f'source {j+1}' for j in range(len(pairs))]
+    ds = dls.train_ds
+    make = partial(kind, ds.ids, ds.targ, ds.vocab.sizes, **{k:v for k,v in kwargs.items() if k!='source_weight'})
+    weights,source = _several_weights(make, transfers, names)
+    kwargs = dict(kwargs, source=source, source_weight=None if source is None else 1.)
+    return max((o for o,_ in transfers), key=lambda o: o.matches.coverage(1)),weights,kwargs
+
+# %% ../nbs/10_implicit.ipynb #63dc1a9d
 def linear_learner(
     dls, # `CollabDataLoaders`, of ratings or of interactions
     kind='ease', # 'ease', a matrix of items × items; or 'graph', for catalogues too large for it
     path=None, # Where to save
     metrics=None, # As for `Learner`
+    pretrained=False, # Another linear model, or a model with vectors, whose users count too; as for `read_source`, or a list of several
+    id_map:dict=None, # Column → dict, two-column frame or function: from a label to the source's, where names differ
     **kwargs # For `EASE` or `GraphFilter`
 )->CollabLearner: # Trained
     "A linear model, solved in closed form"
     check_dls(dls)
     check_choice('kind', kind, linear_models)
-    check_kwargs(kwargs, 'linear_learner', ['kind','path','metrics'], linear_models[kind], but=('ids','y','sizes'))
+    check_kwargs(kwargs, 'linear_learner', ['kind','path','metrics','pretrained','id_map'], linear_models[kind], but=('ids','y','sizes','source'))
     ds = dls.train_ds
     if ds.weight is not None: raise ValueError("`linear_learner` has no use for the weights in these data: leave out `weight_name`")
+    transfers = pretrained is not None and pretrained is not False
+    if not transfers and id_map is not None: raise TypeError("`id_map` is for `pretrained`, and there is none: leave it out")
+    transfer,weights = None,None
+    if transfers: transfer,weights,kwargs = _with_sources(dls, linear_models[kind], pretrained, id_map, path, kwargs)
     model = linear_models[kind](ds.ids, ds.targ, ds.vocab.sizes, **kwargs)
-    return CollabLearner(dls, model, loss_func=IALSLoss(), splitter=params, path=path, metrics=metrics, cbs=NothingToTrain())
+    learn = CollabLearner(dls, model, loss_func=IALSLoss(), splitter=params, path=path, metrics=metrics, cbs=NothingToTrain())
+    if not transfers: return learn
+    _note_weight(transfer, weights or {'the source':model.source_weight})
+    return learn.record(transfer)
 
-# %% ../nbs/10_implicit.ipynb #79309299
-@torch.no_grad()
+# %% ../nbs/10_implicit.ipynb #6ddfdce7
 def linear_factors(
     learn:CollabLearner, # From `linear_learner`
     n_factors=64, # Width of the vectors
     rounds=2, # Passes over all scores that look for their singular vectors; more are more exact
 )->Pair: # Weights and vocabulary, for `pretrained=`
     "Vectors of users and items whose products are as close as can be to the scores of a linear model"
-    m = learn.model
-    if not isinstance(m, ItemModel): raise ValueError("`linear_factors` takes a learner made by `linear_learner`")
-    x = sp.vstack([m.average_history, m.history[1:]]).tocsr()
-    starts = range(0, x.shape[0], 512)
-    def scores():
-        shown = progress_bar(starts, leave=False) if len(starts)>20 else starts
-        return (m.of_history(x[j:j+512]) for j in shown)
-    Y = torch.randn(x.shape[1], min(n_factors+16, *x.shape), generator=torch.Generator().manual_seed(0))
-    for _ in range(rounds): Y = torch.linalg.qr(sum(o.T@(o@Y) for o in scores()))[0]
-    u,sizes,v = torch.linalg.svd(torch.cat([o@Y for o in scores()]), full_matrices=False)
-    k = min(n_factors, len(sizes))
-    root = sizes[:k].sqrt()
-    users,items = u[:,:k]*root,Y@v[:k].T*root
+    if not isinstance(learn.model, ItemModel): raise ValueError("`linear_factors` takes a learner made by `linear_learner`")
+    users,items = factors_of(learn.model, n_factors, rounds)
     wgts = {'u_weight.weight':users, 'i_weight.weight':items, 'u_bias.weight':torch.zeros(len(users),1),
         'i_bias.weight':torch.zeros(len(items),1), 'mean':torch.zeros(())}
     return Pair(wgts, None, learn.vocab, {}, None)

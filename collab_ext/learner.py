@@ -8,8 +8,9 @@ Docs: https://collab-ext.github.io/collab_ext/learner.html.md"""
 
 # %% auto #0
 __all__ = ['solvers', 'closed_form_for', 'UnknownDropout', 'collab_splitter', 'WeightedMSE', 'check_dls', 'CollabLearner',
-           'unchanged_on_error', 'solver_for', 'has_trained', 'is_untrained', 'warn_if_untrained', 'train_closed_form',
-           'collab_learner', 'TabularCollab', 'EmbeddingDotBias', 'EmbeddingNN', 'CollabDataLoaders']
+           'unchanged_on_error', 'solver_for', 'has_trained', 'is_untrained', 'warn_if_untrained', 'no_closed_form',
+           'warn_if_forgotten', 'train_closed_form', 'collab_learner', 'TabularCollab', 'EmbeddingDotBias',
+           'EmbeddingNN', 'CollabDataLoaders']
 
 # %% ../nbs/06_learner.ipynb #aed14829
 from contextlib import contextmanager
@@ -30,6 +31,7 @@ from .rows import *
 from .bayes import *
 from .bayes_transfer import *
 from .bayes_solver import *
+from .several_sources import *
 from .ials import *
 from .linear import *
 
@@ -86,8 +88,16 @@ def _check_metrics(metrics, cbs):
     text = first(o for o in L(metrics) if not callable(o) and not isinstance(o, Metric))
     if text is not None: raise ValueError(f"`metrics` takes functions, or what `RankMetrics` returns, not {text!r:.80}: "
         "for ratings pass `metrics=rmse`, without quotes")
-    found = first(o for c in L(cbs) for o in (c if is_listy(c) else [c]) if isinstance(o, Metric))
+    passed = [o for c in L(cbs) for o in (c if is_listy(c) else [c])]
+    found = first(o for o in passed if isinstance(o, Metric))
     if found is not None: raise ValueError(f"`cbs` holds a metric, {found.name!r}: pass it as `metrics`, as in `metrics=RankMetrics(10)`")
+    no_callback = first(o for o in passed if not isinstance(o, Callback) and not callable(o))
+    if no_callback is not None: raise ValueError(f"`cbs` takes callbacks, such as `EarlyStoppingCallback()`, not {no_callback!r:.80}")
+
+def _check_functions(**kwargs):
+    "Raise a `ValueError` for an argument that is given, and is no function"
+    for k,o in kwargs.items():
+        if o is not None and not callable(o): raise ValueError(f"`{k}` is a function or an object that is called, not {o!r:.80}: leave it out for the default")
 
 # %% ../nbs/06_learner.ipynb #54be2a5a
 @delegates(Learner.__init__)
@@ -97,9 +107,15 @@ class CollabLearner(Learner):
         check_kwargs(kwargs, 'CollabLearner', Learner.__init__)
         check_dls(dls)
         _check_metrics(kwargs.get('metrics'), kwargs.get('cbs'))
+        _check_functions(loss_func=loss_func, opt_func=kwargs.get('opt_func'))
         if has_tables(get_model(model).state_dict()): check_rows(tables(model), vocab_of(dls))
         super().__init__(dls, model, ifnone(loss_func, _default_loss(dls)), **kwargs)
         self.transfer,self._solved = None,None
+
+    def __repr__(self): return f"{type(self).__name__}({type(get_model(self.model)).__name__}, {self.dls!r})"
+    def __getattr__(self, k):
+        try: return super().__getattr__(k)
+        except AttributeError: raise AttributeError(f"{type(self).__name__!r} object has no attribute {k!r}", name=k, obj=self) from None
 
     @property
     def vocab(self):
@@ -114,11 +130,6 @@ class CollabLearner(Learner):
         "The closed form that made the tables as they are; None if something else has written them since"
         held = self._solved is not None and self._solved.dls is self.dls and self._solved.holds(get_model(self.model))
         return self._solved if held else None
-
-    def record(self, transfer, solver=None):
-        "Remember where the rows came from, and the closed form that made them"
-        self.transfer,self._solved = transfer,solver
-        return self
 
     def _do_epoch_train(self):
         "As fastai's; gradients move the rows that a closed form's prior was learned from, and so discard it"
@@ -145,14 +156,40 @@ class CollabLearner(Learner):
         def flat(o): return o.reshape(-1) if isinstance(o, Tensor) and o.numel()==o.shape[:1].numel() else o
         return tuple(flat(o) for o in res)
 
+# %% ../nbs/06_learner.ipynb #e5b1db86
+@patch
+def record(self:CollabLearner,
+    transfer, # A `Transfer`, or None
+    solver=None, # A `Solver` whose rows the model has
+)->CollabLearner: # This learner
+    "Remember where the rows came from, and the closed form that made them"
+    self.transfer,self._solved = transfer,solver
+    return self
+
+# %% ../nbs/06_learner.ipynb #dde1d95e
+def _check_not_empty(dls):
+    "Raise a `ValueError` where there is nothing to train on"
+    if len(dls.train): return
+    why = f"a batch of {dls.train.bs} is not filled, and `drop_last` drops it" if len(dls.train_ds) else "this learner has no ratings, as after `export`"
+    raise ValueError(f"There is nothing to train on: {why}; make it with other data, or `grow`")
+
 # %% ../nbs/06_learner.ipynb #e0fff087
 @patch
 @delegates(Learner.fit)
 def fit(self:CollabLearner, n_epoch, lr=None, wd=None, cbs=None, **kwargs):
     "As `Learner.fit`"
     check_kwargs(kwargs, 'fit', Learner.fit)
+    check_count('n_epoch', n_epoch, 'a number of epochs', least=0)
     _check_metrics(None, cbs)
+    _check_not_empty(self.dls)
     return Learner.fit(self, n_epoch, lr=lr, wd=wd, cbs=cbs, **kwargs)
+
+@patch
+@delegates(Learner.fit_one_cycle)
+def fit_one_cycle(self:CollabLearner, n_epoch, lr_max=None, **kwargs):
+    "As `Learner.fit_one_cycle`"
+    check_kwargs(kwargs, 'fit_one_cycle', Learner.fit_one_cycle)
+    return Learner.fit_one_cycle(self, n_epoch, lr_max, **kwargs)
 
 @patch
 @delegates(Learner.validate)
@@ -246,6 +283,27 @@ def warn_if_untrained(
     _looked_at.add(learn)
     if is_untrained(learn): warn(f"`{called}` of a learner that was not trained: what it says is chance; train it first, for example with `learn.solve()`")
 
+# %% ../nbs/06_learner.ipynb #03fd82d0
+def no_closed_form(
+    learn, # A `CollabLearner` that `solver_for` has no solver for, or one that can't solve for rows
+)->str: # Such as "EmbeddingNN is no dot product"
+    "Why rows of a learner can't be solved for"
+    model,loss = get_model(learn.model),learn.loss_func
+    if not isinstance(learn.dls.train_ds, Ratings): return "its data are in fastai's own loaders, and not in the `CollabDataLoaders` of collab_ext"
+    if not isinstance(model, EmbeddingDotBias): return f"{type(model).__name__} is no dot product"
+    if learn.dls.train_ds.weight is not None: return "its ratings have weights (`weight_name`), and a closed form counts them all alike"
+    loss = getattr(loss, 'func', loss)
+    return f"there is none for {type(model).__name__} with {getattr(loss, '__name__', type(loss).__name__)}"
+
+def warn_if_forgotten(
+    dls, # Loaders of what a model is made from
+):
+    "Warn of users and items that are in the vocabulary and have nothing among the data, as after `grow`"
+    counts = train_data(dls).counts
+    n_u,n_i = [int((torch.as_tensor(o)[1:]==0).sum()) for o in counts.values()]
+    if n_u or n_i: warn(f"What was learned of {plural(n_u,'user')} and {plural(n_i,'item')} is forgotten, since this begins from the {len(dls.train_ds)} "
+        "rows at hand, and they have none there: `grow` with all rows, or add new ones with `fold_in`")
+
 # %% ../nbs/06_learner.ipynb #e0aed2b1
 closed_form_for = ("a dot product (no `use_nn`), squared error (no `loss_func`), "
     "and ratings in the `CollabDataLoaders` of collab_ext (not those of fastai)")
@@ -266,19 +324,21 @@ def train_closed_form(
 @patch
 @checks_names
 def solve(self:CollabLearner,
-    n_epoch=None, # Number of sweeps; for ratings 20 from scratch and 3 from a source by default, for clicks 10
+    n_epoch=None, # Number of sweeps; for ratings 15 from scratch and 3 from a source by default, for clicks 10
     cbs=None, # Callbacks
 )->CollabLearner: # This learner
     "Train in closed form: from scratch, from the source, or on from a saved solution"
     solver = ifnone(self.solver, solver_for(self))
-    if solver is None: raise ValueError(f"`solve` wants {closed_form_for}: use `fit_one_cycle`")
+    if solver is None: raise ValueError(f"`solve` wants {closed_form_for}, and {no_closed_form(self)}: use `fit_one_cycle`")
     if not solver.trains: raise ValueError(
         f"{type(self.loss_func).__name__} has no closed form: use `fit_one_cycle`, or make the learner with `loss='ials'`")
     if n_epoch is not None: check_count('n_epoch', n_epoch, 'a number of sweeps')
     no_callback = first(o for o in L(cbs) if not isinstance(o, Callback) and not isinstance(o, type))
     if no_callback is not None: raise ValueError(f"`cbs` is a callback, or several, not {no_callback!r:.80}; a closed form has no learning rate")
+    _check_not_empty(self.dls)
     if solver.from_scratch and has_trained(self): warn(
         "`solve` begins from scratch: what gradient steps have learned is replaced. To go on from it, use `fit_one_cycle`")
+    elif isinstance(solver, IALSSolver) and self.transfer is not None: warn_if_forgotten(self.dls)
     train_closed_form(self, solver.copy(), ifnone(n_epoch, solver.n_epochs), cbs)
     return self
 
@@ -339,6 +399,46 @@ def _plan(learn, src, fill, id_map, can_solve):
     transfer.note_hint(said)
     return transfer,wgts
 
+# %% ../nbs/06_learner.ipynb #880ca750
+def _check_ratings(srcs):
+    "Raise a `ValueError` for a source of clicks among those of ratings"
+    for j,src in enumerate(srcs):
+        if len(tables(src.wgts))!=4: raise ValueError(f"Source {j+1} of {len(srcs)} has no vectors and biases of both sides: several sources of ratings are combined by these")
+        scale = ifnone(src.info, {}).get('scale')
+        if scale and not scale[1]: raise ValueError(f"Source {j+1} of {len(srcs)} was trained on clicks, and these data are ratings: leave it out")
+
+def _held_out_errors(learn, solver):
+    "A function from a source to squared errors of held-out ratings, or None where there are too few"
+    def errors(pair):
+        pair = widened(pair, learn.model.u_weight.embedding_dim)
+        transfer,_ = plan_transfer(get_model(learn.model), learn.vocab, pair, id_map=_strangers(learn, pair), low=0)
+        transfer.note_source(pair)
+        trial = source_trial(solver, transfer)
+        return trial.after('source', 0) if trial.parts else None
+    return errors
+
+def _strangers(learn, pair):
+    "A translation that matches no user, where a combined source has users of its own"
+    return {learn.vocab.names[0]:{}} if pair.info['strangers'] else None
+
+# %% ../nbs/06_learner.ipynb #8a0c998b
+def _transfer_from_several(learn, sources, id_map, fill, solve, compare_source):
+    "Combine several sources, and move the rows of what they make"
+    solver = solver_for(learn)
+    if not isinstance(solver, BayesSolver): raise ValueError(f"Several sources of tables want {closed_form_for}: pass one of them, or use `linear_learner` for clicks")
+    if solve is False or fill is not None: raise ValueError("Several sources are combined in closed form: leave out `fill` and `solve`")
+    pairs = read_sources(sources, learn.path/learn.model_dir, learn.vocab)
+    _check_ratings(pairs)
+    fitted = [_fitted_source(learn, o, project=first(_source_widths(o))>learn.model.u_weight.embedding_dim) for o in pairs]
+    knowns = [known_of(o, learn.vocab, m) for o,m in zip(fitted, id_maps_of(id_map, len(pairs)))]
+    unknown = first(j for j,o in enumerate(knowns) if not o.counts[1].any())
+    if unknown is not None: check_some_match(knowns[unknown].matches, ['i_weight'])
+    src,worths = choose_sources(knowns, _held_out_errors(learn, solver))
+    src = widened(src, learn.model.u_weight.embedding_dim)
+    learn.transfer_from(src, _strangers(learn, src), compare_source=compare_source)
+    learn.transfer.note_hint(sources_note(sources, worths, knowns))
+    return learn
+
 # %% ../nbs/06_learner.ipynb #2f1fb7eb
 @patch
 @checks_names
@@ -353,9 +453,10 @@ def transfer_from(self:CollabLearner,
     "Move the rows of a source into this learner"
     check_fill(ifnone(fill, 'mean'))
     for k,v in dict(project=project, solve=solve, compare_source=compare_source).items(): check_flag(k, v)
-    src = _fitted_source(self, source, project)
     model = get_model(self.model)
     solver = solver_for(self)
+    if are_several(source): return _transfer_from_several(self, source, id_map, fill, solve, compare_source)
+    src = _fitted_source(self, source, project)
     can_solve = solver is not None and solver.can_adapt(src)
     if solve and not can_solve: raise ValueError(
         f"`solve=True` wants a source with vectors and biases of both sides, and {closed_form_for}")
@@ -393,6 +494,20 @@ def _check_hidden(n_factors, emb_szs, layers):
     elif emb_szs is None: warn(f"With `use_nn`, `n_factors={n_factors}` is the size of the hidden layer, as in fastai: "
         f"for vectors of this width pass `emb_szs=[{n_factors},{n_factors}]`")
 
+# %% ../nbs/06_learner.ipynb #5be032c8
+def _check_layers(layers):
+    "Raise a `ValueError` unless `layers` is a list of sizes"
+    if layers is None: return
+    if not is_listy(layers): raise ValueError(f"`layers` is a list of sizes, such as [100,50], not {layers!r:.80}")
+    for o in layers: check_count('layers', o, 'sizes of hidden layers')
+
+def _check_n_factors(n_factors, vocab):
+    "Raise a `ValueError` for vectors that are longer than any that users and items could tell apart"
+    check_count('n_factors', n_factors, 'the width of the vectors')
+    most = max(4096, *vocab.sizes)
+    if n_factors>most: raise ValueError(f"`n_factors={n_factors}` is the width of the vectors, and more than there are users or items ({vocab!r}): "
+        f"ratings say nothing about so many; 10 to 100 are usual")
+
 # %% ../nbs/06_learner.ipynb #94f25177
 def _make_model(dls, n_factors, use_nn, emb_szs, layers, config):
     y_range = config.get('y_range')
@@ -422,7 +537,7 @@ def collab_learner(
     config:dict=None, # For `use_nn`: more arguments of `EmbeddingNN`
     y_range=None, # (lowest, highest) rating: predictions are squeezed between them by a sigmoid
     loss_func=None, # Squared error by default
-    pretrained=False, # Where to transfer from, as for `read_source`: True, a name, a folder, two files, a learner, vectors, 'hf://…'
+    pretrained=False, # Where to transfer from, as for `read_source`: True, a name, a folder, two files, a learner, vectors, 'hf://…'; or a list of several
     project=False, # Project the source's vectors to `n_factors`, where widths differ
     id_map:dict=None, # Column → dict, two-column frame or function: from a label to the source's, where names differ
     fill=None, # What rows that the source lacks begin with: 'mean' (by default), 'zeros', 'fresh', 'normal', or a function
@@ -448,12 +563,16 @@ def collab_learner(
     transfers = pretrained is not None and pretrained is not False
     if not transfers: _refuse('is for `pretrained`, and there is none', project=project or None, id_map=id_map, fill=fill,
         solve=solve, compare_source=compare_source)
-    check_count('n_factors', n_factors, 'the width of the vectors')
+    _check_n_factors(n_factors, vocab_of(dls))
+    _check_layers(layers)
     if use_nn and not isinstance(n_factors, _Default): _check_hidden(n_factors, emb_szs, layers)
     if transfers:
         folder = Path(kwargs.get('path') or getattr(dls,'path','.'))/kwargs.get('model_dir','models')
-        src = read_source(pretrained, folder, vocab_of(dls))
-        widths = _source_widths(src)
+        if are_several(pretrained): src = read_sources(pretrained, folder, vocab_of(dls))
+        else: src = read_source(pretrained, folder, vocab_of(dls))
+        widths = [max(w for o in src for w in _source_widths(o))] if isinstance(src, list) else _source_widths(src)
+        if len(set(widths))>1 and not isinstance(src, list) and not use_nn and not project: raise ValueError(f"The source has vectors of {widths[0]} factors for users and {widths[1]} "
+            "for items, and a dot product has one width: pass `n_factors` and `project=True`")
         if isinstance(n_factors, _Default) and widths and not use_nn and not project: n_factors = widths[0]
         if use_nn and not project and len(widths)==2: emb_szs = ifnone(emb_szs, widths)
     model = _make_model(dls, n_factors, use_nn, emb_szs, layers, config)
@@ -469,7 +588,7 @@ def _one_row(row, names):
     if isinstance(row, (tuple,list)) and len(row)>1: row = dict(zip(names, row))
     df = pd.DataFrame([row]) if isinstance(row, dict) else row
     if not isinstance(df, pd.DataFrame) or len(df)!=1: raise ValueError(
-        f"`predict` takes one row with {list(names)}; for more, use `get_preds(dl=learn.test_dl(df))`")
+        f"`predict` takes one row with {list(names)}, as in `learn.predict(({', '.join(map(str, names))}))`; for more, use `get_preds(dl=learn.test_dl(df))`")
     return df
 
 @patch

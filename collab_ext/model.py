@@ -133,6 +133,10 @@ def _rows_of(emb, idx): return emb.weight.detach()[idx.to(emb.weight.device)].cp
 
 def _label_rows(model, arr, is_item):
     labels = L(arr) if isinstance(arr, (str,int)) else arr
+    name = model.items if is_item else model.users
+    known = set(model.classes[name])
+    bad = [o for o in labels if o not in known]
+    if bad: raise KeyError(f"The model has no row for {len(bad)} {name} ({', '.join(map(repr, bad[:3]))}), not in the training set: leave out what is unknown")
     return model._get_idx(labels, is_item)
 
 # %% ../nbs/02a_model.ipynb #67df58f0

@@ -129,7 +129,9 @@ def with_items(
     if items is None: return res
     items = _by_label(items, name)
     cols = [o for o in items if o not in res]
-    rows = match_rows(label_list('items', items.index), as_labels(res[name]))
+    labels,shown = label_list('items', items.index),as_labels(res[name])
+    rows = match_rows(labels, shown)
+    if len(rows) and (rows<0).all(): warn(f"`items` says nothing of what is shown: {name!r} is such as {shown[0]!r} there, and such as {labels[0]!r} in `items`" if labels else "`items` is empty")
     found = items[cols].reset_index(drop=True).reindex(rows.numpy()) # NaN for row -1
     return pd.concat([res, found.set_axis(res.index)], axis=1)
 
@@ -161,17 +163,20 @@ def new_ratings(
     "Ratings of new users under a vocabulary of their own"
     ds = train_data(learn.dls)
     (user,item),name = learn.vocab.names,ds.rating_name
-    wanted = [user,item] if _all_alike(ds.summary().values) else [user,item,name]
-    if not isinstance(ratings, pd.DataFrame): raise ValueError(f"`ratings` is a frame with the columns {wanted}, not a "
-        f"{type(ratings).__name__}")
+    are_clicks = hasattr(learn.dls.train, 'n_neg')
+    wanted = [user,item] if are_clicks or _all_alike(ds.summary().values) else [user,item,name]
+    if isinstance(ratings, dict) and not all(map(is_listy, ratings.values())): raise ValueError(f"`ratings` is a frame with the columns {wanted}, "
+        f"not a dict of single values: make one, as in `pd.DataFrame(dict({user}=…, {item}=…))`")
+    ratings = as_frame(ratings)
     check_columns(ratings)
     missing = [o for o in wanted if o not in ratings.columns]
     if missing: raise KeyError(f"`ratings` has no column {missing[0]!r}; it has {list(ratings.columns)}, and needs "
         f"{wanted}: rename its columns")
     if not len(ratings): raise ValueError("`ratings` is empty: give each new user at least one")
     if name not in ratings: ratings = pd.concat([ratings, pd.Series(1., index=ratings.index, name=name)], axis=1)
-    if hasattr(learn.dls.train, 'n_neg'): ratings,_ = as_counts(ratings, user, item, name)
-    try: ratings = check_ratings(ratings, user, item, name, duplicates='last')
+    if are_clicks: ratings,_ = as_counts(ratings, user, item, name)
+    y_range = None if are_clicks else getattr(get_model(learn.model), 'y_range', None)
+    try: ratings = check_ratings(ratings, user, item, name, y_range=y_range, duplicates='last')
     except ValueError as e: raise ValueError(f"`ratings`: {e}") from None
     vocab = Vocab({user:[NA]+as_labels(pd.unique(ratings[user])), item:learn.vocab.labels[1]})
     empty = Ratings(vocab, rating_name=name, counts=ds.counts)

@@ -44,12 +44,15 @@ class RatingMatrix:
         "Values of ratings in the order of their users (`s=0`) or items (`s=1`)"
         return vals if s==0 else vals.index_select(0, self.item_order)
 
-    def by(self, s, vals):
-        "Sparse matrix of `vals`, one row for each user (`s=0`) or item (`s=1`)"
+    def by(self, s, vals, part=slice(None)):
+        "Sparse matrix of `vals`, one row for each user (`s=0`) or item (`s=1`), or for a `part` of them"
+        first,last,_ = part.indices(self.sizes[s])
+        start = self.start[s][first:last+1]
+        at = slice(start[0], start[-1])
+        cols,vals = self.others[s][at].long(),self.by_row(s, vals)[at]
         with warnings.catch_warnings():
             warnings.filterwarnings('ignore', 'Sparse CSR')
-            shape = self.sizes[s],self.sizes[1-s]
-            return torch.sparse_csr_tensor(self.start[s], self.others[s].long(), self.by_row(s, vals), shape, check_invariants=False)
+            return torch.sparse_csr_tensor(start-start[0], cols, vals, (last-first, self.sizes[1-s]), check_invariants=False)
 
 # %% ../nbs/04a_rows.ipynb #8adbdd24
 def compiled_rows(path=None): # 'numba', 'torch', or None for what is there
@@ -87,12 +90,14 @@ def row_sums(
     x:Tensor, # Rows of the other side (m × k)
     vals:Tensor=None, # What each rating multiplies (in the order of `rm.y`); ones by default
     path=None, # 'numba' or 'torch'; what is there by default
+    part:slice=slice(None), # Consecutive rows to sum for; all by default
 )->Tensor: # n × k
     "Sum of the other side's rows over the ratings of each row"
     loops = compiled_rows(path)
-    if loops is None: return rm.by(s, torch.ones_like(rm.y) if vals is None else vals)@x
+    if loops is None: return rm.by(s, torch.ones_like(rm.y) if vals is None else vals, part)@x
     weight = rm.y[:0] if vals is None else rm.by_row(s, vals)
-    res = loops.sums(_np(rm.start[s]), _np(rm.others[s]), _np(weight, np.float32), _np(x, np.float32), loop_threads())
+    first,last,_ = part.indices(rm.sizes[s])
+    res = loops.sums(_np(rm.start[s][first:last+1]), _np(rm.others[s]), _np(weight, np.float32), _np(x, np.float32), loop_threads())
     return torch.from_numpy(res)
 
 # %% ../nbs/04a_rows.ipynb #ba01dadd
@@ -150,12 +155,11 @@ def _padded_ratings(start, count):
     return torch.where(there, start[:,None]+at, 0),there
 
 # %% ../nbs/04a_rows.ipynb #ce8779bb
-def _gaussian_torch(start, others, rows, weight, target, other, prior, noise, own_group, n_groups, sampled):
+def _gaussian_torch(start, others, rows, weight, target, other, prior, noise, own_group, n_groups, sampled, mean):
     k = prior.precision.shape[-1]
     count = (start[1:]-start[:-1])[rows]
     cov_xx,cov_x,cov_o = split_cov(other.cov)
     x = F.pad(other.x, (0,0,0,1)) # a row of zeros, for padding
-    mean = torch.empty(len(rows), k)
     error = torch.empty(len(rows), dtype=torch.float64)
     total = torch.zeros(n_groups, k, k, dtype=torch.float64)
     n_total = torch.zeros(n_groups, dtype=torch.int64)
@@ -180,7 +184,7 @@ def _gaussian_torch(start, others, rows, weight, target, other, prior, noise, ow
         if take.any():
             total.index_add_(0, own_group[r[take]], torch.cholesky_inverse(L[take]).double())
             n_total.index_add_(0, own_group[r[take]], torch.ones(int(take.sum()), dtype=torch.int64))
-    return mean,error,total,n_total
+    return error,total,n_total
 
 # %% ../nbs/04a_rows.ipynb #1ff8b557
 def gaussian_rows(
@@ -195,6 +199,7 @@ def gaussian_rows(
     group:Tensor=None, # Group of each row (n); one for all by default
     sampled:Tensor=None, # Rows whose covariances are averaged (n, bool); `evenly_sampled` by default
     path=None, # 'numba' or 'torch'; what is there by default
+    in_place=False, # Write the means over those of the prior? All rows are solved for, then
 )->SolvedSide:
     "Posterior means of one side's rows, given the other side, and average covariances by group"
     n = rm.sizes[s]
@@ -205,15 +210,16 @@ def gaussian_rows(
     target = rm.by_row(s, target)
     weight = weight if weight is None else rm.by_row(s, weight)
     loops = compiled_rows(path)
-    if loops is None: res = _gaussian_torch(rm.start[s], rm.others[s], rows, weight, target, other, prior, noise, group, n_groups, sampled)
+    mean = prior.mean if in_place else torch.empty(len(rows), prior.mean.shape[1])
+    if loops is None: res = _gaussian_torch(rm.start[s], rm.others[s], rows, weight, target, other, prior, noise, group, n_groups, sampled, mean)
     else:
         f32 = np.float32
         ratings = _np(rm.start[s]),_np(rm.others[s]),_np(rows),_np(target[:0] if weight is None else weight, f32),_np(target, f32)
         given = _np(other.x, f32),_np(other.offset, f32),_np(other.group),*[_np(o, f32) for o in split_cov(other.cov)]
         expected = _np(prior.precision, f32),_np(prior.mean, f32),_np(prior.kind)
-        res = loops.gaussian(*ratings, *given, *expected, noise, _np(group), n_groups, _np(sampled), loop_threads())
+        res = loops.gaussian(*ratings, *given, *expected, noise, _np(group), n_groups, _np(sampled), mean.numpy(), loop_threads())
         res = [torch.from_numpy(o) for o in res]
-    mean,error,total,n_total = res
+    error,total,n_total = res
     return SolvedSide(mean, error, (total/n_total.clamp(min=1)[:,None,None]).float(), n_total)
 
 # %% ../nbs/04a_rows.ipynb #416f5ba3

@@ -248,18 +248,20 @@ def _gaussian(lo, hi, rows, start, others, weight, target, x, offset, group, cov
     h = np.zeros(shape[1], np.float32)
     right = np.zeros(shape[1], np.float32)
     weights = np.zeros(len(cov_o), np.float32)
+    expected = np.zeros(k, np.float32)
     for i in range(lo, hi):
         r = rows[i]
+        expected[:] = mu[r] # which `mean` may take the place of
         A[:] = 0
         h[:] = 0
         weights[:] = 0
         c = _add_ratings(A, h, weights, block, w, start, others, weight, target, x, offset, group, r)
         c += _add_uncertainty(A, h, weights, cov_xx, cov_x, cov_o)
         P = precision[kind[r]]
-        _add_prior(A, right, h, P, mu[r], noise)
+        _add_prior(A, right, h, P, expected, noise)
         _factorise(A, k)
         _solve(A, right, mean[i], k)
-        error[i] = c+_misfit(mean[i], h, P, mu[r], noise)
+        error[i] = c+_misfit(mean[i], h, P, expected, noise)
         if sampled[r]:
             _add_inverse(A, Z, total[own_group[r]], k)
             n_total[own_group[r]] += 1
@@ -273,10 +275,9 @@ def _padded(x):
     return res
 
 def gaussian(start, others, rows, weight, target, x, offset, group, cov_xx, cov_x, cov_o, precision, mu, kind, noise, own_group, n_groups,
-    sampled, threads=1):
-    "Posterior means, errors, and summed covariances by group; see `gaussian_rows`"
+    sampled, mean, threads=1):
+    "Posterior means, written to `mean`, errors, and summed covariances by group; see `gaussian_rows`"
     k = precision.shape[-1]
-    mean = np.empty((len(rows),k), np.float32)
     error = np.empty(len(rows))
     cov = _padded(cov_xx),_padded(cov_x),cov_o
     args = (rows, start, others, weight, target, x, offset, group, cov, _padded(precision), mu, kind, float(noise),
@@ -288,7 +289,7 @@ def gaussian(start, others, rows, weight, target, x, offset, group, cov_xx, cov_
         return total.astype(np.float64),n_total
     cost = np.diff(start)[rows]*(15+k*k/16) + k*k*(k/12+n_groups/16) + 200
     found = in_threads(part, work_shares(cost), threads)
-    return mean, error, sum(o[0] for o in found), sum(o[1] for o in found)
+    return error, sum(o[0] for o in found), sum(o[1] for o in found)
 
 # %% ../nbs/04b_rows_numba.ipynb #c67baeb9
 @compiled

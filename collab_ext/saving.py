@@ -206,7 +206,7 @@ def _sparse_flaw(start, cols, vals, shape):
 def _linear_flaw(mine, state, sizes):
     "What is wrong with the weights `state` of a linear model, or None"
     if set(mine)!=set(state): return f"it has {sorted(set(mine)^set(state))[:4]} alone or not at all"
-    free = {'indices','data','R.indices','R.data','V','W'} # as long as there are interactions, and singular vectors
+    free = {'indices','data','R.indptr','R.indices','R.data','V','W'} # as long as there are interactions, rows of a source, and singular vectors
     bad = [k for k,v in state.items() if k not in free and v.shape!=mine[k].shape]
     if bad: return f"`{bad[0]}` has shape {tuple(state[bad[0]].shape)} instead of {tuple(mine[bad[0]].shape)}"
     bad = [k for k,v in state.items() if not v.isfinite().all()]
@@ -214,7 +214,8 @@ def _linear_flaw(mine, state, sizes):
     if 'V' in state:
         is_low_rank = state['V'].ndim==2 and len(state['V'])==sizes[1] and state['W'].shape==state['V'].T.shape
         if not is_low_rank: return "its singular vectors are not those of its items"
-    flaws = [_sparse_flaw(*[state[p+o] for o in _sparse_parts], sizes) for p in ('','R.') if p+'indptr' in state]
+    shapes = {'':sizes, 'R.':(max(len(state.get('R.indptr', ()))-1, sizes[0]),sizes[1])} # a source's people are rows below the users
+    flaws = [_sparse_flaw(*[state[p+o] for o in _sparse_parts], shape) for p,shape in shapes.items() if p+'indptr' in state]
     return first(filter(None, flaws))
 
 def _number_settings(theirs, mine):
@@ -228,13 +229,15 @@ def _write_linear(model, state, settings):
     dtypes = {k:v.dtype for k,v in linear_state(model).items()}
     state = {k:v.to(dtypes[k]) for k,v in state.items()}
     if isinstance(model, GraphFilter):
+        n_rows = len(state['R.indptr'])-1
         parts = [state.pop(f'R.{o}').numpy() for o in ('data','indices','indptr')]
-        model.R = sp.csr_matrix(tuple(parts), shape=(len(state['indptr'])-1,model.n_items))
+        model.R = sp.csr_matrix(tuple(parts), shape=(n_rows,model.n_items))
         model.RT = model.R.T.tocsr()
         model.sharpen = settings['sharpen']
     state.pop('none')
     model.__dict__['_buffers'] = state # a new dict, so that no solver takes it for its own
     model.settings = settings
+    model.asked,model.trial,model.source_weight = dict(settings),None,0.
     model.value_weight = settings.get('value_weight', 0.)
 
 def load_linear(
@@ -318,3 +321,22 @@ def load_vocab(self:CollabLearner,
         keep_prior(model, None)
         self.record(transfer)
     return self
+
+# %% ../nbs/06a_saving.ipynb #5efd935f
+@patch
+@delegates(Learner.export)
+def export(self:CollabLearner,
+    fname:str|Path='export.pkl', # Name of the file, in `path`
+    **kwargs
+):
+    "As `Learner.export`; the learner keeps its data, and an older file stays, if that fails"
+    check_kwargs(kwargs, 'export', Learner.export)
+    _check_path('fname', fname)
+    file = self.path/fname
+    if file.is_dir(): raise ValueError(f"`fname` is the name of a file, and {file} is a folder: name a file in it")
+    file.parent.mkdir(parents=True, exist_ok=True)
+    part = file.with_name(f'.{file.name}.part').absolute()
+    try:
+        with unchanged_on_error(self): Learner.export(self, part, **kwargs)
+        if part.exists(): part.replace(file) # of several processes, one writes
+    finally: part.unlink(missing_ok=True)

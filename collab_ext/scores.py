@@ -9,9 +9,9 @@ Docs: https://collab-ext.github.io/collab_ext/scores.html.md"""
 # %% auto #0
 __all__ = ['level_columns', 'shared_levels', 'small_system', 'Errors', 'levels_for', 'cell_keys', 'cell_parts', 'different',
            'find_sorted', 'sizes_of', 'columns_of', 'ComparisonScores', 'positions', 'ScoreSystem', 'expected',
-           'expected_moments', 'Posterior', 'conjugate_gradients', 'dense_matrix', 'solve_posterior', 'newton_step',
-           'newton_from', 'label_codes', 'random_signs', 'system_noise', 'posterior_draws', 'error_roots',
-           'difference_sd', 'posterior_errors', 'learned_variance']
+           'n_points_for', 'expected_moments', 'Posterior', 'conjugate_gradients', 'dense_matrix', 'solve_posterior',
+           'newton_step', 'newton_from', 'label_codes', 'random_signs', 'system_noise', 'errors_of_draws',
+           'posterior_draws', 'error_roots', 'difference_sd', 'posterior_errors', 'learned_variance']
 
 # %% ../nbs/12b_scores.ipynb #8a81b317
 import hashlib, scipy.sparse as sp
@@ -59,10 +59,21 @@ def different(
 )->tuple: # The different ones in ascending order, and the position of each number among them
     "`np.unique`, without sorting where the numbers lie close together"
     most = keys.max(initial=-1)+1
-    if most>4*len(keys): return np.unique(keys, return_inverse=True)
+    if most>16*len(keys): return _by_sorting(keys, int(most))
     there = np.zeros(most, bool)
     there[keys] = True
     return np.flatnonzero(there),(np.cumsum(there)-1)[keys]
+
+def _by_sorting(keys, most):
+    "`np.unique`, by one sort of numbers that hold a key and its position"
+    bits = len(keys).bit_length()
+    if most>2**(62-bits): return np.unique(keys, return_inverse=True)
+    both = np.sort(keys<<bits | np.arange(len(keys)))
+    keys,order = both>>bits,both&(2**bits-1)
+    is_new = np.concatenate([[True], keys[1:]!=keys[:-1]])
+    at = np.empty(len(keys), np.int64)
+    at[order] = np.cumsum(is_new)-1
+    return keys[is_new],at
 
 # %% ../nbs/12b_scores.ipynb #3e4c9630
 def find_sorted(
@@ -114,11 +125,22 @@ class ComparisonScores(nn.Module):
         n_items = len(keys.get('item', ()))
         self.register_buffer('item_mean', torch.zeros(n_items, dtype=torch.double)) # what a source says
         self.register_buffer('item_known', torch.zeros(n_items, dtype=torch.bool)) # of which items
+        self.keep_draws(None)
+        self.keep_factors(np.zeros((sizes['contributor'],0)), np.zeros((sizes['item'],0)))
 
     def know(self, prior):
         "Keep what a solver has learned besides the scores, as plain data, or None"
         self.prior = prior
+        if prior and 'tie' in prior: self.law.tie = prior['tie']
         return self
+    def keep_draws(self, draws):
+        "Keep draws of the errors of all scores (scores × draws), with which a solver may begin; None for none"
+        kept = torch.zeros(0, 0) if draws is None else torch.as_tensor(draws).float()
+        self.register_buffer('draws', kept)
+    def keep_factors(self, contributor, item):
+        "Keep factors (contributors × factors, items × factors): where a contributor has no score of an item, their product stands for it"
+        self.register_buffer('contributor_factors', torch.as_tensor(contributor).double())
+        self.register_buffer('item_factors', torch.as_tensor(item).double())
     def keys(self, level):
         "Keys of the scores of a level, in ascending order (array)"
         return to_np(getattr(self, f'{level}_keys'))
@@ -140,7 +162,7 @@ def from_data(cls:ComparisonScores,
     "A model for comparisons"
     sizes = sizes_of(ds)
     sides = [columns_of(ds.ids, o) for o in (False,True)]
-    n_there = [len(ds.ids[:,o].unique()) for o in (0,3)]
+    n_there = [int(np.count_nonzero(np.bincount(sides[0][o]))) for o in ('contributor','criterion')]
     levels = ifnone(levels, levels_for(*n_there))
     for o in levels: check_choice('levels', o, level_columns)
     def unique(cols): return different(np.concatenate([cell_keys(cols, o, sizes) for o in sides]))[0]
@@ -163,8 +185,15 @@ def level_scores(self:ComparisonScores,
 )->Tensor: # n
     "Scores of one level for row numbers; zero where it has none"
     at = torch.from_numpy(positions(self, level, parts))
-    if not len(self.score(level)): return torch.zeros(len(at), dtype=torch.double)
-    return torch.where(at>=0, self.score(level)[at.clamp(min=0)], 0.)
+    other = self.factor_scores(parts) if level=='contributor' else torch.zeros(len(at), dtype=torch.double)
+    if not len(self.score(level)): return other
+    return torch.where(at>=0, self.score(level)[at.clamp(min=0)], other)
+
+@patch
+def factor_scores(self:ComparisonScores, parts:dict)->Tensor:
+    "What factors say of contributors and items"
+    who,what = [torch.from_numpy(parts[o]) for o in ('contributor','item')]
+    return (self.contributor_factors[who]*self.item_factors[what]).sum(1)
 
 @patch
 def shared_scores(self:ComparisonScores, parts:dict)->Tensor:
@@ -219,7 +248,8 @@ class ScoreSystem:
         if merge: pairs,self.y,self.w = _merged(pairs, self.y, self.w)
         self.pairs = pairs.T # n × 2, each column in one piece
         self.columns = pairs[1].astype(np.int32) # as sparse matrices want them
-        self.ends = np.searchsorted(pairs[0], np.arange(len(self.cells)+1)).astype(np.int32)
+        self.ends = np.searchsorted(pairs[0], np.arange(len(self.cells)+1)).astype(np.int32) # of merged pairs
+        self.first = np.flatnonzero(np.diff(self.ends)) # cells that are the first of some pair
         self.parts = cell_parts(self.used, self.cells, sizes)
         self.contributor = self.parts.get('contributor')
         self.at = {l:positions(model, l, self.parts) for l in self.levels}
@@ -232,14 +262,24 @@ class ScoreSystem:
         first,second = self.pairs.T
         return z.take(second, 0)-z.take(first, 0)
     def total(self, v, sign=-1.):
-        "Sums over the pairs of each cell: `v` of those in which it is second, and `sign` times `v` of the others"
-        above = self.above(v)
-        one = np.ones(len(self.cells))
-        return above.T@one + sign*(above@one)
+        "Sums over the merged pairs of each cell: `v` of those in which it is second, and `sign` times `v` of the others"
+        res = np.bincount(self.pairs[:,1], v, len(self.cells))
+        if len(v): res[self.first] += sign*np.add.reduceat(v, self.ends[self.first])
+        return res
     def above(self, v):
         "A sparse matrix (cells × cells) with the values `v` of merged pairs, above its diagonal"
         n = len(self.cells)
         return sp.csr_matrix((v, self.columns, self.ends), shape=(n,n))
+    def product(self, W, dtype=np.float64):
+        "The second derivatives of the answers' loss in the scores of cells, as a function that multiplies them with an array (cells × columns)"
+        above,diagonal = self.above(W).astype(dtype, copy=False),self.total(W, 1.)[:,None].astype(dtype)
+        below = above.T
+        def times(z):
+            res = diagonal*z
+            res -= above@z
+            res -= below@z
+            return res
+        return times
 
 # %% ../nbs/12b_scores.ipynb #3913d33e
 @patch(as_prop=True)
@@ -286,6 +326,15 @@ def expected(
         for t,w in zip(nodes, weights/weights.sum()): res[o] += w*_of_law(f, d[o]+t*sd[o] if t else d[o])
     return res
 
+# %% ../nbs/12b_scores.ipynb #ffe567b0
+def n_points_for(
+    sd, # Standard errors of differences, or None
+)->int:
+    "How many points of the quadrature are enough"
+    if sd is None: return 1
+    variance = sd@sd/max(len(sd), 1)
+    return 2 if variance<.1 else 3 if variance<1 else 5
+
 # %% ../nbs/12b_scores.ipynb #1432072d
 def expected_moments(
     law, # One of `root_laws`
@@ -312,10 +361,12 @@ class Posterior:
         tau=1., # How much more (or less) consistent answers are than the law says
         scale=None, # Scale of each contributor
         sd=None, # Standard error of each difference; none by default
+        bend=None, # Second derivative of each score's prior; its precision by default, as it is of a normal prior
     ):
         store_attr()
+        self.bend = ifnone(bend, precision)
         self.Z,self.Zt = system.design(scale)
-        self.n_points = 3 if sd is None or sd@sd<len(sd) else 5 # of quadrature: the less is known, the more
+        self.n_points = n_points_for(sd)
 
     def average(self, f, d): return expected(f, d, self.sd, self.n_points)
     def differences(self, x): return self.system.difference(self.Z@x)
@@ -327,13 +378,16 @@ class Posterior:
     def gradient(self, x, d):
         residual = self.tau*self.system.w*self.law.slope*(self.average(self.law.mean, d)-self.system.y)
         return self.Zt@self.system.total(residual) + self.precision*(x-self.mean)
+    def answers(self, d):
+        "How much the answers' loss changes with the score of each cell, and the curvature of each comparison"
+        mean,variance = expected_moments(self.law, d, self.sd, self.n_points)
+        weight = self.tau*self.law.slope*self.system.w
+        return self.system.total(weight*(mean-self.system.y)),self.law.slope*weight*variance
     def derivatives(self, x, d):
         "Gradient, and curvature of each comparison"
-        mean,variance = expected_moments(self.law, d, self.sd, self.n_points)
-        slope = self.law.slope
-        weight = self.tau*slope*self.system.w
-        return self.Zt@self.system.total(weight*(mean-self.system.y)) + self.precision*(x-self.mean),slope*weight*variance
-    def curvature(self, d): return self.tau*self.system.w*self.law.slope**2*self.average(self.law.variance, d)
+        of_cells,W = self.answers(d)
+        return self.Zt@of_cells + self.precision*(x-self.mean),W
+    def curvature(self, d): return self.answers(d)[1]
 
     def diagonal(self, W):
         "Diagonal of the matrix of second derivatives, without what the cells of a comparison share"
@@ -344,14 +398,10 @@ class Posterior:
 
     def product(self, W, dtype=np.float64):
         "The matrix of second derivatives, as a function that multiplies it with an array (unknowns × columns)"
-        Z,Zt,above = [o.astype(dtype, copy=False) for o in (self.Z,self.Zt,self.system.above(W))]
-        below,of_cells,precision = above.T,self.system.total(W, 1.)[:,None].astype(dtype),self.precision[:,None].astype(dtype)
+        Z,Zt = [o.astype(dtype, copy=False) for o in (self.Z,self.Zt)]
+        of_cells,precision = self.system.product(W, dtype),self.precision[:,None].astype(dtype)
         def times(v):
-            z = Z@v
-            res = of_cells*z
-            res -= above@z
-            res -= below@z
-            res = Zt@res
+            res = Zt@of_cells(Z@v)
             res += precision*v
             return res
         return times
@@ -428,16 +478,18 @@ def newton_step(
 )->tuple: # Better scores, and the largest change
     "One step of Newton's method towards the best scores"
     d = posterior.differences(x)
-    return newton_from(posterior, x, d, *posterior.derivatives(x, d), tol, dense)
+    return newton_from(posterior, x, d, *posterior.derivatives(x, d), tol, dense)[:2]
 
 def newton_from(
     posterior, x, d, gradient, W, tol=1e-2, dense=small_system # As for `newton_step`, with the derivatives at the scores
-)->tuple: # Better scores, and the largest change
+)->tuple: # Better scores, the largest change, and the differences of the better scores
     "One step of Newton's method with derivatives that are known"
-    step = solve_posterior(posterior, W, gradient[:,None], tol, dense=dense)[:,0]
+    curved = copy(posterior)
+    curved.precision = posterior.bend
+    step = solve_posterior(curved, W, gradient[:,None], tol, dense=dense)[:,0]
     along = posterior.differences(step)
     t = 1. if posterior.law.bend*posterior.law.slope*np.abs(along).max(initial=0)<1.7 else _step_size(posterior, x, step, d, along)
-    return x-t*step,np.abs(t*step).max(initial=0)
+    return x-t*step,np.abs(t*step).max(initial=0),d-t*along
 
 def _step_size(posterior, x, step, d, along):
     "The largest of 1, 1/2, 1/4, … by which the energy does not rise"
@@ -498,6 +550,15 @@ def system_noise(
 # %% ../nbs/12b_scores.ipynb #66d00344
 Errors = namedtuple('Errors', 'variance sd cov draws') # Variance of each score; standard error of each difference; covariance of a small system, or else draws
 
+def errors_of_draws(
+    system:ScoreSystem, # Comparisons
+    Z, # Its map from scores to those of cells
+    draws:np.ndarray, # Errors of all scores (scores × draws)
+)->Errors:
+    "Variances and standard errors by draws"
+    res = Errors((draws**2).mean(1), None, None, draws)
+    return res._replace(sd=difference_sd(system, Z, res))
+
 def posterior_draws(
     posterior:Posterior, # Scores given comparisons
     W:np.ndarray, # Curvatures of the comparisons
@@ -544,13 +605,11 @@ def posterior_errors(
 )->Errors:
     "Variances of scores and standard errors of differences"
     if W is None: W = posterior.curvature(posterior.differences(x))
-    if len(x)<=dense:
-        cov = np.linalg.inv(dense_matrix(posterior, W))
-        res = Errors(np.diag(cov).copy(), None, cov, None)
-    else:
+    if len(x)>dense:
         guess = before.draws if before is not None and before.draws is not None and before.draws.shape[1]==n_draws else None
-        draws = posterior_draws(posterior, W, n_draws, tol, guess, dense)
-        res = Errors((draws**2).mean(1), None, None, draws)
+        return errors_of_draws(posterior.system, posterior.Z, posterior_draws(posterior, W, n_draws, tol, guess, dense))
+    cov = np.linalg.inv(dense_matrix(posterior, W))
+    res = Errors(np.diag(cov).copy(), None, cov, None)
     return res._replace(sd=difference_sd(posterior.system, posterior.Z, res))
 
 # %% ../nbs/12b_scores.ipynb #6b075573

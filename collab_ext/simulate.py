@@ -11,6 +11,7 @@ __all__ = ['Simulated', 'simulate_ratings', 'cross_domain_split', 'simulate_clic
 
 # %% ../nbs/01b_simulate.ipynb #83ed080c
 from fastai.basics import *
+from .args import *
 
 # %% ../nbs/01b_simulate.ipynb #915dc6b7
 def _draw_pairs(rng, n_users, n_items, n):
@@ -25,6 +26,7 @@ def _draw_pairs(rng, n_users, n_items, n):
 
 Simulated = namedtuple('Simulated', 'ratings truth')
 
+@checks_names
 def simulate_ratings(
     n_users=200, # Number of users
     n_items=300, # Number of items
@@ -35,6 +37,7 @@ def simulate_ratings(
     seed=0, # Seed of the draw
 )->Simulated: # `ratings`: a frame (user, item, rating, time); `truth`: users × items array of ratings without noise
     "Ratings drawn from a dot-product model with biases, and the truth behind them"
+    for name,n in dict(n_users=n_users, n_items=n_items, n_ratings=n_ratings, n_factors=n_factors).items(): check_count(name, n, 'how many there are')
     if n_ratings > n_users*n_items//2:
         raise ValueError(f"{n_ratings} ratings are too many for {n_users}×{n_items} pairs: at most half of them are rated")
     rng = np.random.default_rng(seed)
@@ -54,6 +57,7 @@ def simulate_ratings(
     return Simulated(df, truth.clip(lo,hi))
 
 # %% ../nbs/01b_simulate.ipynb #76940008
+@checks_names
 def cross_domain_split(
     ratings:pd.DataFrame, # Ratings
     user_name=None, # Column of users; the first one by default
@@ -83,6 +87,7 @@ def cross_domain_split(
     return source,target
 
 # %% ../nbs/01b_simulate.ipynb #f9333b94
+@checks_names
 def simulate_clicks(
     n_users=200, # Number of users
     n_items=300, # Number of items
@@ -91,6 +96,7 @@ def simulate_clicks(
     seed=0, # Seed of the draw
 )->pd.DataFrame: # Users and items
     "Clicks: each user picks items with a probability that grows with the match of their tastes"
+    for name,n in dict(n_users=n_users, n_items=n_items, n_clicks=n_clicks, n_factors=n_factors).items(): check_count(name, n, 'how many there are')
     if n_clicks>n_items: raise ValueError(f"Nobody can pick {n_clicks} different items out of {n_items}")
     rng = np.random.default_rng(seed)
     u = rng.normal(size=(n_users,n_factors))

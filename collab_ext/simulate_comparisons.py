@@ -75,12 +75,17 @@ def _draw_pairs(rng, counts, sizes, active):
     is_active = rng.random(len(who))<active
     starts = sizes.cumsum()-sizes
     a,b = _draw_slots(rng, sizes[who], is_active)
+    n_slots,starts = sizes.sum(),starts[who]
+    def pair_keys(rows): return (starts[rows]+np.minimum(a[rows],b[rows]))*n_slots + starts[rows]+np.maximum(a[rows],b[rows])
+    keys = pd.Series(pair_keys(slice(None)))
+    again = np.flatnonzero(keys.duplicated())
     for i in range(1000):
-        low,high = starts[who]+np.minimum(a,b),starts[who]+np.maximum(a,b)
-        again = np.flatnonzero(pd.Series(low*sizes.sum()+high).duplicated())
         if not len(again): break
         a[again],b[again] = _draw_slots(rng, sizes[who[again]], is_active[again] & (i<2))
-    return who,a+starts[who],b+starts[who]
+        keys.iloc[again] = pair_keys(again)
+        rows = np.flatnonzero(keys.isin(keys.iloc[again])) # whose keys are new, or are now there twice
+        again = rows[keys.iloc[rows].duplicated()]
+    return who,a+starts,b+starts
 
 # %% ../nbs/12d_simulate_comparisons.ipynb #5e4c5263
 attacks = ('negate','push')

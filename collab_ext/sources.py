@@ -75,6 +75,9 @@ def learner_pair(
     if mean_in_biases and info.get('scale'): wgts = split_mean(wgts, info['counts'])
     return Pair(wgts, None, vocab_of(learn.dls), info, None)
 
+# %% ../nbs/03a_sources.ipynb #0a82e2b4
+def _is_state(o): return isinstance(o, dict) and len(o)>0 and all(isinstance(v, Tensor) for v in o.values())
+
 # %% ../nbs/03a_sources.ipynb #36ee4747
 def _is_two(o): return isinstance(o, (tuple,list)) and len(o)==2
 
@@ -100,6 +103,8 @@ def vector_source(
     "A source of vectors that were made elsewhere, for one side or both"
     if new_vocab is None: raise ValueError("Vectors are for a column of the new data: pass its labels, as `new_vocab`")
     bad = [o for o in vecs if o not in new_vocab]
+    if bad and _is_state(vecs): raise ValueError(f"These are weights ({bad[0]!r}, …) without the labels of their rows: "
+        "pass (weights, vocabulary), as in `(model.state_dict(), dls.classes)`")
     if bad: raise KeyError(f"There are vectors for {bad[0]!r}, but the columns of the new data are {list(new_vocab)}")
     if not vecs: raise ValueError(f"There are no vectors: name one of the columns {list(new_vocab)}")
     wgts,vocab = {},{k:[] for k in new_vocab}
@@ -151,14 +156,29 @@ def project_wgts(
     new = _svd_factors(*ws, n_factors) if together else [_svd_rows(w, n_factors) for w in ws]
     return {**wgts, **dict(zip(names, new))}
 
+# %% ../nbs/03a_sources.ipynb #977843ff
+def _not_found(*paths):
+    "Why there is no saved pair under any of `paths`"
+    pickled = first(o for o in paths if o.suffix=='.pkl' and o.is_file())
+    if pickled is not None: return (f"{pickled} is no weights file: if it is an exported learner that you trust, pass `load_learner(…)` of it; "
+        "if it is a vocabulary, pass (weights, vocabulary) paths")
+    stems = [str(pair_paths(o)[0]) for o in paths]
+    return f"There is no {' and no '.join(stems)} (a place on the hub is 'hf://owner/name')"
+
+def _named_file(name, folder, ext):
+    "A file by its path or by its name in `folder`, with or without its ending"
+    tried = [Path(name), folder/name, Path(f'{name}{ext}'), folder/f'{name}{ext}']
+    return first(o for o in tried if o.is_file()) or Path(name)
+
+def _named_files(names, folder): return [_named_file(o, folder, ext) for o,ext in zip(names, ('.pth','.pkl'))]
+
 # %% ../nbs/03a_sources.ipynb #dda97cce
 def _find_named(name, folder):
     "Path of the saved pair `name`, without endings"
     here,there = Path(name),folder/name
     found = {o.resolve():o for o in (here,there) if pair_paths(o)[0].is_file() or o.is_dir()}
     if len(found)>1: raise ValueError(f"{str(name)!r} could be any of {[str(o) for o in found]}: give the whole path")
-    if not found: raise FileNotFoundError(
-        f"There is no {pair_paths(here)[0]} and no {pair_paths(there)[0]} (a place on the hub is 'hf://owner/name')")
+    if not found: raise FileNotFoundError(_not_found(here, there))
     res = first(found.values())
     return find_pair(res) if res.is_dir() else res
 
@@ -198,8 +218,11 @@ def push_to_hub(
 # %% ../nbs/03a_sources.ipynb #da021291
 def _makes_pair(o): return callable(getattr(o, 'as_pair', None))
 
+def _are_state_and_vocab(o): return _is_two(o) and _is_state(o[0]) and isinstance(o[1], (dict,list,tuple,L,Vocab))
+
 _model_kinds = [ # (is it of this kind?, its `Pair`)
     (lambda o: isinstance(o, Pair), lambda o,folder,new_vocab: o),
+    (_are_state_and_vocab, lambda o,folder,new_vocab: Pair(dict(o[0]), None, as_vocab(o[1]), {}, None)),
     (_makes_pair, lambda o,folder,new_vocab: o.as_pair()),
     (lambda o: isinstance(o, Learner), lambda o,folder,new_vocab: learner_pair(o))]
 
@@ -221,7 +244,7 @@ def _is_on_hub(o): return _is_text(o) and str(o).startswith('hf://')
 
 _file_kinds = [ # (is it of this kind?, its `Pair`)
     (lambda o: o is True, lambda o,folder,new_vocab: read_pair(find_pair(folder))),
-    (_are_paths, lambda o,folder,new_vocab: read_pair(*o)),
+    (_are_paths, lambda o,folder,new_vocab: read_pair(*_named_files(o, folder))),
     (_is_on_hub, lambda o,folder,new_vocab: read_pair(pull_from_hub(o[5:]))),
     (_is_text, lambda o,folder,new_vocab: read_pair(_find_named(o, folder)))]
 
@@ -236,8 +259,10 @@ def read_source(
 )->Pair: # Weights and vocabulary (a `Vocab`)
     "Weights and vocabulary to transfer from"
     read = first(read for knows,read in source_kinds if knows(source))
-    if read is None: raise ValueError(f"Cannot transfer from {source!r:.80}: a source is the name of a saved pair, a folder, "
-        "(weights, vocabulary) paths, a learner, vectors as dict(column=frame) or dict(column=(array, labels)), "
+    if isinstance(source, nn.Module): raise ValueError(f"A {type(source).__name__} has no labels of its rows: pass (weights, vocabulary), "
+        "as in `(model.state_dict(), dls.classes)`")
+    if read is None: raise ValueError(f"Cannot transfer from {' '.join(repr(source).split()):.80}: a source is the name of a saved pair, a folder, "
+        "(weights, vocabulary) as paths or as a state dict and its labels, a learner, vectors as dict(column=frame) or dict(column=(array, labels)), "
         "'hf://owner/name', or True")
     res = read(source, Path(folder), new_vocab)
     if res.vocab is not None: return res._replace(vocab=as_vocab(res.vocab))

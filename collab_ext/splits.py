@@ -62,6 +62,7 @@ def split_by_mask(
     train = ~valid if train is None else train
     return tuple(L(np.flatnonzero(o), use_list=None) for o in (train,valid))
 
+@checks_names
 def TimeSplitter(
     time_name, # Column of times: numbers or dates
     valid_pct=0.2, # Share of the ratings held out
@@ -77,6 +78,7 @@ def TimeSplitter(
     return _inner
 
 # %% ../nbs/01a_splits.ipynb #b1b774d3
+@checks_names
 def UserSplitter(
     user_name=None, # Column of users; the first one by default
     valid_pct=0.2, # Share held out of each user's ratings, or of the users if `whole`
@@ -107,6 +109,7 @@ def _places(times):
     res[times.argsort(kind='stable').to_numpy()] = np.arange(len(times))
     return res
 
+@checks_names
 def LeaveLastSplitter(
     time_name=None, # Column of times; the order of the rows by default
     user_name=None, # Column of users; the first one by default
@@ -146,6 +149,7 @@ def _folds(codes, n, seed):
     return fold_of_group[codes]
 
 # %% ../nbs/01a_splits.ipynb #397a9745
+@checks_names
 def KFoldSplitters(
     n=5, # Number of folds
     seed=0, # Seed of the draw
@@ -160,6 +164,7 @@ def KFoldSplitters(
     return [partial(_fold, j) for j in range(n)]
 
 # %% ../nbs/01a_splits.ipynb #84c35364
+@checks_names
 def UserFoldSplitters(
     n=5, # Number of folds
     given_pct=0.5, # Share of a held-out user's ratings that is trained on; at least one, and not all, of two or more
@@ -190,6 +195,7 @@ def _window(times, lo, hi):
     if not valid.any(): raise ValueError(f"Column {times.name!r} has no ratings from {lo!r} {until}, so there is nothing to measure by: hold out more, or make fewer folds")
     return split_by_mask(valid, train)
 
+@checks_names
 def TimeFoldSplitters(
     time_name, # Column of times: numbers or dates
     n=None, # Number of folds; 3 by default

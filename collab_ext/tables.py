@@ -19,7 +19,7 @@ from .args import *
 table_names = ('u_weight','i_weight','u_bias','i_bias') # users' and items' vectors (rows × factors), users' and items' biases (rows × 1)
 
 layouts = dict(dot=dict(u_weight='u_weight.weight', i_weight='i_weight.weight', u_bias='u_bias.weight', i_bias='i_bias.weight'),
-    nn=dict(u_weight='embeds.0.weight', i_weight='embeds.1.weight'), lm=dict(u_weight='0.encoder.weight'),
+    nn=dict(u_weight='embeds.0.weight', i_weight='embeds.1.weight'), lm=dict(u_weight=('0.encoder.weight','encoder.weight')),
     factors=dict(u_weight='token_factors.weight', i_weight='label_factors.weight', u_bias='token_bias.weight', i_bias='label_bias.weight'),
     classifier=dict(u_weight='0.module.encoder.weight', i_bias=('1.label_bias','1.final_lin.bias'),
         i_weight=('1.pay_attn.lbs.weight','1.pay_attn.lbs_weight.weight','1.attn.lbs_weight.weight')))
@@ -78,6 +78,8 @@ def find_tables(
         _check_keys(keys, state)
         return dict(keys)
     res = _fullest(state)
+    nested = first(k for k,v in state.items() if isinstance(v, Mapping) and has_tables(v))
+    if not res and nested is not None: raise ValueError(f"The weights are under the key {nested!r}, beside {list(state)[:12]}: pass them alone, as in `wgts[{nested!r}]`")
     if not res: raise ValueError(f"No user or item table is known among the keys {list(state)[:12]}: say once where they are, as in "
         "`layouts['mine'] = dict(u_weight='users.weight', i_weight='items.weight')`")
     return res

@@ -35,7 +35,7 @@ def fold_loaders(
         return (_fresh(data) for _ in range(1))
     splitters = ifnone(splitters, 5)
     if isinstance(data, pd.DataFrame):
-        check_kwargs(kwargs, 'cross_validate', CollabDataLoaders.from_df, but=['ratings','splitter','valid_pct'])
+        check_kwargs(kwargs, 'cross_validate', ['splitters','k','eval_kwargs'], CollabDataLoaders.from_df, but=['ratings','splitter','valid_pct'])
         make = partial(CollabDataLoaders.from_df, data, **merge(dict(unknown='mean'), kwargs))
         return (make(splitter=o) for o in _splitters(splitters, seed))
     if not callable(data): raise ValueError(f"`data` is a frame of ratings, a function from a splitter to `DataLoaders`, "
@@ -100,6 +100,8 @@ def _fold_results(data, make_learner, splitters, k, seed, eval_kwargs, loaders_k
 
 def _check_validation(make_learner, seed, k, eval_kwargs):
     if not isinstance(eval_kwargs, dict): raise ValueError(f"`eval_kwargs` is a dict of arguments of `evaluate`, not {eval_kwargs!r}")
+    if isinstance(make_learner, Learner): raise ValueError("`make_learner` is a function that trains a new learner for each split, not a learner: "
+        "define one, as in `def make_learner(dls): return collab_learner(dls).solve()`")
     if not callable(make_learner): raise ValueError(f"`make_learner` is a function from `DataLoaders` to a trained "
         f"learner, not a {type(make_learner).__name__}")
     is_whole = isinstance(seed, (int,np.integer)) and not isinstance(seed, bool)
@@ -228,6 +230,7 @@ def _check_metric(metric, k):
     if not isinstance(metric, str): raise ValueError(f"`metric` is the name of a column of `cross_validate`, not {metric!r}")
     name = metric.removeprefix('valid_')
     if name not in (metric,'loss'): raise ValueError(f"There is no `metric` {metric!r}: only the loss is called `valid_loss`; did you mean `{name}`?")
+    if metric.split('@')[0] in _ranking and k is None: raise ValueError(f"`metric` is {metric!r}, which is of rankings: pass `k`, the length of the lists")
     if metric in _ranking and k is not None: raise ValueError(f"There is no `metric` {metric!r} where `k` is given: did you mean `{metric}@{check_lengths(k)[0]}`?")
 
 # %% ../nbs/09b_validate.ipynb #c8468424
@@ -281,6 +284,7 @@ def tune(
     **kwargs
 )->Tuned:
     "Search for the best settings"
+    if not isinstance(data, DataLoaders): check_kwargs(kwargs, 'tune', tune, CollabDataLoaders.from_df, but=['ratings','splitter','valid_pct'])
     eval_kwargs = eval_kwargs or {}
     _check_validation(make_learner, seed, k, eval_kwargs)
     check_space(space)

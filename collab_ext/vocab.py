@@ -259,7 +259,7 @@ class Vocab(Mapping):
         return self.labels[self.names.index(name)]
     def __iter__(self): return iter(self.names)
     def __len__(self): return 2
-    def __repr__(self): return f"Vocab({', '.join(f'{len(v)} {k}' for k,v in self.items())})"
+    def __repr__(self): return f"Vocab({', '.join(f'{len(v)-self.first_row(s)} {k}' for s,(k,v) in enumerate(self.items()))})"
     def __getstate__(self): return dict(self.__dict__, _indexes=[None,None], _columns=[None,None], _classes=None)
 
     @property
@@ -345,6 +345,8 @@ def as_vocab(
     item=None, # Name of the items' column; the second one by default
 )->Vocab: # Users first
     "`vocab` as a `Vocab`"
+    if isinstance(vocab, (str,Path)): raise ValueError(f"A vocabulary is a dict or a list of labels, not the text {str(vocab)!r:.80}: "
+        "if this is a file, open it with `read_vocab`")
     def is_name(o, name): return o is None or (pd.api.types.is_hashable(o) and o==name)
     if isinstance(vocab, Vocab) and all(map(is_name, (user,item), vocab.names)): return vocab
     return Vocab(vocab, user, item)

@@ -211,6 +211,25 @@ def test_sparse_ratings_are_no_worse_than_biases(y_range):
     error = np.sqrt(((pred-test.rating)**2).mean())
     assert error < 1.01*np.sqrt(((df.drop(test.index).rating.mean()-test.rating)**2).mean())
 
+@pytest.mark.parametrize('seed', range(3))
+def test_biases_of_few_ratings_are_as_good_as_with_their_true_variances(seed):
+    "As many ratings as rows: within 1 % of the error of the ridge solution that knows the variances"
+    rng = np.random.default_rng(seed)
+    sizes,n,variances = (400,600),1000,(.4,.25)
+    pairs = pd.DataFrame({o:rng.integers(0, m, 4*n) for o,m in zip(('user','item'), sizes)}).drop_duplicates().to_numpy()
+    truth = [v**.5*rng.normal(size=m) for v,m in zip(variances, sizes)]
+    y = 3+truth[0][pairs[:,0]]+truth[1][pairs[:,1]]+rng.normal(size=len(pairs))
+    rm = RatingMatrix(tensor(pairs[:n]), tensor(y[:n]), sizes)
+    mf = BayesMF.from_scratch(rm, 0, rm.y.mean().item(), sets=False)
+    for _ in range(6): mf.sweep()
+    X = np.zeros((n, sum(sizes)))
+    X[np.arange(n),pairs[:n,0]] = X[np.arange(n),sizes[0]+pairs[:n,1]] = 1
+    ridge = np.repeat([1/v for v in variances], sizes)
+    rows = np.linalg.solve(X.T@X+np.diag(ridge), X.T@(y[:n]-y[:n].mean()))
+    known = y[:n].mean()+rows[pairs[n:,0]]+rows[sizes[0]+pairs[n:,1]]
+    def rmse(pred): return np.sqrt(((pred-y[n:])**2).mean())
+    assert rmse(mf.predict(tensor(pairs[n:])).numpy()) < 1.01*rmse(known)
+
 @pytest.mark.parametrize('ratings', [[3.]*6, [1.,5,1,5,1,5], [1e6]*5+[2e6], [0.]*6])
 def test_ratings_that_tell_nothing(ratings):
     "One user, ratings all alike, in the millions: finite, and no worse than the mean"
@@ -235,3 +254,25 @@ def test_what_was_found_to_tell_nothing_stays_out(tmp_path):
     other = collab_learner(loaders(df, valid_pct=0), path=tmp_path).load('mine')
     with other.no_bar(),other.no_logging(): other.solve(1)
     assert not other.solver.mf.sets and other.solver.mf.sides[0].implicit is None
+
+@pytest.mark.parametrize('y_range', [None,(0,6)])
+def test_tables_that_are_made_again_say_the_same(y_range):
+    "Large tables of features and of implicit means are not kept"
+    from collab_ext.bayes import BayesMF
+    from collab_ext.model import Link
+    from collab_ext.rows import RatingMatrix
+    set_seed(0)
+    ids = torch.stack([torch.randint(1,300,(4000,)), torch.randint(1,40,(4000,))], 1)
+    rm = RatingMatrix(ids, torch.randint(1,6,(4000,)).float(), (300,40))
+    def trained(most):
+        mf = BayesMF.from_scratch(rm, 5, 0. if y_range else 3., Link(y_range))
+        mf.most_kept = most
+        for _ in range(6): mf.sweep()
+        return mf
+    kept,made = trained(10**6),trained(0)
+    assert kept.sides[0].told is not None and kept.sides[0].feats.table is not None
+    assert made.sides[0].told is None and made.sides[0].feats.table is None
+    assert made.sides[1].feats.table is not None # made of the larger side
+    for a,b in zip(kept.sides, made.sides):
+        torch.testing.assert_close(a.mean, b.mean, rtol=1e-3, atol=1e-4)
+        torch.testing.assert_close(a.prior_cov, b.prior_cov, rtol=1e-3, atol=1e-5)

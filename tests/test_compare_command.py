@@ -162,6 +162,25 @@ def test_readers_see_old_scores_until_the_commit(tmp_path, monkeypatch):
     assert len(seen)==6
     for o in seen: same(o, small_frames(), 0)
 
+@pytest.mark.parametrize('dialect', ['postgresql','mysql'])
+def test_types_that_other_databases_know(dialect, sim):
+    "The tables that would be made there: text without a length, whole numbers of 64 bits, double precision"
+    from importlib import import_module
+    from pandas.io.sql import SQLDatabase,SQLTable
+    learn = solved_learner(comparisons_of(sim.comparisons, {}, comparison_max=10), quiet=True, epochs=2)
+    mixed = pd.concat([learn.scores().assign(contributor=7), learn.scores().assign(contributor='ann')], ignore_index=True)
+    engine = sqlalchemy.create_engine('sqlite://')
+    made = {}
+    with engine.connect() as con:
+        for k,df in dict(score_frames(learn), mixed=with_typed_labels(mixed)).items():
+            table = SQLTable(k, SQLDatabase(con), frame=df, index=False).table
+            text = str(sqlalchemy.schema.CreateTable(table).compile(dialect=import_module(f'sqlalchemy.dialects.{dialect}').dialect()))
+            made[k] = dict(line.strip(' ,\t').split(' ', 1) for line in text.splitlines() if line.startswith('\t'))
+    assert made['individual']==dict(contributor='BIGINT', criterion='TEXT', item='TEXT', **dict.fromkeys(['score','left','right'], 'FLOAT(53)'), comparisons='FLOAT(53)') \
+        or {k.strip('`"'):v for k,v in made['individual'].items()}==dict(contributor='BIGINT', criterion='TEXT', item='TEXT',
+            **dict.fromkeys(['score','left','right','comparisons'], 'FLOAT(53)'))
+    assert made['mixed']['contributor']=='TEXT'
+
 def test_a_failing_write_leaves_the_old_files(tmp_path, monkeypatch):
     write_files(small_frames(), tmp_path)
     real,calls = module.write_frame,[]

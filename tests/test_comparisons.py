@@ -11,7 +11,7 @@ from collab_ext.comparison_learner import comparison_solvers
 from collab_ext.comparison_solver import LicchaviSolver
 from collab_ext.comparisons import answer_step,comparison_columns
 from collab_ext.files import read_pair,save_pair
-from collab_ext.root_laws import GradedLaw,WinsLaw
+from collab_ext.root_laws import GradedLaw,UniformLaw,WinsLaw
 
 @pytest.fixture(autouse=True)
 def in_tmp(tmp_path, monkeypatch): monkeypatch.chdir(tmp_path)
@@ -103,7 +103,7 @@ def test_weight_zero_is_absence():
     a = solved(df, dls_args=dict(weight_name='w'), variance=1., scales=False).item_scores()
     b = solved(df[df.w>0], variance=1., scales=False).item_scores()
     both = a.merge(b, on='item')
-    assert np.allclose(both.score_x, both.score_y, atol=1e-4)
+    assert np.allclose(both.score_x, both.score_y, atol=3e-4)
     with pytest.raises(ValueError, match='not below 0'): loaders(df.assign(w=-1.), weight_name='w')
 
 # --- resuming
@@ -397,7 +397,8 @@ def test_fastai_callbacks():
         quietly(learn, learn.solve, 6, cbs=[SaveModelCallback(fname='best'), EarlyStoppingCallback(patience=2)])
         assert len(learn.scores()) and learn.model.prior is not None
         before,prior = state(learn),learn.model.prior
-        quietly(learn, learn.lr_find, show_plot=False, num_it=40, stop_div=False)
+        quietly(learn, learn.lr_find, show_plot=False, num_it=40)
+        assert len(learn.recorder.lrs)>=39 # it did not take a negative loss for divergence
     assert_unchanged(learn, before, prior)
 
 def test_validate_and_answers():
@@ -470,3 +471,53 @@ def test_one_who_pushes_moves_others_less_than_with_normal_tails():
         tables = [solved(o, tau=1., scales=False, **kw).item_scores().set_index('item').score for o in (df,pd.concat([df,push]))]
         return abs(tables[1]['i3']-tables[0]['i3'])
     assert shift()<.75*shift(tails=np.inf)
+
+# --- ties, factors, Licchavi's pulls
+
+def test_odds_of_ties_are_learned_and_kept():
+    sim = simulate_comparisons(12, 40, 3000, wins=True, tie=2., scale_sd=0., seed=1)
+    df = wins_frame(sim.comparisons, tie='tie', contributor='contributor')
+    learn = solved(df, None)
+    tie = learn.model.prior['tie']
+    assert 1.5<tie<2.8 and learn.model.law.tie==learn.loss_func.law.tie==tie
+    learn.save('m')
+    again = learner(df, None).load('m')
+    assert again.model.law.tie==tie
+    assert again.grow(df[:3]).model.law.tie==tie
+    assert not isinstance(solved(df[df.comparison!=0], None, n_epoch=2).model.prior.get('tie'), float)
+    assert solved(df, None, law=WinsLaw(1.), n_epoch=2).model.law.tie==1.
+
+def with_taste(rank, seed=0, n_contributors=30, n_items=40, n=3500):
+    rng = np.random.default_rng(seed)
+    truth = rng.normal(size=n_items) + rng.normal(size=(n_contributors,rank))@rng.normal(size=(rank,n_items))
+    truth = truth + (.3 if rank else 1.)*rng.normal(size=truth.shape if rank else (n_contributors,n_items))
+    who,a = rng.integers(n_contributors, size=n),rng.integers(n_items, size=n)
+    b = (a+rng.integers(1, n_items, size=n))%n_items
+    answers = UniformLaw().sample(torch.tensor(truth[who,b]-truth[who,a]), torch.Generator().manual_seed(seed)).numpy()
+    return pd.DataFrame(dict(contributor=who, item_a=a, item_b=b, comparison=answers))
+
+def test_factors_are_found_where_there_are_any():
+    df = with_taste(1)
+    train,test = df[:2800],df[2800:]
+    def error(learn): return ((learn.expected_answers(test)-test.comparison)**2).mean()
+    plain,learn = solved(train, 1),solved(train, 1, factors=4)
+    assert learn.model.item_factors.shape[1]==1 and error(learn)<.9*error(plain)
+    learn.save('m')
+    again = learner(train, 1).load('m')
+    assert error(again)==pytest.approx(error(learn), rel=1e-5)
+    grown = again.grow(test[:100].assign(item_a=99))
+    assert grown.model.item_factors.shape==(learn.model.item_factors.shape[0]+1, 1)
+    quietly(grown, grown.solve)
+    assert error(grown)<.9*error(plain)
+    assert solved(with_taste(0), 1, factors=4, n_epoch=2).model.item_factors.shape[1]==0
+    with pytest.raises(ValueError, match='several contributors'): learner(train[train.contributor==0], 1, factors=2)
+    with pytest.raises(ValueError, match='factors'): learner(train, 1, factors=-1)
+
+def test_pulls_of_licchavi():
+    "The stronger the pull of the global score, the nearer are local ones; the stronger that of zero, the smaller are global ones"
+    df = frame(200, n_items=10)
+    def spread(level, **kw): return solved(df, loss='licchavi', n_epoch=15, **kw).model.score(level).std().item()
+    assert spread('entry', w=5.)<.7*spread('entry')
+    assert spread('item', w0=50.)<.7*spread('item')
+    with pytest.raises(ValueError, match="`w`.*loss='licchavi'"): learner(df, w=2.)
+    with pytest.raises(ValueError, match='`w0`'): learner(df, loss='licchavi', w0=0.)

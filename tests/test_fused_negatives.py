@@ -60,7 +60,7 @@ def test_the_loop_is_autograd(loss, power):
     for j in range(0, len(x), size):
         part = range(j, min(j+size, len(x)))
         negatives = [drawn(step, x, b, 7, o) for o in part]
-        slow.append(slow_step(x[j:j+size], negatives, by_autograd, prob_of(power), b, 8, unit=loss.unit_rows))
+        slow.append(slow_step(x[j:j+size], negatives, by_autograd, prob_of(power), b, 8, unit=loss.unit_rows, turns=step.turns))
     torch.testing.assert_close(each, torch.cat(slow), rtol=1e-4, atol=1e-5)
     for s,t in zip(a, b): torch.testing.assert_close(s.w, t.w, rtol=1e-3, atol=1e-5)
 

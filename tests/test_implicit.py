@@ -89,7 +89,7 @@ def test_the_frame_is_left_alone():
 @pytest.mark.parametrize('loss', ['bpr','softmax','ccl','warp'])
 def test_training_lowers_the_loss_and_beats_popularity(dls, loss):
     set_seed(0)
-    learn = implicit_learner(dls, 8, loss=loss)
+    learn = implicit_learner(dls, 8, loss=loss, start='random')
     before = learn.validate()[0]
     fit(learn, 15, .05)
     assert learn.validate()[0]<before

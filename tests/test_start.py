@@ -3,7 +3,7 @@ from helpers import * # all of the package, and what the tests share
 import torch,pytest
 from collab_ext.bayes_solver import Trial,clearly_better,rating_rmse
 from collab_ext.rows import RatingMatrix
-from collab_ext.spectrum import fitted_biases
+from collab_ext.spectrum import fit_biases
 from helpers import domains,loaders,weights
 
 @pytest.fixture(scope='module')
@@ -27,7 +27,7 @@ def biases_error(train, test):
     "RMSE of the mean and shrunk biases"
     learn = collab_learner(loaders(train, valid_pct=0), 1)
     rm = RatingMatrix.from_ratings(learn.dls.train_ds)
-    u,i,_ = fitted_biases(rm)
+    u,i = fit_biases(rm).rows
     ds = learn.dls.train_ds.encode(test, 'mean')
     pred = rm.y.mean()+u[ds.ids[:,0].long()]+i[ds.ids[:,1].long()]
     return (pred-ds.targ).pow(2).mean().sqrt().item()

@@ -1,0 +1,309 @@
+"""Items that nobody has rated: how well are they ranked and rated by what they are, beside LightFM, cmfrec and content neighbours?
+
+    python benchmarks/cold_start.py ml1m --seed 0 --peers     # ranking of 10 % of the movies of ml-1m, wholly held out
+    python benchmarks/cold_start.py lightfm --seed 0          # the peers of `ml1m` alone
+    python benchmarks/cold_start.py ratings --seed 0 --peers  # RMSE of ratings of such movies
+    python benchmarks/cold_start.py jester --seed 0 --peers   # RMSE of 20 of 100 jokes, known by their text alone
+    python benchmarks/cold_start.py ao3 --seed 0              # 40 works each to be ranked by how many tags they share, of tags that are not shown
+    python benchmarks/cold_start.py transfer --seed 0         # ml-1m → latest-small, without the movies they share
+
+Each section prints its table. Data are read from ../shared/data, or from the folder COLLAB_EXT_DATA."""
+import argparse,os,time,warnings
+os.environ.setdefault('OMP_NUM_THREADS', '1')
+os.environ.setdefault('OPENBLAS_NUM_THREADS', '1')
+import numpy as np,pandas as pd,torch
+from scipy import sparse
+import speed
+from collab_ext import CollabDataLoaders,Features,collab_learner,implicit_learner,measure_cold,split_items,token_vectors
+from collab_ext.cold_start import list_quality,work_scores
+from collab_ext.features import words
+
+torch.set_num_threads(1)
+
+# ---- Data ----------------------------------------------------------------------------------------------------------
+
+def with_year(movies):
+    "Titles without the year, and the year"
+    year = movies.title.str.extract(r'\((\d{4})\)\s*$')[0].astype(float)
+    title = movies.title.str.replace(r'\s*\(\d{4}\)\s*$', '', regex=True)
+    return movies.assign(title=title, year=year, words=title.map(words))
+
+def ml1m_movies():
+    movies = pd.read_csv(speed.data_dir()/'ml-1m/movies.dat', sep='::', engine='python', encoding='latin-1', names=['item','title','genres'])
+    return with_year(movies)
+
+def ml1m_ratings():
+    df = pd.read_csv(speed.data_dir()/'ml-1m/ratings_no_timestamp.csv.gz')
+    return df.set_axis(['user','item','rating'], axis=1)
+
+def movie_features(): return Features(numbers='year', tags=['genres','words'], text='title', encoder=token_vectors(), item='item')
+
+def quiet(learn): return learn.no_bar(),learn.no_logging()
+
+def solved(learn, n=None):
+    with learn.no_bar(),learn.no_logging(): return learn.solve(n)
+
+def show(what, table, seconds=None):
+    print(f"\n{what}" + (f", {seconds:.0f} CPU seconds" if seconds else ''))
+    print(table.round(4).to_string(), flush=True)
+
+# ---- Clicks --------------------------------------------------------------------------------------------------------
+
+def relevance(test, users, works):
+    "Which works each user has (users × works)"
+    u,i = pd.Index(users).get_indexer(test.user),pd.Index(works).get_indexer(test.item)
+    ok = (u>=0)&(i>=0)
+    return sparse.csr_matrix((np.ones(ok.sum()), (u[ok],i[ok])), shape=(len(users),len(works)))
+
+def lightfm_table(train, test, items, seed, n_factors=32, epochs=30):
+    "LightFM WARP with features of items: as documented, and with identities left out for the items of the test"
+    from lightfm import LightFM
+    labels = pd.Index(items.item)
+    users = pd.Index(train.user.unique())
+    years = (items.year//4*4).fillna(0).astype(int).astype(str)
+    bags = [[*g.split('|'), 'y'+y, *(f'w{o}' for o in w)] for g,y,w in zip(items.genres, years, items.words)]
+    vocab = {o:j for j,o in enumerate(sorted({o for b in bags for o in b}))}
+    rows,cols = zip(*[(r,vocab[o]) for r,b in enumerate(bags) for o in b])
+    content = sparse.csr_matrix((np.ones(len(rows), dtype='f4'), (rows,cols)), shape=(len(items),len(vocab)))
+    identity = sparse.identity(len(items), dtype='f4', format='csr')
+    is_cold = labels.isin(test.item)
+    identity_known = sparse.diags((~is_cold).astype('f4')).tocsr()
+    X = relevance(train, users, labels).tocoo()
+    works = labels[is_cold]
+    relevant = relevance(test[test.user.isin(users)], users, works)
+    some = np.flatnonzero(np.diff(relevant.indptr)>0)
+    def normed(F): return (sparse.diags(1/np.maximum(np.asarray(F.sum(1)).ravel(), 1e-9))@F).tocsr().astype('f4')
+    lines = {}
+    def fitted(features):
+        model = LightFM(no_components=n_factors, loss='warp', random_state=seed, learning_rate=.05)
+        return model.fit(X.astype('f4'), item_features=normed(features), epochs=epochs, num_threads=1)
+    hybrid = sparse.hstack([identity,content])
+    for model,ways in ((fitted(hybrid), {'as documented':hybrid, 'identity left out for cold items':sparse.hstack([identity_known,content])}),
+        (fitted(content), {'features alone':content})):
+        _,user_vecs = model.get_user_representations()
+        for name,asked in ways.items():
+            bias,vecs = model.get_item_representations(normed(asked))
+            scores = user_vecs[some]@vecs[is_cold].T + bias[is_cold]
+            lines[f'LightFM {n_factors}, {name}'] = list_quality(scores, relevant[some])
+    return pd.DataFrame.from_dict(lines, orient='index')
+
+def warm_and_all(learn, test, warm_test, train):
+    "Items of the training set, and all items, ranked without what a user has in training"
+    name = learn.content.item
+    items = learn.content.items
+    users = pd.Index(pd.unique(pd.concat([test.user,warm_test.user])))
+    users = users[learn.vocab.rows(list(users), 0).numpy()>0]
+    scores = work_scores(learn, learn.vocab.rows(list(users), 0), learn.content.rows)
+    has = relevance(train, users, items[name])
+    scores[has.nonzero()] = -np.inf
+    both = pd.concat([test,warm_test])
+    warm = learn.content.known
+    res = {}
+    for what,held,kept in (('warm items',warm_test,warm), ('all items',both,np.ones(len(items), dtype=bool))):
+        relevant = relevance(held, users, items[name][kept])
+        some = np.diff(relevant.indptr)>0
+        res[what] = list_quality(scores[some][:,kept], relevant[some])
+    return pd.DataFrame.from_dict(res, orient='index')
+
+def liked_movies(seed):
+    "Training set, interactions of movies that were held out, held-out interactions of the others, and the movies"
+    df = ml1m_ratings()
+    df = df[df.rating>=4]
+    items = ml1m_movies()
+    items = items[items.item.isin(df.item)].reset_index(drop=True)
+    train,test = split_items(df, 'item', seed=seed)
+    some = np.random.default_rng(seed).random(len(train))<.1
+    return train[~some],test,train[some],items
+
+def lightfm(seed, peers=True):
+    train,test,_,items = liked_movies(seed)
+    t = time.process_time()
+    table = lightfm_table(train, test, items, seed)
+    show(f'ml-1m, {test.item.nunique()} movies held out, seed {seed}: LightFM, cold items among themselves, k=20', table, time.process_time()-t)
+
+def ml1m(seed, peers, n_factors=64):
+    train,test,warm_test,items = liked_movies(seed)
+    t = time.process_time()
+    dls = CollabDataLoaders.from_interactions(train[['user','item']], valid_pct=0.)
+    learn = solved(implicit_learner(dls, n_factors=n_factors, loss='ials'), 8)
+    t1 = time.process_time()
+    learn.fit_content(items, movie_features())
+    t2 = time.process_time()
+    show(f'ml-1m, {test.item.nunique()} movies held out, seed {seed}: cold items among themselves, k=20', measure_cold(learn, test))
+    print(f'iALS {n_factors}: {t1-t:.0f} CPU seconds; content: {t2-t1:.0f}')
+    print(learn.content.prior.explained.round(3).to_string())
+    show('the same learner (warm items keep their rows, so these are what they are without content)', warm_and_all(learn, test, warm_test, train))
+    if peers: lightfm(seed)
+
+# ---- Ratings -------------------------------------------------------------------------------------------------------
+
+def rmse(pred, y): return float(np.sqrt(np.mean((np.asarray(pred)-np.asarray(y))**2)))
+
+def rating_table(train, test, items, features, scale, peers, **kwargs):
+    "RMSE of ratings of items that were held out"
+    test = test[test.user.isin(train.user)]
+    items = items[items.item.isin(pd.concat([train.item,test.item]))].reset_index(drop=True)
+    mean = train.rating.mean()
+    user_mean = train.groupby('user').rating.agg(lambda o: (o.sum()+5*mean)/(len(o)+5))
+    lines = {'mean':rmse(mean, test.rating), "user's mean":rmse(test.user.map(user_mean), test.rating)}
+    dls = CollabDataLoaders.from_df(train, valid_pct=0.)
+    learn = solved(collab_learner(dls, **kwargs)).fit_content(items, features)
+    works = items[items.item.isin(test.item)].reset_index(drop=True)
+    users = pd.unique(test.user)
+    scores = work_scores(learn, learn.vocab.rows(list(users), 0), learn.embed(works))
+    pred = scores[pd.Index(users).get_indexer(test.user), pd.Index(works.item).get_indexer(test.item)]
+    lines['content prior'] = rmse(pred.clip(*scale), test.rating)
+    if peers: lines.update(cmfrec_lines(train, test, items, features, scale))
+    return pd.DataFrame(dict(rmse=lines)),learn
+
+def cmfrec_lines(train, test, items, features, scale):
+    from cmfrec import CMF
+    X = features.transform(items).matrix().toarray()
+    X = X[:,X.std(0)>0]
+    X = (X-X.mean(0))/X.std(0)
+    side = pd.DataFrame(X).assign(ItemId=items.item.to_numpy())
+    data = train.set_axis(['UserId','ItemId','Rating'], axis=1)
+    works = items.item[items.item.isin(test.item)].to_numpy()
+    new = side.set_index('ItemId').loc[works].to_numpy()
+    place = {o:j for j,o in enumerate(works)}
+    res = {}
+    for w_item in (.1,1.,10.):
+        model = CMF(k=20, lambda_=10., w_item=w_item, nthreads=1, random_state=0)
+        model.fit(X=data, I=side[side.ItemId.isin(train.item)])
+        rows = new[[place[o] for o in test.item]]
+        pred = np.concatenate([model.predict_new(u, I=r) for u,r in zip(np.array_split(test.user.to_numpy(), 50), np.array_split(rows, 50)) if len(u)])
+        res[f'cmfrec, side information with weight {w_item:g}'] = rmse(np.clip(pred, *scale), test.rating)
+    return res
+
+def ratings(seed, peers):
+    df = ml1m_ratings()
+    train,test = split_items(df, 'item', seed=seed)
+    t = time.process_time()
+    table,_ = rating_table(train, test, ml1m_movies(), movie_features(), (1,5), peers, n_factors=20)
+    show(f'ml-1m, ratings of {test.item.nunique()} movies held out, seed {seed}', table, time.process_time()-t)
+
+def jester(seed, peers):
+    folder = speed.data_dir()/'jester5k'
+    df = pd.read_csv(folder/'ratings.csv').set_axis(['user','item','rating'], axis=1)
+    jokes = pd.read_csv(folder/'jokes.csv').set_axis(['item','text'], axis=1)
+    jokes = jokes.assign(words=jokes.text.map(words), length=jokes.text.str.len())
+    features = Features(numbers='length', tags='words', text='text', encoder=token_vectors(), item='item')
+    train,test = split_items(df, 'item', pct=.2, seed=seed)
+    t = time.process_time()
+    table,learn = rating_table(train, test, jokes, features, (-10,10), peers, n_factors=20)
+    show(f'jester5k, ratings of 20 jokes held out, seed {seed}', table, time.process_time()-t)
+    print(learn.content.prior.explained.round(3).to_string())
+
+# ---- Fan fiction ---------------------------------------------------------------------------------------------------
+
+def shared_lists(works, field, n=20, seed=0):
+    "For each work, the `n` that share most labels of `field`, and `n` others at random: rows and grades"
+    tags = Features(tags=field, min_count=1).fit(works).transform(works).matrix()
+    tags.data[:] = 1
+    rng = np.random.default_rng(seed)
+    rows,grades = [],[]
+    for start in range(0, len(works), 1000):
+        shared = (tags[start:start+1000]@tags.T).toarray()
+        shared[np.arange(len(shared)),start+np.arange(len(shared))] = -1
+        most = np.argpartition(-shared, n, 1)[:,:n]
+        both = np.concatenate([most, rng.integers(len(works), size=most.shape)], 1)
+        rows.append(both)
+        grades.append(np.maximum(np.take_along_axis(shared, both, 1), 0))
+    return np.concatenate(rows),np.concatenate(grades)
+
+def graded_ndcg(scores, grades):
+    "Mean NDCG of short lists with linear gains, as scikit-learn has it"
+    discount = 1/np.log2(np.arange(scores.shape[1])+2)
+    order = np.argsort(-scores, 1, kind='stable')
+    gained = (np.take_along_axis(grades, order, 1)*discount).sum(1)
+    best = (-np.sort(-grades, 1)*discount).sum(1)
+    return float((gained/np.maximum(best, 1e-9))[best>0].mean())
+
+def ao3(seed, peers, n_factors=64):
+    from collab_ext.content_prior import parts_of,tag_weights
+    works = pd.read_csv(speed.data_dir()/'ao3-ds9/works.csv')
+    works['category'] = works.category.str.replace(', ', '|')
+    rows,grades = shared_lists(works, 'freeforms', seed=seed)
+    cold = np.random.default_rng(seed).random(len(works))<.1
+    pairs = works[['workId','freeforms']].dropna().assign(tag=lambda o: o.freeforms.str.casefold().str.split('|')).explode('tag')
+    train = pairs[~pairs.workId.isin(works.workId[cold])]
+    train = train[train.groupby('tag').workId.transform('size')>1]
+    features = Features(numbers=['words'], categories=['rating','authorIdx','language'], tags=['fandoms','relationships','characters','category','warning'], item='workId')
+    dls = CollabDataLoaders.from_interactions(train[['tag','workId']], valid_pct=0.)
+    learn = solved(implicit_learner(dls, n_factors=n_factors, loss='ials'), 8)
+    learn.fit_content(works, features, max_landmarks=2000)
+    def unit(V): return V/np.maximum(np.linalg.norm(V, axis=1, keepdims=True), 1e-9)
+    asked = np.flatnonzero(cold)
+    def ndcg_of(V):
+        V = unit(V)
+        return graded_ndcg(np.einsum('nk,nmk->nm', V[asked], V[rows[asked]]), grades[asked])
+    expected = learn.embed(works)[:,:-1]
+    blocks = features.transform(works)
+    parts = parts_of(blocks, tag_weights(blocks))
+    flat = np.repeat(asked, rows.shape[1]),rows[asked].ravel()
+    def pair_dots(A): return np.asarray(A[flat[0]].multiply(A[flat[1]]).sum(1)).ravel() if sparse.issparse(A) else (A[flat[0]]*A[flat[1]]).sum(1)
+    close = sum(pair_dots(A) for k,A in parts.items() if k!='numbers').reshape(len(asked), -1)
+    shared = sum(pair_dots((A>0).astype(np.float32)) for k,A in parts.items() if sparse.issparse(A)).reshape(len(asked), -1)
+    random = np.random.default_rng(seed).random(grades[asked].shape)
+    lines = {'random':graded_ndcg(random, grades[asked]), 'shared labels':graded_ndcg(shared, grades[asked]), 'nearest in content':graded_ndcg(close, grades[asked]),
+        'content prior, work unseen, others known':ndcg_of(np.where(cold[:,None], expected, learn.content.rows[:,:-1])), 'content prior, all works unseen':ndcg_of(expected)}
+    show(f'ao3-ds9: {len(asked)} works held out, 40 others each, graded by shared freeform tags that are not shown; seed {seed}', pd.DataFrame(dict(ndcg=lines)))
+    print(learn.content.prior.explained.round(3).to_string())
+
+# ---- Transfer ------------------------------------------------------------------------------------------------------
+
+def pair_of_works(learn, works, rows):
+    "A source with rows for other works, and no users"
+    pair = learn.as_pair()
+    wgts = dict(pair.wgts)
+    no_one = torch.zeros(1, rows.shape[1])
+    all_rows = torch.cat([no_one, torch.from_numpy(rows)])
+    wgts['i_weight.weight'],wgts['i_bias.weight'] = all_rows[:,:-1],all_rows[:,-1:]
+    wgts['u_weight.weight'],wgts['u_bias.weight'] = [wgts[o][:1] for o in ('u_weight.weight','u_bias.weight')]
+    user,item = learn.vocab.names
+    vocab = {user:['#na#'], item:['#na#',*works]}
+    info = {k:v for k,v in pair.info.items() if k!='counts'}
+    return pair._replace(wgts=wgts, vocab=vocab, info=info)
+
+def transfer(seed, peers):
+    same = pd.read_csv(next((speed.data_dir()/'pairs').glob('same_person__*')))
+    shared = pd.read_csv(speed.data_dir()/'pairs/ml-1m__ml-latest-small-2016.csv')
+    big = ml1m_ratings()
+    big = big[~big.user.isin(same.ml1m_userId)]
+    small = pd.read_csv(speed.data_dir()/'ml-latest-small-2016/ratings.csv').iloc[:,:3].set_axis(['user','item','rating'], axis=1)
+    small = small[~small.item.isin(shared.iloc[:,1])]
+    movies = with_year(pd.read_csv(speed.data_dir()/'ml-latest-small-2016/movies.csv').set_axis(['item','title','genres'], axis=1))
+    movies = movies[movies.item.isin(small.item)].reset_index(drop=True)
+    dls = CollabDataLoaders.from_df(big, valid_pct=0.)
+    learn = solved(collab_learner(dls, n_factors=20)).fit_content(ml1m_movies(), Features(numbers='year', tags='genres', item='item'))
+    source = pair_of_works(learn, movies.item.tolist(), learn.embed(movies))
+    print(f'{len(small):,} ratings of {small.item.nunique():,} movies that ml-1m lacks')
+    lines = {}
+    test = small.sample(frac=.2, random_state=seed)
+    rest = small.drop(test.index)
+    for share in (.01,.05,.2):
+        train = rest.sample(n=round(share*len(small)), random_state=seed)
+        df = pd.concat([train,test], ignore_index=True)
+        splitter = lambda _: (np.arange(len(train)),np.arange(len(train),len(df)))
+        target = CollabDataLoaders.from_df(df, splitter=splitter, unknown='mean')
+        y = test.rating.to_numpy()
+        def error(o):
+            with o.no_bar(): return rmse(o.get_preds()[0].numpy().clip(.5, 5), y)
+        scratch = error(solved(collab_learner(target, n_factors=20)))
+        with warnings.catch_warnings():
+            warnings.simplefilter('ignore')
+            prior = collab_learner(target, pretrained=source)
+            begun = error(prior)
+            with prior.no_bar(),prior.no_logging(): prior.fine_tune(3)
+        lines[f'{share:.0%}'] = {'from scratch':scratch, 'rows from content':begun, 'rows from content, fine-tuned':error(prior), 'mean':rmse(train.rating.mean(), y)}
+    show(f'ml-1m → latest-small without shared movies, RMSE, seed {seed}', pd.DataFrame(lines).T)
+
+if __name__=='__main__':
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    sections = dict(ml1m=ml1m, lightfm=lightfm, ratings=ratings, jester=jester, ao3=ao3, transfer=transfer)
+    parser.add_argument('section', choices=sections)
+    parser.add_argument('--seed', type=int, default=0)
+    parser.add_argument('--peers', action='store_true', help='also LightFM and cmfrec (minutes)')
+    args = parser.parse_args()
+    warnings.filterwarnings('ignore')
+    sections[args.section](args.seed, args.peers)

@@ -1,0 +1,242 @@
+"Rows from content: exact where the answer is known, honest about what is not, the same after saving, and unable to spoil known items"
+import json,subprocess,sys
+
+import numpy as np,pandas as pd,pytest,torch
+
+from collab_ext import CollabDataLoaders,Features,collab_learner,implicit_learner
+from collab_ext.catalogue import Catalogue,allowed_rows
+from collab_ext.cold_start import list_quality,measure_cold,split_items
+from collab_ext.content_prior import ContentPrior,kernel,moved_row,own_noise,parts_of,similarities,tag_weights
+from collab_ext.tower import Tower,TensorBlocks,copy_tower,list_net
+
+names = np.array(list('abcdefgh'))
+
+def items_of(n, seed=0, prefix='i'):
+    rng = np.random.default_rng(seed)
+    pairs = np.array([rng.choice(8, 2, replace=False) for _ in range(n)])
+    return pd.DataFrame(dict(item=[f'{prefix}{j}' for j in range(n)], tags=['|'.join(o) for o in names[pairs]], size=rng.random(n))),pairs
+
+def clicks_of(items, pairs, n_users=120, k=15, seed=0):
+    rng = np.random.default_rng(seed)
+    liking = 2*rng.normal(size=(n_users,8))[:,pairs].sum(2) + rng.gumbel(size=(n_users,len(items)))
+    read = np.argsort(-liking, 1)[:,:k]
+    return pd.DataFrame(dict(user=np.repeat(np.arange(n_users), k), item=items.item.to_numpy()[read.ravel()]))
+
+@pytest.fixture(scope='module')
+def solved():
+    items,pairs = items_of(120)
+    train,test = split_items(clicks_of(items, pairs), 'item', pct=.1, seed=0)
+    learn = implicit_learner(CollabDataLoaders.from_interactions(train, valid_pct=0.), n_factors=8, loss='ials')
+    with learn.no_bar(),learn.no_logging(): learn.solve(5)
+    return learn.fit_content(items, n_search=100),items,train,test
+
+def exact(features, items, rows, counts, new, params, mean):
+    "What a Gaussian process says, written down plainly"
+    blocks = [features.transform(o) for o in (items,new)]
+    weights = tag_weights(blocks[0])
+    a,b = [parts_of(o, weights) for o in blocks]
+    K = kernel(similarities(a, a), params).astype(float)
+    k = kernel(similarities(b, a), params).astype(float)
+    inverse = np.linalg.inv(K+np.diag(np.exp(params[-1])*own_noise(counts)))
+    spread = kernel(similarities(b, b), params).diagonal() - np.einsum('ij,jk,ik->i', k, inverse, k) + np.exp(params[-1])
+    return mean+k@inverse@(rows-mean),spread
+
+def some_rows(n=60, seed=1):
+    items,pairs = items_of(n)
+    rng = np.random.default_rng(seed)
+    return items,rng.normal(size=(8,4))[pairs].sum(1)+.1*rng.normal(size=(n,4)),rng.integers(1, 50, n)
+
+def test_the_exact_answer():
+    items,rows,counts = some_rows()
+    new = pd.concat([items_of(5, 7)[0], pd.DataFrame(dict(tags=[None,'never'], size=[None,1e9]))])
+    prior = ContentPrior(Features(numbers='size', tags='tags'), n_search=50).fit_rows(items, rows, counts)
+    mean,spread = exact(prior.features, items, rows, counts, new, prior.params, prior.mean)
+    got = prior.expect(new, spread=True)
+    assert np.allclose(got.rows, mean, atol=1e-3) and np.allclose(got.spread, spread, atol=1e-2)
+
+def test_landmarks_are_near_the_exact_answer():
+    items,rows,counts = some_rows(150)
+    new = items_of(30, 7)[0]
+    def expected(m): return ContentPrior(Features(numbers='size', tags='tags'), max_landmarks=m, n_search=80).fit_rows(items, rows, counts).expect(new)
+    full,part = expected(150),expected(100)
+    assert np.abs(full.rows-part.rows).mean()<.15*np.abs(full.rows).mean()
+
+def test_content_without_meaning_says_nothing():
+    items,_,counts = some_rows(100)
+    rows = np.random.default_rng(5).normal(size=(100,3))
+    prior = ContentPrior(Features(numbers='size', tags='tags'), n_search=100).fit_rows(items, rows, counts)
+    assert prior.explained.alone['all']<.1
+    assert np.abs(prior.embed(items_of(20, 9)[0])-prior.mean).mean()<.6*np.abs(rows).mean()
+
+def test_files(tmp_path):
+    items,rows,counts = some_rows()
+    prior = ContentPrior(Features(numbers='size', tags='tags'), n_search=50).fit_rows(items, rows, counts)
+    text,arrays = prior.to_arrays()
+    np.savez(tmp_path/'prior.npz', **arrays)
+    new = items_of(5, 7)[0].to_dict('records')
+    (tmp_path/'prior.json').write_text(json.dumps(dict(text=text, new=new)))
+    code = f"""if 1:
+        import sys,json,numpy as np
+        from collab_ext.content_prior import ContentPrior
+        d = json.load(open(r'{tmp_path/'prior.json'}'))
+        prior = ContentPrior.from_arrays(d['text'], np.load(r'{tmp_path/'prior.npz'}', allow_pickle=False))
+        assert not {{'torch','fastai'}} & {{*sys.modules}}
+        np.save(r'{tmp_path/'rows.npy'}', prior.embed(d['new']))"""
+    subprocess.run([sys.executable,'-c',code], check=True)
+    assert np.array_equal(np.load(tmp_path/'rows.npy'), prior.embed(new))
+    for text,arrays in (('{}',{}), ('[]',{}), (text,{}), ('x',{})):
+        with pytest.raises(ValueError): ContentPrior.from_arrays(text, arrays)
+
+def test_errors_of_records_count_from_the_first():
+    items,rows,counts = some_rows()
+    prior = ContentPrior(Features(numbers='size', tags='tags'), n_search=50).fit_rows(items, rows, counts)
+    with pytest.raises(ValueError, match="record 7, field 'size'") as e: prior.embed([{}]*7+[dict(size='x')], bs=3)
+    assert e.value.index==7
+    assert prior.embed([]).shape==(0,4)
+
+def test_ratings_move_a_row_to_the_least_squares_answer():
+    rng = np.random.default_rng(0)
+    X,true = np.c_[rng.normal(size=(500,3)), np.ones(500)],rng.normal(size=4)
+    y = X@true
+    far = [np.abs(moved_row(np.zeros(4), np.eye(4), X[:n], y[:n], .1)-true).max() for n in (0,3,30,500)]
+    assert far[-1]<1e-3 and far[2]<far[0]
+    assert np.allclose(moved_row(true, 1e-9*np.eye(4), X, -y, .1), true, atol=.1) # a sure prior does not move
+
+def test_known_items_stay(solved):
+    learn,items,train,test = solved
+    before = learn.recommend(users=[0,5], k=5)
+    learn.fit_content(items, n_search=100)
+    pd.testing.assert_frame_equal(learn.recommend(users=[0,5], k=5), before)
+    w = learn.model.i_weight.weight.detach().numpy()
+    known = learn.content.known
+    at = learn.vocab.rows(items.item[known].tolist(), 1).numpy()
+    assert np.array_equal(learn.content.rows[known][:,:-1], w[at])
+
+def test_content_beats_chance_and_popularity(solved):
+    learn,items,train,test = solved
+    quality = measure_cold(learn, test, k=5).ndcg
+    assert quality['rows from content']>1.5*quality['random'] and quality['rows from content']>1.3*quality['popularity of the like']
+
+def test_popularity_cannot_leak(solved):
+    learn,items,train,test = solved
+    kinds = Features.of(items.assign(kudos=range(len(items))), item='item').kinds
+    assert set(kinds)=={'tags','size'}
+
+def test_clicks_move_a_new_item(solved):
+    learn,items,train,test = solved
+    label = test.item.value_counts().index[0]
+    blank = items[items.item==label].assign(tags=None)
+    goal = learn.embed(items[items.item==label])[0,:-1]
+    def close(o): return o[0,:-1]@goal/np.linalg.norm(o[0,:-1])/np.linalg.norm(goal)
+    moved = learn.embed(blank, ratings=test[test.item==label])
+    assert close(moved)>close(learn.embed(blank))
+    with pytest.raises(KeyError, match='not among the works'): learn.embed(blank, ratings=train.head(2))
+
+def test_ratings_of_new_items_are_predicted():
+    items,pairs = items_of(100)
+    rng = np.random.default_rng(0)
+    df = pd.DataFrame([(u,i) for u in range(60) for i in rng.choice(100, 40, replace=False)], columns=['user','item'])
+    y = 3+.6*rng.normal(size=(60,8))[:,pairs].sum(2)
+    df['rating'] = np.clip(y[df.user,df.item]+.2*rng.normal(size=len(df)), 1, 5)
+    df['item'] = items.item.to_numpy()[df.item]
+    train,test = split_items(df, 'item', pct=.1, seed=1)
+    learn = collab_learner(CollabDataLoaders.from_df(train, valid_pct=0.), n_factors=8)
+    with learn.no_bar(),learn.no_logging(): learn.solve()
+    learn.fit_content(items, n_search=90)
+    new = items[items.item.isin(test.item)]
+    shown = learn.recommend_works(new, k=len(new)).merge(test, on=['user','item'])
+    error = np.sqrt(((shown.score.astype(float)-shown.rating)**2).mean())
+    assert error<.75*test.rating.std()
+    label = new.item.iloc[0]
+    half = test[test.item==label]
+    rows = learn.embed(new[new.item==label], ratings=half)
+    assert np.isfinite(rows).all()
+
+def test_finding(solved):
+    learn,items,train,test = solved
+    found = learn.find_items('i0', k=30)
+    assert 'i0' not in found.item.tolist() and found.similarity.is_monotonic_decreasing and (found.ratings==0).any()
+    only = learn.find_items('i0', k=200, required={'tags':['A']}, excluded={'tags':'b'}, exclude='i1')
+    assert only.tags.str.contains('a').all() and not only.tags.str.contains('b').any() and 'i1' not in only.item.tolist()
+    assert learn.find_items('i0', k=5, candidates=['i3','i4','nothing']).item.isin(['i3','i4']).all()
+    assert learn.find_items([dict(tags=['a','b']),'i0'], k=3, combine='best').shape[0]==3
+    for bad,error in ((dict(liked=[]),ValueError), (dict(liked='no'),KeyError), (dict(liked='i0',combine='x'),ValueError), (dict(liked='i0',required='a'),ValueError),
+        (dict(liked='i0',excluded={'x':'a'}),KeyError), (dict(liked=dict(size='x')),ValueError), (dict(liked='i0',k=0),ValueError), (dict(liked='i0',other=1),TypeError)):
+        with pytest.raises(error): learn.find_items(**bad)
+
+def test_the_index_finds_what_search_finds(solved):
+    pytest.importorskip('usearch')
+    learn,items,train,test = solved
+    c = learn.content
+    other = Catalogue(c.prior, c.items, c.item, c.known, c.rows[c.known], c.counts).build_index()
+    strict = dict(required={'tags':['a','b']})
+    for kw in ({},strict): pd.testing.assert_frame_equal(other.find('i0', k=5, **kw), c.find('i0', k=5, **kw))
+
+def test_catalogues_grow(solved):
+    learn,items,train,test = solved
+    c = learn.content
+    grown = Catalogue(c.prior, c.items, c.item, c.known, c.rows[c.known], c.counts)
+    n = len(grown)
+    new = items_of(5, 3, 'new')[0]
+    grown.add(new).add(new)
+    assert len(grown)==n+5 and np.array_equal(grown.rows[:n], c.rows)
+    assert np.allclose(grown.rows[-5:], c.prior.embed(new))
+    with pytest.raises(ValueError, match='more than once'): Catalogue(c.prior, pd.concat([items,items]), 'item', [], c.rows[:0], [])
+
+def test_split_items():
+    df = pd.DataFrame(dict(user=range(40), item=list(range(10))*4))
+    a,b = split_items(df, 'item', pct=.3, seed=1)
+    assert len(a)+len(b)==40 and b.item.nunique()==3 and not set(a.item)&set(b.item)
+
+def test_list_quality():
+    scores,relevant = np.array([[3.,2,1],[1,2,3]]),np.array([[1,0,0],[1,0,0]])
+    got = list_quality(scores, relevant, k=2)
+    assert got['recall']==.5 and abs(got['ndcg']-.5)<1e-6
+
+def test_a_learner_without_content():
+    items,pairs = items_of(30)
+    learn = implicit_learner(CollabDataLoaders.from_interactions(clicks_of(items, pairs, 20, 5), valid_pct=0.), n_factors=4, loss='ials')
+    for f in (lambda: learn.embed(items), lambda: learn.find_items('i0'), lambda: learn.recommend_works(items)):
+        with pytest.raises(ValueError, match='fit_content'): f()
+
+@pytest.mark.parametrize('loss', ['bpr','softmax','warp'])
+def test_towers_train_by_any_loss_and_are_saved(loss, tmp_path):
+    items,pairs = items_of(60)
+    dls = CollabDataLoaders.from_interactions(clicks_of(items, pairs, 40, 8), valid_pct=0., n_neg=2, bs=64)
+    def new(): return implicit_learner(dls, n_factors=4, loss=loss, path=tmp_path).add_tower(items, hidden=8)
+    learn = new()
+    tower = learn.model.i_weight.rows.tower
+    before = [o.detach().clone() for o in tower.parameters()]
+    with learn.no_bar(),learn.no_logging(): learn.fit(1)
+    assert all(not torch.equal(a, b) for a,b in zip(before, tower.parameters()))
+    assert learn.model.i_weight.rows.own.abs().max()>0
+    learn.save('tower')
+    again = new()
+    again.load('tower')
+    shown = [o.recommend(users=[0,1], k=3) for o in (learn,again)]
+    pd.testing.assert_frame_equal(*shown)
+    assert np.allclose(again.model.i_weight.rows.every().detach(), learn.model.i_weight.rows.every().detach(), atol=1e-6)
+
+def test_towers_move_by_tags():
+    items,pairs = items_of(40)
+    clicks = clicks_of(items, pairs, 30, 6)
+    a = implicit_learner(CollabDataLoaders.from_interactions(clicks, valid_pct=0.), n_factors=4).add_tower(items, hidden=8)
+    there = items.assign(item='x'+items.item, tags=items.tags.str.replace('a','z'))
+    b = implicit_learner(CollabDataLoaders.from_interactions(clicks.assign(item='x'+clicks.item), valid_pct=0.), n_factors=4).add_tower(there, hidden=8)
+    share = copy_tower(b, a)['tags']
+    assert abs(share-7/8)<1e-6
+    la,lb = [o.content.prior.features.labels['tags'].o2i for o in (a,b)]
+    wa,wb = [o.content.prior.tower.bags[0].weight for o in (a,b)]
+    for o in 'bcdefgh': assert torch.equal(wa[la[o]], wb[lb[o]])
+
+def test_own_rows_weigh_by_evidence():
+    items,pairs = items_of(40)
+    learn = implicit_learner(CollabDataLoaders.from_interactions(clicks_of(items, pairs, 30, 6), valid_pct=0.), n_factors=4).add_tower(items, hidden=8, evidence=5.)
+    rows = learn.model.i_weight.rows
+    counts = torch.as_tensor(learn.dls.train_ds.counts['item']).float()
+    assert torch.allclose(rows.gate[:,0], counts/(counts+5))
+
+def test_list_net_has_its_least_value_at_the_grades():
+    grades = torch.tensor([[4.,2,1,0]])
+    best = list_net(grades/grades.std(), grades)
+    for _ in range(20): assert list_net(grades/grades.std()+torch.randn(1, 4), grades)>=best-1e-6
