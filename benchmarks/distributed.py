@@ -52,7 +52,7 @@ def prepare(millions, blocks=4):
     disk = sum(o.stat().st_size for o in (folder/'shards').rglob('*.parquet'))
     return dict(rows=rows, cpu=cpu, wall=time.time()-wall, peak=peak(), imports=before, bytes_per_rating=disk/rows)
 
-def learner(millions, bs=2**16, cbs=(), n_factors=n_factors):
+def learner(millions, bs=2**17, cbs=(), n_factors=n_factors):
     from collab_ext import collab_learner,CollabDataLoaders
     from fastai.basics import set_seed
     from fastai.metrics import rmse
@@ -69,7 +69,7 @@ def warmed():
     step(torch.zeros(4, 2).long(), torch.zeros(4), None, tabs, 3.)
 
 def train(millions, epochs=1):
-    "One fused epoch; with what the loop alone takes in memory for as many ratings of a bucket"
+    "One fused epoch, and the rate of the same with ratings in memory"
     from collab_ext import Fused
     warmed()
     learn = learner(millions, cbs=[Fused()])
@@ -81,22 +81,26 @@ def train(millions, epochs=1):
         learn.fit(epochs, .005)
         cpu,wall = time.process_time()-cpu,time.time()-wall
         learn.dls.valid.set_schedule()
-    return dict(rate=n*epochs/cpu/1e6, in_memory=in_memory_rate(learn), wall=wall, peak=peak(), before=before, tables=tables, rmse=learn.validate()[1])
+        valid = learn.validate()[1]
+    res = dict(rate=n*epochs/cpu/1e6, wall=wall, peak=peak(), before=before, tables=tables, rmse=valid)
+    return dict(res, in_memory=in_memory_rate(learn))
 
-def in_memory_rate(learn):
-    "Million ratings a CPU second in the loop, where ids are in memory and in random order"
-    from collab_ext.fused_numba import step
-    from collab_ext.shard_loaders import shuffled_part
-    from collab_ext.fused import RowTable
-    from collab_ext.tables import tables,table_names
-    shards = learn.dls.train_ds.shards
-    data = [shuffled_part(shards, o, 0) for o in shards.train.parts[:4]]
-    tabs = tables(learn.model)
-    rows = [RowTable(tabs[o].detach().clone(), .01, .02) for o in table_names]
-    cpu = time.process_time()
-    for ids,y in data:
-        for x,t in zip(ids.split(2**16), y.split(2**16)): step(x.long(), t, None, rows, 3.5)
-    return sum(len(y) for _,y in data)/(time.process_time()-cpu)/1e6
+def in_memory_rate(learn, most=8_000_000):
+    "Million ratings a CPU second in an ordinary learner, with ratings in memory"
+    import numpy as np, torch
+    from collab_ext import collab_learner,CollabDataLoaders,Fused,Ratings
+    from collab_ext.data import CollabDL
+    from collab_ext.shards import read_part
+    ds = learn.dls.train_ds
+    parts = [read_part(ds.shards, o) for o in ds.split.parts[:most*len(ds.split.parts)//max(most, len(ds))]]
+    ids,y = [torch.from_numpy(np.concatenate(o)) for o in zip(*[(o.ids,o.targ) for o in parts])]
+    train = Ratings(ds.vocab, ids, y, ds.rating_name, ds.counts)
+    dls = CollabDataLoaders(CollabDL(train, shuffle=True), CollabDL(train.new(ids[:0], y[:0])), path=work)
+    other = collab_learner(dls, n_factors, cbs=Fused())
+    with other.no_bar(),other.no_logging():
+        cpu = time.process_time()
+        other.fit(1, .005)
+    return len(y)/(time.process_time()-cpu)/1e6
 
 def solve(millions, n=1, n_factors=20):
     from collab_ext.sharded_closed_form import ShardedSolver
@@ -111,7 +115,7 @@ def ring(millions, epochs=4):
     "One process of several: CPU and wall time of training, and what it sent"
     from collab_ext import Fused,Ring
     warmed()
-    learn = learner(millions, cbs=[Fused(),Ring()])
+    learn = learner(millions, bs=2**16, cbs=[Fused(),Ring()])
     with learn.no_bar(),learn.no_logging():
         learn.fit(1, 0.) # all is read and compiled once
         learn.ring.bytes_sent = 0
@@ -129,8 +133,10 @@ def closed(millions, sweeps=6, n_factors=20):
     cpu,wall = time.process_time(),time.time()
     for _ in range(sweeps): solver.train_epoch()
     cpu,wall = time.process_time()-cpu,time.time()-wall
+    sent = solver.mf.bytes_sent
     solver.write(learn.model)
-    return dict(cpu=cpu, wall=wall, sent=solver.mf.bytes_sent, rmse=learn.validate()[1], noise=solver.mf.noise)
+    with learn.no_bar(): valid = learn.validate()[1]
+    return dict(cpu=cpu, wall=wall, sent=sent, rmse=valid, noise=solver.mf.noise)
 
 def ml1m(n=10, n_factors=50):
     import pandas as pd

@@ -146,14 +146,10 @@ class _Loaded:
     def create_module(self, spec): return sys.modules[spec.name]
     def exec_module(self, module): module.__spec__ = self.spec
 
-_alone = {f'{__name__}.{o}' for o in 'bundle catalogue cli content_prior features recommend_command serve serve_command versions'.split()} # these are imported without torch
+_alone = {f'{__name__}.{o}' for o in 'bundle catalogue cli content_prior features recommend_command serve serve_command shard_writer shards versions'.split()} # these are imported without torch
 
 class _Whole:
     "Imports all modules before the first one but those in `_alone`, so that a learner has its methods, whichever module it was imported or unpickled from"
-_alone = [f'{__name__}.{o}' for o in ('bundle','cli','shards','shard_writer')] # what needs no torch
-
-class _Whole:
-    "Imports all modules before the first one but those that stand alone, so that a learner has its methods, whichever module it was imported or unpickled from"
     @staticmethod
     def find_spec(name, path=None, target=None):
         if not name.startswith(f'{__name__}.') or name in _alone: return None
@@ -184,22 +180,13 @@ def __getattr__(name):
 def __dir__(): return sorted({*globals(), *__all__})
 
 # What `from collab_ext import *` gives: what users type. Everything else is imported from its module.
-__all__ = ['BPRLoss', 'Bundle', 'CCLLoss', 'Catalogue', 'CollabDataLoaders', 'CollabLearner', 'ComparisonDataLoaders', 'ComparisonLearner', 'ContentPrior', 'DotBias',
-    'EASE', 'EmbeddingDotBias', 'EmbeddingNN', 'Features', 'FreezeRows', 'Fused', 'GraphFilter', 'IALSLoss', 'KFoldSplitters', 'L2SP',
-    'LeaveLastSplitter', 'RankMetrics', 'SoftmaxLoss', 'SparseRows', 'TimeFoldSplitters', 'TimeSplitter', 'UnknownDropout',
-    'UserFoldSplitters', 'UserSplitter', 'Vocab', 'VoteLoss', 'WARPLoss', 'aggregate_scores', 'check_comparisons', 'check_ratings',
-    'collab_learner', 'collab_splitter', 'compare', 'comparison_graph', 'comparison_learner', 'comparison_report', 'coverage',
-    'cross_domain_split', 'cross_validate', 'implicit_learner', 'layouts', 'linear_factors', 'linear_learner',
-    'load_pretrained_keys', 'match_embeds', 'match_rows', 'measure', 'measure_cold', 'pull_from_hub', 'push_to_hub', 'read_pair', 'read_source',
-    'read_vocab', 'reliability', 'save_pair', 'simulate_clicks', 'simulate_comparisons', 'simulate_ratings', 'split_items', 'tables', 'token_vectors', 'tune',
+__all__ = ['BPRLoss', 'Bundle', 'CCLLoss', 'Catalogue', 'CollabDataLoaders', 'CollabLearner', 'ComparisonDataLoaders',
+    'ComparisonLearner', 'ContentPrior', 'DotBias', 'EASE', 'EmbeddingDotBias', 'EmbeddingNN', 'Features', 'FreezeRows', 'Fused',
+    'GraphFilter', 'IALSLoss', 'KFoldSplitters', 'L2SP', 'LeaveLastSplitter', 'RankMetrics', 'Ring', 'SoftmaxLoss', 'SparseRows',
+    'TimeFoldSplitters', 'TimeSplitter', 'UnknownDropout', 'UserFoldSplitters', 'UserSplitter', 'Vocab', 'VoteLoss', 'WARPLoss',
+    'aggregate_scores', 'check_comparisons', 'check_ratings', 'collab_learner', 'collab_splitter', 'compare', 'comparison_graph',
+    'comparison_learner', 'comparison_report', 'coverage', 'cross_domain_split', 'cross_validate', 'implicit_learner', 'layouts',
+    'linear_factors', 'linear_learner', 'load_pretrained_keys', 'match_embeds', 'match_rows', 'measure', 'measure_cold',
+    'prepare_shards', 'pull_from_hub', 'push_to_hub', 'read_pair', 'read_source', 'read_vocab', 'recommend_shards', 'reliability',
+    'save_pair', 'simulate_clicks', 'simulate_comparisons', 'simulate_ratings', 'split_items', 'tables', 'token_vectors', 'tune',
     'wins_frame']
-__all__ = ['BPRLoss', 'Bundle', 'CCLLoss', 'CollabDataLoaders', 'CollabLearner', 'ComparisonDataLoaders', 'ComparisonLearner',
-    'DotBias', 'EASE', 'EmbeddingDotBias', 'EmbeddingNN', 'FreezeRows', 'Fused', 'GraphFilter', 'IALSLoss', 'KFoldSplitters',
-    'L2SP', 'LeaveLastSplitter', 'RankMetrics', 'Ring', 'Shards', 'SoftmaxLoss', 'SparseRows', 'TimeFoldSplitters',
-    'TimeSplitter', 'UnknownDropout', 'UserFoldSplitters', 'UserSplitter', 'Vocab', 'VoteLoss', 'WARPLoss',
-    'aggregate_scores', 'check_comparisons', 'check_ratings', 'check_shards', 'collab_learner', 'collab_splitter', 'compare',
-    'comparison_graph', 'comparison_learner', 'comparison_report', 'coverage', 'cross_domain_split', 'cross_validate',
-    'evaluate_shards', 'implicit_learner', 'layouts', 'linear_factors', 'linear_learner', 'load_pretrained_keys',
-    'match_embeds', 'match_rows', 'measure', 'prepare_shards', 'pull_from_hub', 'push_to_hub', 'read_pair', 'read_source',
-    'read_vocab', 'recommend_shards', 'reliability', 'save_pair', 'simulate_clicks', 'simulate_comparisons',
-    'simulate_ratings', 'tables', 'tune', 'wins_frame']
