@@ -789,7 +789,7 @@ def _equally_long(V):
     "`V` with one more column, which makes all rows as long as the longest"
     square = (V**2).sum(1)
     missing = np.sqrt(square.max()-square)
-    return np.column_stack([V, missing]).astype(np.float32)
+    return np.ascontiguousarray(np.column_stack([V, missing]), dtype=np.float32) # an index wants whole rows
 
 # %% ../nbs/11_bundle.ipynb #5622c208
 @patch
