@@ -1,6 +1,6 @@
 "Several sources of ratings become one"
 from helpers import * # all of the package, and what the tests share
-import numpy as np,pandas as pd,pytest,torch
+import numpy as np,pytest,torch
 from hypothesis import given,settings,strategies as st
 from collab_ext.several_sources import *
 
