@@ -10,7 +10,7 @@ Docs: https://collab-ext.github.io/collab_ext/bayes.html.md"""
 __all__ = ['most_kept', 'FirstGuess', 'renewed_sweeps', 'Posterior', 'row_features', 'kept_table', 'SetFeatures', 'inv_psd',
            'dot_and_biases', 'BayesMF', 'regressors', 'kind_shares', 'known_rows', 'solve_coefs', 'expected_rows',
            'fit_coefs', 'fit_spread', 'refit', 'implicit_means', 'fit_implicit', 'UsedFactors', 'first_guess',
-           'prior_means', 'evidence_bound', 'mean_rows']
+           'start_cov', 'prior_means', 'evidence_bound', 'mean_rows']
 
 # %% ../nbs/05a_bayes.ipynb #f0d96db5
 from fastai.basics import *
@@ -377,15 +377,26 @@ def first_guess(
     return FirstGuess(fit.rows, fit.variances, variance, spectrum.found, spectrum.vectors)
 
 # %% ../nbs/05a_bayes.ipynb #23661f44
+def start_cov(
+    count:Tensor, # Number of ratings of each row (n)
+    prior_cov:Tensor, # Prior covariance (k+1 × k+1)
+    noise:float, # Variance of the noise
+)->Tensor: # One for each `count_level`
+    "How uncertain first guesses are: biases alone as their ratings leave them, rows with factors a little"
+    group = count_level(count)
+    res = (.1*prior_cov).repeat(int(group.max())+1, 1, 1)
+    if len(prior_cov)>1: return res
+    bias = noise/(count+noise/prior_cov[-1,-1])
+    res[:,-1,-1] = torch.zeros(len(res)).index_add_(0, group, bias)/torch.bincount(group).clamp(min=1)
+    return res
+
 def _start_side(rm, s, vecs, bias, vec_var, bias_var, noise):
     "A `Posterior` of rows that are first guesses"
     k = vecs.shape[1]
     prior_cov = torch.diag(tensor([vec_var]*k+[bias_var]).float())
     mean = torch.cat([vecs*vec_var**.5, bias[:,None]], 1)
     group = count_level(rm.count[s])
-    cov = (.1*prior_cov).repeat(int(group.max())+1, 1, 1)
-    uncertain = noise/(rm.count[s]+noise/bias_var)
-    cov[:,-1,-1] = torch.zeros(len(cov)).index_add_(0, group, uncertain)/torch.bincount(group).clamp(min=1)
+    cov = start_cov(rm.count[s], prior_cov, noise)
     return Posterior(mean, cov, prior_cov, group=group)
 
 @patch(cls_method=True)

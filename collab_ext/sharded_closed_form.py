@@ -141,6 +141,7 @@ class Side:
         mean:Tensor, # Posterior means (n × k)
         count:Tensor, # Number of ratings of each row (n)
         prior_cov:Tensor, # Prior covariance (k × k)
+        noise:float, # Variance of the noise
     ):
         self.mean,self.prior_cov = mean,prior_cov
         self.group = count_level(count)
@@ -148,7 +149,7 @@ class Side:
         self.sampled = evenly_sampled(self.group)
         self.rows_of = torch.bincount(self.group)
         self.rows_of[0] = 0 # rows without ratings say nothing
-        self.cov = (.1*prior_cov).expand(len(self.rows_of), -1, -1)
+        self.cov = start_cov(count, prior_cov, noise)
         self.prior_mean = None
 
     def replace(self, **changes):
@@ -335,9 +336,10 @@ def sharded_start(
     vecs,bias = guess.vectors[1],guess.biases[1]/slope
     k = vecs.shape[1]
     vec_var = .45*guess.variance**.5/max(k, 1)**.5/slope
-    prior_cov = torch.diag(tensor([vec_var]*k + [.2*guess.variance/slope**2]))
-    items = Side(torch.cat([vecs*vec_var**.5, bias[:,None]], 1), counts[1], prior_cov)
-    users = Side(torch.zeros(shards.sizes[0], k+1), counts[0], prior_cov)
+    noise = guess.variance/slope**2
+    covs = [torch.diag(tensor([vec_var]*k + [o/slope**2])) for o in guess.bias_vars]
+    items = Side(torch.cat([vecs*vec_var**.5, bias[:,None]], 1), counts[1], covs[1], noise)
+    users = Side(torch.zeros(shards.sizes[0], k+1), counts[0], covs[0], noise)
     return ShardedMF(shards, users, items, mean, guess.variance, link, UsedFactors(torch.arange(n_factors)<k))
 
 # %% ../nbs/15d_sharded_closed_form.ipynb #39a18b81
@@ -347,7 +349,7 @@ def in_memory_start(
     "What `mf` is a sharded form of, for small data and for tests"
     data = [read_part(mf.shards, o) for o in mf.shards.train.parts]
     ids,y = [torch.from_numpy(np.concatenate(o)) for o in zip(*[(o.ids,o.targ) for o in data])]
-    sides = [Posterior(o.mean, o.cov, o.prior_cov, torch.zeros_like(o.mean), group=o.group) for o in (mf.users,mf.items)]
+    sides = [Posterior(o.mean, o.cov, o.prior_cov, group=o.group) for o in (mf.users,mf.items)]
     res = BayesMF(RatingMatrix(ids, y, mf.shards.sizes), *sides, mean=mf.mean, noise=mf.noise, link=mf.link, used=mf.used)
     res.sets = False
     res.sides[0].coefs = torch.zeros(1, mf.users.mean.shape[1]) # users have no rows yet to learn a prior from
