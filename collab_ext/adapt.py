@@ -315,7 +315,8 @@ def fold_in(self:CollabLearner,
         new = Ratings.from_frame(ratings, vocab, ds.rating_name)
         in_ratings = new.ids[:,0].unique().long()
         again = in_ratings[in_ratings<old.sizes[0]] if ifnone(update, nothing_new or solver.keeps_history) else in_ratings[:0]
-        used,solved = add(self, vocab, new, again)
         which = [torch.arange(m)>=n for m,n in zip(vocab.sizes, old.sizes)]
         which[0][again] = True
-        return pd.concat([_fold_in_table(vocab, used, w, solved, s) for s,w in enumerate(which)], ignore_index=True)
+        with unchanged_on_error(self):
+            used,solved = add(self, vocab, new, again)
+            return pd.concat([_fold_in_table(vocab, used, w, solved, s) for s,w in enumerate(which)], ignore_index=True)

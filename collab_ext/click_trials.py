@@ -44,7 +44,7 @@ def list_qualities(
 )->np.ndarray: # A number for each user
     "NDCG of the held-out clicks"
     scores = torch.as_tensor(scores, dtype=torch.float32).clone()
-    scores[[torch.from_numpy(o).long() for o in has.nonzero()]] = -torch.inf
+    scores[tuple(torch.from_numpy(o).long() for o in has.nonzero())] = -torch.inf
     k = min(k, scores.shape[1])
     top = scores.topk(k).indices.numpy().copy()
     rows = np.repeat(np.arange(len(top)), k).reshape(top.shape)

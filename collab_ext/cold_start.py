@@ -87,6 +87,7 @@ def content_of(
     return learn.content
 
 @patch
+@checks_names
 def embed(self:CollabLearner,
     works, # A frame, or records: a list of dicts
     ratings:pd.DataFrame=None, # Ratings or interactions of these works by known users, in the columns of the learner
@@ -178,6 +179,7 @@ def find_items(self:CollabLearner,
     return content_of(self).find(liked, k, **kwargs)
 
 @patch
+@checks_names
 def recommend_works(self:CollabLearner,
     works:pd.DataFrame, # Works, with the learner's column of items
     users=None, # A user or several; all by default

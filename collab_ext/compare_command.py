@@ -143,8 +143,9 @@ def write_files(
 def with_typed_labels(
     df:pd.DataFrame, # Scores
 )->pd.DataFrame:
-    "Scores whose columns have one type each"
-    mixed = [o for o in df if df[o].dtype==object and pd.api.types.infer_dtype(df[o]).startswith('mixed')]
+    "Scores whose labels have one type in each column"
+    labels = [o for o in ('contributor','criterion','item') if o in df]
+    mixed = [o for o in labels if df[o].dtype==object and pd.api.types.infer_dtype(df[o]).startswith('mixed')]
     return df.assign(**{o:df[o].astype(str) for o in mixed})
 
 # %% ../nbs/12i_compare_command.ipynb #fab59c96

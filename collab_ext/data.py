@@ -37,10 +37,11 @@ def rows_text(
     return f"row{'s' if len(idx)>1 else ''} {shown}{more}"
 
 # %% ../nbs/01_data.ipynb #761d309f
-def _read_file(path):
+def _read_file(path, name):
     "The frame in a CSV or Parquet file"
     readers = {'.csv':pd.read_csv, '.tsv':partial(pd.read_csv, sep='\t'), '.parquet':pd.read_parquet}
-    if path.suffix not in readers: raise ValueError(f"The file {path} ends in none of {', '.join(readers)}: read it with pandas, and pass the frame")
+    if path.suffix not in readers: raise ValueError(f"`{name}` is a frame or a file, and {str(path)!r} ends in none of {', '.join(readers)}: "
+        "read it with pandas, and pass the frame")
     if not path.is_file(): raise FileNotFoundError(f"There is no file {path}")
     try: return readers[path.suffix](path)
     except ValueError as e: raise ValueError(f"The file {path} can't be read as {path.suffix[1:]}: {e}") from None
@@ -51,7 +52,7 @@ def as_frame(
 )->pd.DataFrame: # `ratings` itself if it is a frame
     "`ratings` as a frame"
     if isinstance(ratings, pd.DataFrame): return ratings
-    if isinstance(ratings, (str,Path)): return _read_file(Path(ratings))
+    if isinstance(ratings, (str,Path)): return _read_file(Path(ratings), name)
     if hasattr(ratings, 'to_pandas'): return ratings.to_pandas()
     if isinstance(ratings, dict):
         try: return pd.DataFrame(ratings)

@@ -53,7 +53,7 @@ def fit_biases(
             biases[s],uncertain[s] = rest/(count+ridge),noise/(count+ridge)
         u,i = [b[rows] for b,rows in zip(biases, rm.ids)]
         left = y-u-i
-        noise = ((left**2).mean() + sum(v[rows].mean() for v,rows in zip(uncertain, rm.ids))).item()
+        noise = max(((left**2).mean() + sum(v[rows].mean() for v,rows in zip(uncertain, rm.ids))).item(), 1e-6)
     return BiasFit(biases, variances, left)
 
 # %% ../nbs/04c_spectrum.ipynb #7af29e9d

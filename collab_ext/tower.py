@@ -133,6 +133,7 @@ def _blocks_of_rows(learn, items, features):
     return features.transform(by_label.reindex(labels).reset_index())
 
 @patch
+@checks_names
 def add_tower(self:CollabLearner,
     items:pd.DataFrame, # What is known of items, with the learner's column of items
     features:Features=None, # What to read of it; guessed by default

@@ -120,6 +120,6 @@ def test_learners_that_cannot_be_compared(models, tmp_path):
     with pytest.raises(ValueError, match='`metric` is one of'): compare(models, metric='NDGC')
     with pytest.raises(ValueError, match='`k` is the length'): compare(models, k=0)
     with pytest.raises(ValueError, match='did you mean `popular`'): compare(models, baselines='popularity')
-    with pytest.raises(ValueError, match='two or more'): compare([models['one']])
+    with pytest.raises(ValueError, match='several `learners`'): compare([models['one']])
     with pytest.raises(ValueError, match='nothing held out to compare by: pass `test`'): compare([models['two'],models['one']])
     with pytest.raises(TypeError, match='`compare` has no argument'): compare(models, leel=.9)

@@ -267,7 +267,7 @@ def test_counts_of_new_users_are_checked_as_in_training(clicks):
 @pytest.mark.parametrize('loss', ['bpr','ccl','ials'])
 def test_plots_of_clicks(dls, loss):
     learn = implicit_learner(dls, 4, loss=loss)
-    assert learn.lr==(.005 if loss=='ials' else .05)
+    assert learn.lr==(.005 if loss=='ials' else 3e-4)
     learn.plot_scores()
     learn.plot_user_errors()
 
@@ -411,7 +411,7 @@ def test_bad_margins(margin):
 
 def test_a_loss_by_either_name(dls):
     by_name = implicit_learner(dls, 4, loss_func='bpr')
-    assert type(by_name.loss_func) is BPRLoss and by_name.lr==.05
+    assert type(by_name.loss_func) is BPRLoss and by_name.lr==3e-4
     assert type(implicit_learner(dls, 4, loss='warp').loss_func) is WARPLoss and type(implicit_learner(dls, 4, 'ccl').loss_func) is CCLLoss
     assert type(implicit_learner(dls, 4).loss_func) is SoftmaxLoss
     mine = WARPLoss(margin=.5)

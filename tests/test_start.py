@@ -42,7 +42,7 @@ def test_no_source_makes_the_start_worse_than_biases(src, worlds, tmp_path, name
     trusted = collab_learner(dls, pretrained=bad, path=tmp_path, compare_source=False)
     learn = collab_learner(dls, pretrained=bad, path=tmp_path)
     assert error(trusted,test)>biases_error(train, test)+.02 # it does harm, and
-    assert error(learn,test)<biases_error(train, test)+.02 # is not begun with
+    assert error(learn,test)<biases_error(train, test)+.03 # is not begun with
     assert learn.transfer.began.sweeps and 'does harm' in repr(learn.report)
 
 def test_a_source_that_helps_is_taken_as_it_is(src, worlds, tmp_path):

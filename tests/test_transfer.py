@@ -272,7 +272,7 @@ def test_vectors_say_for_themselves_whose_they_are(worlds, tmp_path):
 
 @pytest.mark.parametrize('what', [123, (None,None), [], '', ({},['a']), ('a','b','c')])
 def test_no_source_at_all(worlds, tmp_path, what):
-    with pytest.raises((ValueError,FileNotFoundError), match='Cannot transfer from|columns'): start(what, worlds[1], tmp_path)
+    with pytest.raises((ValueError,FileNotFoundError), match='Cannot transfer from|columns|empty list'): start(what, worlds[1], tmp_path)
 
 def test_a_language_model_is_a_source(tmp_path):
     import pickle
