@@ -74,15 +74,13 @@ def test_new_users_change_nothing(asked):
 def test_pairs_of_threads_fold_in(kind, df, tmp_path):
     "Two people arrive at once: both are there, each with the rows that they get alone, and nobody else has moved"
     def arrive(who): learn.fold_in(new.assign(user=who))
-    alone = None
     for n in range(n_pairs//2):
         if not n%50: # a learner that has not grown much, so that a pair costs as little as the first one
             learn = solved(kind, df, tmp_path)
             new = pd.DataFrame(dict(item=learn.vocab['item'][1:5], rating=[5.,1,4,2]))
             if kind=='ials': new = new[['item']]
-            if alone is None:
-                arrive('alone')
-                alone = row_of(learn, 'alone')
+            arrive('alone')
+            alone = row_of(learn, 'alone')
             before,people = weights(learn)['u_weight.weight'],learn.vocab['user']
         both = [f'a{n}',f'b{n}']
         in_threads(arrive, [(o,) for o in both], 2)
