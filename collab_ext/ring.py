@@ -261,7 +261,7 @@ class Ring(Callback):
 
     def _check(self):
         "Raise a `ValueError` if this learner can't be trained so"
-        if not isinstance(self.dls.train, ShardDL): raise ValueError("`Ring` trains on shards: make the loaders with `CollabDataLoaders.from_shards`")
+        if not hasattr(self.dls.train.dataset, 'shards'): raise ValueError("`Ring` trains on shards: make the loaders with `CollabDataLoaders.from_shards`")
         if not any(isinstance(o, Fused) for o in self.learn.cbs): raise ValueError("`Ring` passes on rows between the steps of `Fused`: "
             "pass `cbs=[Fused(), Ring()]`")
         if self.checkpoint and self.dls.train.seed is None: raise ValueError("Training goes on from a checkpoint in the same order of ratings: "
