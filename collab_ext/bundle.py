@@ -689,6 +689,8 @@ def _askers(bundle, users, ratings):
         if users==[None]: raise ValueError("Name a `user`, or pass the `ratings` of somebody new")
         return _known(bundle, _rows('user', bundle.u2i, users))
     if users!=[None]: raise ValueError("Pass either `user` or `ratings`: the ratings are those of somebody new")
+    if isinstance(ratings, pd.DataFrame): raise ValueError("`ratings` is a dict from items to ratings, not a frame: pass `dict(zip(df[item], df[rating]))` "
+        f"with the columns that hold them, of {list(ratings.columns)}")
     return [_new(bundle, ratings)]
 
 @patch

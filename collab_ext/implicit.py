@@ -134,6 +134,12 @@ def split_counts(
     both = pd.concat([train,valid], ignore_index=True)
     return both,count,lambda _: (range(n),range(n,len(both)))
 
+# %% ../nbs/10_implicit.ipynb #7fa73fc9
+def _warn_of_row_ids(df, user):
+    "Warn where the column that is taken for users numbers the rows"
+    if len(df)>=20 and df[user].is_unique: warnings.warn(f"Column {user!r}, the first one, is taken for users, and no two of its {len(df)} rows are alike: "
+        f"if it numbers orders, pass `user_name` and `item_name` from {list(df.columns)}")
+
 # %% ../nbs/10_implicit.ipynb #e21aad46
 @patch(cls_method=True)
 @delegates(CollabDataLoaders.from_df, but=['ratings','rating_name','duplicates','y_range'])
@@ -158,6 +164,7 @@ def from_interactions(cls:CollabDataLoaders,
     if len(found)<2: raise ValueError(f"Interactions need two columns (user, item); this frame has {found}")
     user = ifnone(user_name, found[0])
     item = ifnone(item_name, found[1])
+    if user_name is None: _warn_of_row_ids(df, user)
     if splitter is None: df,count = as_counts(df, user, item, count_name, weight_name)
     else: df,count,splitter = split_counts(df, user, item, splitter, count_name, weight_name)
     dls = cls.from_df(df, user_name=user, item_name=item, rating_name=count, bs=bs, splitter=splitter, weight_name=weight_name, **kwargs)

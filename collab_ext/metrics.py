@@ -203,11 +203,12 @@ def numbers_of(
 
 def reliability(
     pred, # Predicted ratings
-    y, # Ratings
+    y=None, # Ratings, one for each prediction
     bins=10, # Number of bins; fewer if there are fewer ratings
 )->pd.DataFrame: # A row for each bin; `attrs['error']`: mean distance of the two, weighted by ratings
     "Mean prediction and mean rating, from the lowest predictions to the highest"
     check_count('bins', bins, 'the number of bins')
+    if y is None: raise ValueError("`reliability` compares predictions with ratings, and `y` is missing: for a learner, `reliability(*learn.get_preds())`")
     pred,y = numbers_of('pred', pred),numbers_of('y', y)
     if len(pred)!=len(y): raise ValueError(f"There are {len(pred)} predictions and {len(y)} ratings: each of `pred` needs "
         "its rating in `y`")

@@ -385,7 +385,7 @@ class ShardedSolver(BayesSolver):
     @classmethod
     def suits(cls, model, dls, loss_func):
         squared_error = isinstance(getattr(loss_func, 'func', loss_func), nn.MSELoss)
-        return squared_error and isinstance(model, DotBias) and isinstance(dls.train_ds, ShardedRatings)
+        return squared_error and isinstance(model, DotBias) and hasattr(dls.train_ds, 'shards')
 
     @property
     def counts(self): return list(self.dls.train_ds.counts.values())

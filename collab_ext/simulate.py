@@ -84,7 +84,11 @@ def cross_domain_split(
     is_src = users.isin(set(src_users))
     source = ratings[is_src & ~items.isin(set(tgt_only))]
     target = ratings[~is_src & ~items.isin(set(src_only))]
+    for side,part in dict(source=source, target=target).items():
+        if not len(part): raise ValueError(f"No rating is left for the {side}: {plural(users.nunique(), 'user')} and {plural(items.nunique(), 'item')} are too few "
+            f"for `source_pct={source_pct}` and `shared_pct={shared_pct}`")
     return source,target
+
 
 # %% ../nbs/01b_simulate.ipynb #f9333b94
 @checks_names

@@ -406,3 +406,33 @@ def test_small_catalogues_keep_all_links():
 
 def test_linear_models_want_loaders():
     with pytest.raises(ValueError, match='make them first'): linear_learner(frame(range(3), range(4)))
+
+# ---- Nothing there
+
+def test_an_exported_learner_has_nothing_to_measure_by(solved, ratings, tmp_path):
+    solved.export('e.pkl')
+    there = load_learner(tmp_path/'e.pkl')
+    with pytest.raises(ValueError, match='nothing to measure by'): there.validate()
+    with pytest.raises(ValueError, match='nothing to train on'): there.lr_find()
+    with there.no_bar(),solved.no_bar(): assert there.validate(dl=ratings)==solved.validate(dl=ratings)
+
+def test_reliability_of_a_learner(solved):
+    with pytest.raises(ValueError, match=r'reliability\(\*learn.get_preds\(\)\)'): reliability(solved)
+    with solved.no_bar(): assert reliability(*solved.get_preds()).ratings.sum()==len(solved.dls.valid_ds)
+
+def test_a_cut_that_leaves_nothing():
+    few = pd.DataFrame(dict(user=[1,2,3], item=[1,2,3], rating=3.))
+    with pytest.raises(ValueError, match='No rating is left for the target: 3 users and 3 items are too few'):
+        cross_domain_split(few, source_pct=1.)
+
+def test_order_numbers_are_no_users():
+    orders = pd.DataFrame(dict(order=range(40), customer=[o%7 for o in range(40)], product=[o%9 for o in range(40)]))
+    with pytest.warns(UserWarning, match="'order', the first one, is taken for users.*pass `user_name`"):
+        CollabDataLoaders.from_interactions(orders, valid_pct=.5, unknown='mean')
+    with warnings.catch_warnings():
+        warnings.simplefilter('error')
+        CollabDataLoaders.from_interactions(orders, user_name='customer', item_name='product')
+
+def test_bundles_say_how_ratings_are_passed(solved, tmp_path):
+    b = Bundle(solved.export_bundle(tmp_path/'b'))
+    with pytest.raises(ValueError, match=r'dict\(zip\('): b.recommend(ratings=pd.DataFrame(dict(item=['i1'], rating=[5.])))
