@@ -339,7 +339,9 @@ def run(order, kind, how, world, path):
 
 full = bool(os.environ.get('FULL') or os.environ.get('ORDERS'))
 length = int(os.environ.get('ORDERS', 0))
-orders = list(itertools.product(ops, repeat=length or 2))
+every = list(itertools.product(enumerate(ops), repeat=length or 2))
+if not full: every = [order for order in every if sum(i for i,_ in order)%2==0] # each call before and after half of the calls
+orders = [tuple(name for _,name in order) for order in every]
 starts = [('dot','pretrained'), ('nn','pretrained'), ('dot','scratch'), ('nn','scratch'), ('loss','pretrained')]
 
 @pytest.mark.parametrize('kind,how', starts if full else starts[:1])
@@ -356,7 +358,7 @@ stories = """lr_find tune save|lr_find tune_save load|tune_save tune save|tune_s
     fit_save tune load|fit_save solve lr_find|solve lr_find solve|solve load solve|tune_save lr_find transfer|load grow load"""
 stories = [tuple(o.split()) for line in stories.splitlines() for o in line.strip().split('|')]
 
-@pytest.mark.parametrize('kind,how', starts if full else starts[:2])
+@pytest.mark.parametrize('kind,how', starts if full else starts[:1])
 @pytest.mark.parametrize('order', stories, ids='-'.join)
 def test_story(world, tmp_path, order, kind, how): run(order, kind, how, world, tmp_path)
 
