@@ -404,6 +404,15 @@ def global_scores(self:ComparisonLearner,
     return own
 
 # %% ../nbs/12f_comparison_learner.ipynb #0d691b7d
+def _warn_of_unknown(ds, df):
+    "Warn of contributors and items of the frame `df` that have no row; `ds` holds its rows"
+    names = ds.columns
+    for i,what in enumerate(['contributor','item','item']):
+        lacking = to_np(ds.ids[:,i]==0)
+        labels = df[names[i]][lacking].drop_duplicates().tolist() if names[i] is not None else []
+        if labels: warnings.warn(f"{plural(len(labels), f'unknown {what}')} in column {names[i]!r} ({', '.join(map(repr, labels[:3]))}"
+            f"{', …' if len(labels)>3 else ''}): their scores are taken to be average")
+
 @patch
 @checks_names
 def expected_answers(self:ComparisonLearner,
@@ -412,6 +421,7 @@ def expected_answers(self:ComparisonLearner,
     "What contributors would answer"
     check_frame('df', df)
     ds = self.dls.train_ds.encode(df)
+    _warn_of_unknown(ds, df)
     law,scale = self.model.law,self.dls.train_ds.scale
     if self.model.kind!='posterior': return to_np(law.mean(self.model(ds.ids).detach()))*scale
     return expected_answers(law, *posterior_solver(self).difference(ds))*scale

@@ -621,9 +621,12 @@ def learned_variance(
     errors:np.ndarray, # Their posterior variances
     variance:float, # Their prior variance until now
     least=1e-6, # The smallest one
+    usual=5., # The most probable standard deviation where the data say nothing
 )->float: # Their new prior variance
-    "One step towards the prior variance under which the data are most probable"
+    "One step towards the most probable prior variance"
     n,squares = len(off),float(off@off)
     determined = min(max(n-errors.sum()/variance, 0.), n)
-    few = determined<.05*n # where the quotient is all noise, the slower step of EM is safe
-    return max(float((squares+errors.sum())/n if few else squares/determined), least)
+    few = determined<max(.05*n, 2) # where the quotient is all noise, the slower step of EM is safe
+    prior = math.sqrt(variance)/usual - 1 # what the prior counts, in scores: at most one fewer
+    if few: return max((squares+float(errors.sum()))/max(n+prior, .5), least)
+    return max(squares/(determined+prior), least)

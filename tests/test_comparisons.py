@@ -526,3 +526,22 @@ def test_pulls_of_licchavi():
     assert spread('item', w0=50.)<.7*spread('item')
     with pytest.raises(ValueError, match="`w`.*loss='licchavi'"): learner(df, w=2.)
     with pytest.raises(ValueError, match='`w0`'): learner(df, loss='licchavi', w0=0.)
+
+def test_four_balanced_games_leave_doubt():
+    "Scores that differ less than their errors are no proof that players are equally strong"
+    games = pd.DataFrame([('a','b'),('b','a')]*2, columns=['winner','loser'])
+    learn = comparison_learner(ComparisonDataLoaders.from_df(wins_frame(games), valid_pct=0.), law='wins')
+    with learn.no_bar(),learn.no_logging(): learn.solve()
+    found = learn.scores()
+    assert np.allclose(found.score, 0, atol=1e-6) and (found.left>.3).all() and (found.left<3).all()
+
+def test_unknown_labels_are_named():
+    df = pd.DataFrame(dict(contributor=list('uuuvvv'), item_a=list('abcabc'), item_b=list('bcabca'), comparison=[5,3,-4,4,2,-6]))
+    learn = comparison_learner(ComparisonDataLoaders.from_df(df, valid_pct=0., comparison_max=10))
+    with learn.no_bar(),learn.no_logging(): learn.solve()
+    with pytest.warns(UserWarning, match=r"1 unknown item in column 'item_b' \('B'\): their scores are taken to be average"):
+        learn.expected_answers(df.head(2).assign(item_b='B'))
+    with pytest.warns(UserWarning, match="1 unknown contributor in column 'contributor' \\('w'\\)"): learn.expected_answers(df.head(2).assign(contributor='w'))
+    with warnings.catch_warnings():
+        warnings.simplefilter('error')
+        learn.expected_answers(df)
