@@ -195,7 +195,8 @@ def _check_fold(folder, tables, fold, is_linear):
     kind = fold.get('kind') if isinstance(fold, dict) else None
     if kind not in _fold_numbers or is_linear!=(kind=='linear'): raise ValueError(f"{folder} folds in new users by {kind!r:.80}, "
         "which this version does not know: update the library, or export it again")
-    bad = [o for o in (*_fold_numbers[kind],'like') if not _is_finite(fold.get(o))]
+    numbers = {'scale':1., **fold} # bundles of earlier versions have none
+    bad = [o for o in (*_fold_numbers[kind],'like','scale') if not _is_finite(numbers.get(o))]
     if bad or (kind=='ratings' and fold['noise']<=0): raise ValueError(f"`fold` of {folder} has no usable {(bad or ['noise'])[0]!r}: export it again")
     _check_lacking(folder, tables, _fold_tables[kind])
     if is_linear: return
@@ -449,7 +450,7 @@ class _ClicksFold:
             scaled = x/diag
             res = np.linalg.solve(np.eye(n)+extra[:,None]*(x@scaled.T), weight)@scaled
         else: res = np.linalg.solve(np.diag(diag)+x.T@(extra[:,None]*x), weight@x)
-        return np.append(self.Q@res, 0)
+        return np.append(loss.get('scale', 1.)*(self.Q@res), 0)
 
 _folds = dict(ratings=_RatingsFold, clicks=_ClicksFold)
 

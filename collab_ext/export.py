@@ -113,7 +113,7 @@ def _ratings_fold(solver):
 def _clicks_fold(solver):
     loss,(_,items) = solver.loss,[packed_rows(tables(solver.model), s) for s in (0,1)]
     numbers = {o:float(getattr(loss, o)) for o in ('alpha0','reg','nu','count_weight')}
-    return dict(kind='clicks', **numbers),dict(i_any=to_np(items[0].float()))
+    return dict(kind='clicks', scale=float(ifnone(solver.row_scale(0), 1.)), **numbers),dict(i_any=to_np(items[0].float()))
 
 def _linear_fold(solver):
     model = solver.model

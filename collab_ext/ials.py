@@ -167,12 +167,37 @@ class IALSSolver(Solver):
     def holds(self, model): return self.rows is not None and holds_rows(model, self._packed())
 
 # %% ../nbs/05b_ials.ipynb #6300679b
+def _lengthened(longer, shorter):
+    "How much longer rows are than others, in the middle"
+    return (longer.norm(dim=1)/shorter.norm(dim=1).clamp(min=1e-9)).median().item()
+
+@patch
+@torch.no_grad()
+def row_scale(self:IALSSolver,
+    s:int, # 0: users, 1: items
+    most=500, # Rows that are looked at
+): # None without interactions
+    "How much longer the model's rows of a side are than their solutions would be; 1 where iALS has trained them"
+    if self.trains: return 1.
+    ds = self.dls.train_ds
+    rows = [packed_rows(tables(self.model), o)[:,:-1] for o in (0,1)]
+    seen = torch.bincount(ds.ids[:,s], minlength=len(rows[s])).nonzero()[:,0]
+    some = seen[seen>0][::len(seen)//most+1]
+    if not len(some): return
+    place = torch.full((len(rows[s]),), -1)
+    place[some] = torch.arange(len(some))
+    own = place[ds.ids[:,s]]
+    ids = torch.stack([own,ds.ids[:,1-s]], 1)[own>=0]
+    rm = RatingMatrix(ids.int(), ds.targ[own>=0], (len(some),len(rows[1-s])))
+    return _lengthened(rows[s][some], ials_rows(rows[1-s], *_by_row(rm, 0, self.loss), self.loss))
+
 @patch
 @torch.no_grad()
 def fold_in(self:IALSSolver, ids, y, n_users):
     own,items = [packed_rows(tables(self.model), s) for s in (0,1)]
     rm = RatingMatrix(ids, y, (n_users,len(items)))
     users = F.pad(ials_rows(items[:,:-1], *_by_row(rm, 0, self.loss), self.loss), (0,1))
+    users *= ifnone(self.row_scale(0), _lengthened(own[:,:-1].norm(dim=1).median()[None,None], users[1:]))
     users[0] = own[0]
     users[1:,-1] = 0
     return with_users(self.model, users)
@@ -197,23 +222,12 @@ def _solved_side(V, rm, s, loss): return ials_rows(V, *_by_row(rm, s, loss), los
 
 @patch
 @torch.no_grad()
-def item_scale(self:IALSSolver)->float:
-    "How much longer the model's items are than their solutions would be; 1 where iALS has trained them"
-    if self.trains: return 1.
-    rm = RatingMatrix.from_ratings(self.dls.train_ds)
-    users,items = [packed_rows(tables(self.model), s)[:,:-1] for s in (0,1)]
-    seen = rm.count[1]>0
-    solved = _solved_side(users[:len(rm.count[0])], rm, 1, self.loss)[seen].norm(dim=1)
-    return (items[seen].norm(dim=1)/solved.clamp(min=1e-9)).median().item() if seen.any() else 1.
-
-@patch
-@torch.no_grad()
 def solved_rows(self:IALSSolver, rows, which, ids, y, prior=None,
     rounds=5, # Turns, where rows of both sides are solved for
 ):
     rm = RatingMatrix(ids, y, [len(o) for o in rows])
     vecs,bias = [o[:,:-1] for o in rows],[o[:,-1:] for o in rows]
-    scale = [1., self.item_scale() if which[1].any() else 1.]
+    scale = [ifnone(self.row_scale(s), 1.) if which[s].any() else 1. for s in (0,1)]
     both = which[0].any() and which[1].any()
     for _ in range(rounds if both else 1):
         for s in (0,1):

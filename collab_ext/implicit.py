@@ -187,7 +187,7 @@ class ImplicitLoss:
     "Base of the losses that take negatives: a subclass says what each positive contributes"
     needs_negatives,cbs = True,()
     unit_rows = False # Are all vectors of length 1?
-    fold_loss = IALSLoss() # By which new users are folded in; see `IALSSolver`
+    fold_loss = IALSLoss() # By which new users are folded in, with the order of items that this loss would give; see `IALSSolver`
     def _sides(self, pred, targ):
         "Scores of positives (n), of negatives (n_neg × n), and the targets of these"
         n = int((targ>0).sum())
@@ -209,6 +209,7 @@ class ImplicitLoss:
 
 class BPRLoss(ImplicitLoss):
     "Bayesian personalised ranking: each positive should score higher than its negatives"
+    fold_loss = IALSLoss(.3, .03)
     def fused_form(self): return 'bpr',0,0
     def each(self, pos, neg, minus_prob): return F.softplus(neg-pos).mean(0)
 
@@ -232,7 +233,7 @@ class UnitRows(Callback):
 
 class CCLLoss(ImplicitLoss):
     "Cosine contrastive loss"
-    cbs,unit_rows = (UnitRows,),True
+    cbs,unit_rows,fold_loss = (UnitRows,),True,IALSLoss(.1, .003)
     def __init__(self,
         margin=.4, # Negatives below this cosine are left alone
         weight=10., # Weight of the negatives
