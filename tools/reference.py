@@ -71,11 +71,13 @@ def method_links():
     return res
 
 def tidy(sig):
-    "The markdown `sig` of a reference entry without module names of ours, types that say nothing, and the events that each callback takes"
+    "The markdown `sig` of a reference entry without module names of ours, types that say nothing, addresses, long defaults, and the events that each callback takes"
     sig = re.sub(r'\b(?:__main__|collab_ext(?:\.\w+)*)\.(?=\w)', '', sig)
     sig = re.sub(rf"\b(?:{'|'.join(_events)})(?::NoneType)?=None(?:,\s*)?", '', sig)
     sig = re.sub(r'\(\s*\*,\s*\)', '()', sig)
     sig = re.sub(r':NoneType(?==None)', '', sig)
+    sig = re.sub(r'<function (\w+) at 0x[0-9a-f]+>', r'\1', sig)
+    sig = re.sub(r'=\{.{80,}\}(?=,? #|,?$)', '={…}', sig, flags=re.M)
     return re.sub(r'(```python\n)def ([A-Z]\w*\(.*?\)):?(\n```)', r'\1\2\3', sig, flags=re.S)
 
 def entry_of(cell):
