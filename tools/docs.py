@@ -28,10 +28,6 @@ def mathml(page):
         return f'<span class="math {kind}">{convert(html.unescape(tex), display="block" if kind=="display" else "inline")}</span>'
     return _math.sub(f, page)
 
-def below_title(f):
-    "Text of the markdown file `f` without its title, for a page that has one"
-    return re.sub(r'^# .*\n', '', f.read_text(encoding='utf-8'), count=1, flags=re.M)
-
 class NbdevSite(Site):
     "A site whose pages have the file names that nbdev gives them, and need nothing from another site: `00_vocab.ipynb` becomes `vocab.html`"
     def read(self, src):
@@ -39,7 +35,7 @@ class NbdevSite(Site):
         page.out = page.out.with_name(page.front.get('output-file', page.out.name))
         home = re.escape(get_config().doc_url)
         page.body = re.sub(rf'\]\({home}/(?=\w)', '](', page.body)
-        page.body = re.sub(r'\{\{< include (\S+) >\}\}', lambda m: below_title(self.root/src.parent/m[1]), page.body)
+        if src.suffix=='.qmd': page.body = re.sub(r'\A\s*# .*\n', '', page.body) # an included file's title, below the page's own
         return page
 
     def find_page(self, target):
