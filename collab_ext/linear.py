@@ -100,6 +100,7 @@ def scores(self:ItemModel, users):
 
 @patch
 def forward(self:ItemModel, x):
+    "Scores of pairs of user and item (n × 2)"
     users,at = x[:,0].unique(return_inverse=True)
     scores = torch.cat([self.scores(u) for u in users.split(512)])
     return scores[at,x[:,1]]

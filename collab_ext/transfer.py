@@ -449,7 +449,7 @@ def notes(self:TransferReport):
     t,res = self.transfer,self.type_notes
     if t.hint: res.append(t.hint)
     if t.start: res.append(_start_note(t.start))
-    if t.began and t.began.sweeps: res.append(f"The source as it is does harm, so something else was begun with. {_choice_note(t.began)}")
+    if t.began and t.began.sweeps: res.append(f"The source as it is was not the best start. {_choice_note(t.began)}")
     if t.choice: res.append(_choice_note(t.choice))
     for s,name in enumerate(t.matches.new.names):
         most_rated = t.matches.unmatched(s)[:5]
@@ -485,7 +485,7 @@ def plan_transfer(
 
 # %% ../nbs/04_transfer.ipynb #c881556a
 def rescale_prior(
-    prior:dict, # A source's prior (see [Bayesian matrix factorisation](05a_bayes.ipynb))
+    prior:dict, # A source's prior, as `BayesMF` keeps it
     a:float, # What the items' vectors and all biases are multiplied by
     ratio:float, # What its ratings are multiplied by
     mean:float, # The new global mean

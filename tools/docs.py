@@ -1,5 +1,6 @@
 "Build the documentation in `_docs` without Quarto: nbdev processes the notebooks, smalldocs renders them, then the pages are checked"
 import html, json, os, re, shutil, sys
+from collections import Counter
 from html.parser import HTMLParser
 from urllib.parse import unquote, urljoin
 
@@ -34,6 +35,7 @@ class NbdevSite(Site):
         page.out = page.out.with_name(page.front.get('output-file', page.out.name))
         home = re.escape(get_config().doc_url)
         page.body = re.sub(rf'\]\({home}/(?=\w)', '](', page.body)
+        if src.suffix=='.qmd': page.body = re.sub(r'\A\s*# .*\n', '', page.body) # an included file's title, below the page's own
         return page
 
     def find_page(self, target):
@@ -71,6 +73,7 @@ class NbdevSite(Site):
     def write_copy(self, page):
         "Write the page as markdown beside it, with its pictures"
         text,files = self.llms_copy(page)
+        text = re.sub(r'<style scoped>.*?</style>\n', '', text, flags=re.S) # pandas writes it with each frame
         (self.out/f'{page.out}.md').write_text(text, encoding='utf-8')
         for name,data in files.items():
             dest = self.out/page.out.parent/name
@@ -108,6 +111,7 @@ def faults(text):
     res = Links(text).bad
     if r'\(' in re.sub(r'<(pre|code)\b.*?</\1>', '', text, flags=re.S): res.append('has a formula that is not rendered')
     if '__main__' in text: res.append('names `__main__`')
+    if '<table class="fastprogress"' in text: res.append('has a progress bar, with times (`with learn.no_bar(), learn.no_logging():`)')
     return res
 
 def md_links(text):
@@ -142,6 +146,7 @@ def main():
         if not re.search(_ignore, w): print(f'warning: {w}')
     want = [nbpath2html(f.relative_to(cfg.nbs_path)) for f in nbglob(as_path=True)]
     bad = [f'{f}: missing' for f in want if not (cfg.doc_path/f).exists()] + dead_links(cfg.doc_path, cfg.doc_url)
+    bad += [f'{f}: {n} notebooks would be this page; rename one' for f,n in Counter(want).items() if n>1]
     bad += [f'{f.name}: {o}' for f in sorted(cfg.doc_path.rglob('*.html')) for o in faults(f.read_text(encoding='utf-8'))]
     bad += [f'{f}: loads from elsewhere' for f in cfg.doc_path.rglob('*.css') if re.search(r'url\(["\']?(https?:)?//', f.read_text(encoding='utf-8'))]
     if bad: sys.exit('\n'.join(['The site has faults:', *bad]))

@@ -37,8 +37,25 @@ class Docs(FilterDefaults):
         return [*res[:i],ShowMethods,add_show_docs,NameMethods,*res[i+1:]]
 
     def __call__(self, nb):
-        NbdevLookup().syms.update(method_links())
+        NbdevLookup().syms.update(merge(first_links(), method_links(), own_links(nb)))
         return super().__call__(nb)
+
+def our_names():
+    "Module → names in it → where they lead"
+    syms = NbdevLookup().entries['collab_ext']['syms']
+    return {mod:{k.removeprefix(f'{mod}.'):v for k,v in names.items()} for mod,names in syms.items()}
+
+def first_links():
+    "Where each of our names leads; of two that are alike, to the one that nbdev finds first"
+    return merge(*reversed(our_names().values()))
+
+def own_links(nb):
+    "Where the names of the module that the notebook `nb` exports lead: to its own page and source, though another module may have them too"
+    found = (re.search(r'^#\|\s*default_exp (\S+)', c.source, flags=re.M) for c in nb.cells)
+    own = next((m[1] for m in found if m), None)
+    return our_names().get(f'collab_ext.{own}', {})
+
+_words = {'vocab','serve'} # methods whose names are those of arguments and of a command, too
 
 def method_links():
     "Where `solve`, `learn.solve` and `from_df` lead; fastai has another `solve`, about images"
@@ -50,15 +67,17 @@ def method_links():
             owner,_,m = k.partition('.')
             if owner!=cls or not m or m[0]=='_': continue
             res[f'{called}.{m}'] = v
-            if m not in names: res[m] = v
+            if m not in names and m not in _words: res[m] = v
     return res
 
 def tidy(sig):
-    "The markdown `sig` of a reference entry without module names of ours, types that say nothing, and the events that each callback takes"
+    "The markdown `sig` of a reference entry without module names of ours, types that say nothing, addresses, long defaults, and the events that each callback takes"
     sig = re.sub(r'\b(?:__main__|collab_ext(?:\.\w+)*)\.(?=\w)', '', sig)
     sig = re.sub(rf"\b(?:{'|'.join(_events)})(?::NoneType)?=None(?:,\s*)?", '', sig)
     sig = re.sub(r'\(\s*\*,\s*\)', '()', sig)
     sig = re.sub(r':NoneType(?==None)', '', sig)
+    sig = re.sub(r'<function (\w+) at 0x[0-9a-f]+>', r'\1', sig)
+    sig = re.sub(r'=\{.{80,}\}(?=,? #|,?$)', '={…}', sig, flags=re.M)
     return re.sub(r'(```python\n)def ([A-Z]\w*\(.*?\)):?(\n```)', r'\1\2\3', sig, flags=re.S)
 
 def entry_of(cell):
@@ -82,10 +101,22 @@ def in_order(cells):
             if c is not None: res.append(c)
     return res
 
+def is_shown_output(o):
+    "Does the output `o` show anything? What a progress bar leaves behind is empty, or its style alone"
+    html = ''.join(o.get('data', {}).get('text/html', 'text'))
+    return re.sub(r'<style>.*?</style>', '', html, flags=re.S).strip()!=''
+
+def is_event_entry(c):
+    "Is the cell `c` the entry of what a callback does at an event? nbdev lists patched ones"
+    m = re.search(r'^#+ \w+\.(\w+)$', entry_of(c) or '', flags=re.M) if c.cell_type=='code' else None
+    return m is not None and m[1] in _events
+
 def mend(f):
     "Tidy the processed notebook `f`"
     nb = read_nb(f)
+    nb.cells = [c for c in nb.cells if not is_event_entry(c)]
     for c in nb.cells:
+        if c.get('outputs'): c.outputs = [o for o in c.outputs if is_shown_output(o)]
         if c.cell_type=='markdown': c.remove_directives()
         elif entry_of(c):
             for o in c.outputs: o['data']['text/markdown'] = tidy(''.join(o['data']['text/markdown']))
