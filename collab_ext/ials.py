@@ -166,7 +166,7 @@ class IALSSolver(Solver):
         if hasattr(model, 'mean'): model.mean.zero_()
     def holds(self, model): return self.rows is not None and holds_rows(model, self._packed())
 
-# %% ../nbs/05b_ials.ipynb #6300679b
+# %% ../nbs/05b_ials.ipynb #c799d501
 def _lengthened(longer, shorter):
     "How much longer rows are than others, in the middle"
     return (longer.norm(dim=1)/shorter.norm(dim=1).clamp(min=1e-9)).median().item()
@@ -191,6 +191,7 @@ def row_scale(self:IALSSolver,
     rm = RatingMatrix(ids.int(), ds.targ[own>=0], (len(some),len(rows[1-s])))
     return _lengthened(rows[s][some], ials_rows(rows[1-s], *_by_row(rm, 0, self.loss), self.loss))
 
+# %% ../nbs/05b_ials.ipynb #6300679b
 @patch
 @torch.no_grad()
 def fold_in(self:IALSSolver, ids, y, n_users):

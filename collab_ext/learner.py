@@ -191,13 +191,6 @@ def fit_one_cycle(self:CollabLearner, n_epoch, lr_max=None, **kwargs):
     check_kwargs(kwargs, 'fit_one_cycle', Learner.fit_one_cycle)
     return Learner.fit_one_cycle(self, n_epoch, lr_max, **kwargs)
 
-@patch
-@delegates(Learner.lr_find)
-def lr_find(self:CollabLearner, **kwargs):
-    "As `Learner.lr_find`"
-    check_kwargs(kwargs, 'lr_find', Learner.lr_find)
-    _check_not_empty(self.dls)
-    return Learner.lr_find(self, **kwargs)
 
 @patch
 @delegates(Learner.validate)
@@ -209,6 +202,15 @@ def validate(self:CollabLearner, ds_idx=1, dl=None, **kwargs):
     if not len(self.dls[ds_idx] if dl is None else dl): raise ValueError("There is nothing to measure by: this set of ratings is empty, since none were "
         "held out or the learner comes from `export`; pass a frame of ratings as `dl`")
     return Learner.validate(self, ds_idx, dl, **kwargs)
+
+# %% ../nbs/06_learner.ipynb #77e4d7a5
+@patch
+@delegates(Learner.lr_find)
+def lr_find(self:CollabLearner, **kwargs):
+    "As `Learner.lr_find`"
+    check_kwargs(kwargs, 'lr_find', Learner.lr_find)
+    _check_not_empty(self.dls)
+    return Learner.lr_find(self, **kwargs)
 
 # %% ../nbs/06_learner.ipynb #ac16a4ef
 @patch
