@@ -20,8 +20,7 @@ import speed
 from collab_ext import CollabDataLoaders,Features,collab_learner,token_vectors
 from collab_ext.candidates import as_times,quantile_votes,rolling_quantile,votes_auc
 from collab_ext.cold_start import work_scores
-from collab_ext.features import words
-from collab_ext.selector import fit_head,order_accuracy,selector_learner
+from collab_ext.selector import order_accuracy,selector_learner
 from collab_ext.tables import packed_rows,tables
 from collab_ext.text_states import TextStates,smollm2
 

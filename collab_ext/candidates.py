@@ -72,7 +72,9 @@ def as_times(
     "Read a column of times"
     column = pd.Series(column)
     is_number = pd.api.types.is_numeric_dtype(column) and not pd.api.types.is_bool_dtype(column)
-    try: res = pd.to_datetime(column, utc=True, **(dict(unit='s') if is_number else dict(format='mixed') if column.dtype==object or pd.api.types.is_string_dtype(column) else {}))
+    is_text = column.dtype==object or pd.api.types.is_string_dtype(column)
+    how = dict(unit='s') if is_number else dict(format='mixed') if is_text else {}
+    try: res = pd.to_datetime(column, utc=True, **how)
     except (ValueError,TypeError,OverflowError) as e: raise ValueError(f"`time` holds what is no time: {e}") from None
     bad = np.flatnonzero(res.isna())
     if len(bad): raise ValueError(f"row {bad[0]} has no time: leave such rows out")

@@ -1,5 +1,5 @@
 "Feedback as data: ranks that no order, tie or clock can upset; hidden states that no text and no file on disk can upset"
-import json,os,pickle,pytest
+import pickle,pytest
 from helpers import *
 from collab_ext.candidates import *
 from collab_ext.text_states import *

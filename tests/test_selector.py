@@ -1,5 +1,5 @@
 "A selector: the same whatever the order, honest errors, files that are believed only as far as they fit"
-import json,os,pickle,pytest
+import json,os,pytest
 from safetensors.torch import load_file,save_file
 from helpers import *
 from collab_ext.candidates import *
