@@ -12,6 +12,7 @@ Modules:
 - `collab_ext.bayes_solver`: What a learner sees of Bayesian matrix factorisation: how to start, what to choose, what to write
 - `collab_ext.bayes_transfer`: A source's rows and prior as the prior of a target, and new rows in a finished model
 - `collab_ext.bundle`: Serve recommendations from one folder of safe files, with no torch and nothing to train
+- `collab_ext.candidates`: A checked frame of texts with votes or counts, and targets that a growing audience does not move
 - `collab_ext.catalogue`: Works like those that somebody liked, among all there are, known ones and new ones, by vectors and by tags
 - `collab_ext.cli`: `collab-ext <command>`: what the library does without Python
 - `collab_ext.click_trials`: Hold out a part of the clicks, judge lists by it, and read the best strength off a few trials
@@ -53,6 +54,7 @@ Modules:
 - `collab_ext.rows_numba`: The loops of `rows`, by numba, for one core or several
 - `collab_ext.saving`: Save a learner with its vocabulary, and load it into learners with other ones
 - `collab_ext.scores`: One sparse model for the scores of items: for everybody, for each criterion, for each contributor, and how sure they are
+- `collab_ext.selector`: From a few hundred votes on texts to a score of texts that nobody has seen, with an honest error, for everybody and for one person
 - `collab_ext.serve`: A bundle behind HTTP: `/recommend`, `/similar`, `/embed`, health, metrics, and a page to try it
 - `collab_ext.serve_command`: `collab-ext serve`: the newest bundle behind an address, until it is told to stop
 - `collab_ext.several_sources`: Bring the rows of several pretrained models into one space, weigh them by their evidence, and leave out what does harm
@@ -67,6 +69,7 @@ Modules:
 - `collab_ext.spectrum`: Biases, the directions in which ratings differ beyond them, and which of these stand out from chance
 - `collab_ext.splits`: Hold out the latest ratings, a share of each user's, whole users, or each of them once
 - `collab_ext.tables`: Find the user and item tables of any model, under one set of names
+- `collab_ext.text_states`: The hidden states of a frozen language model, for each token, kept on disk: features for models of what people like
 - `collab_ext.tower`: A net that makes items' rows from their content, trained by gradient together with the rows themselves
 - `collab_ext.train_command`: `collab-ext train`: prepared data in, the best of a model's epochs out, with all it takes to train it again
 - `collab_ext.transfer`: Move what one model has learned into the vocabulary of another, and see what was moved
@@ -115,6 +118,9 @@ batch_recommend: evaluate_shards recommend_shards
 catalogue: Catalogue
 cold_start: measure_cold split_items
 tower: Tower copy_tower
+candidates: latest_votes quantile_votes rolling_quantile
+text_states: TextStates load_lm smollm2
+selector: SelectorLearner load_selector selector_learner
 export: # these have methods of the learners
 comparison_plots:
 next_pair:
@@ -182,11 +188,12 @@ def __dir__(): return sorted({*globals(), *__all__})
 # What `from collab_ext import *` gives: what users type. Everything else is imported from its module.
 __all__ = ['BPRLoss', 'Bundle', 'CCLLoss', 'Catalogue', 'CollabDataLoaders', 'CollabLearner', 'ComparisonDataLoaders',
     'ComparisonLearner', 'ContentPrior', 'DotBias', 'EASE', 'EmbeddingDotBias', 'EmbeddingNN', 'Features', 'FreezeRows', 'Fused',
-    'GraphFilter', 'IALSLoss', 'KFoldSplitters', 'L2SP', 'LeaveLastSplitter', 'RankMetrics', 'Ring', 'SoftmaxLoss', 'SparseRows',
-    'TimeFoldSplitters', 'TimeSplitter', 'UnknownDropout', 'UserFoldSplitters', 'UserSplitter', 'Vocab', 'VoteLoss', 'WARPLoss',
-    'aggregate_scores', 'check_comparisons', 'check_ratings', 'collab_learner', 'collab_splitter', 'compare', 'comparison_graph',
-    'comparison_learner', 'comparison_report', 'coverage', 'cross_domain_split', 'cross_validate', 'implicit_learner', 'layouts',
-    'linear_factors', 'linear_learner', 'load_pretrained_keys', 'match_embeds', 'match_rows', 'measure', 'measure_cold',
-    'prepare_shards', 'pull_from_hub', 'push_to_hub', 'read_pair', 'read_source', 'read_vocab', 'recommend_shards', 'reliability',
-    'save_pair', 'simulate_clicks', 'simulate_comparisons', 'simulate_ratings', 'split_items', 'tables', 'token_vectors', 'tune',
-    'wins_frame']
+    'GraphFilter', 'IALSLoss', 'KFoldSplitters', 'L2SP', 'LeaveLastSplitter', 'RankMetrics', 'Ring', 'SelectorLearner',
+    'SoftmaxLoss', 'SparseRows', 'TextStates', 'TimeFoldSplitters', 'TimeSplitter', 'UnknownDropout', 'UserFoldSplitters',
+    'UserSplitter', 'Vocab', 'VoteLoss', 'WARPLoss', 'aggregate_scores', 'check_comparisons', 'check_ratings', 'collab_learner',
+    'collab_splitter', 'compare', 'comparison_graph', 'comparison_learner', 'comparison_report', 'coverage',
+    'cross_domain_split', 'cross_validate', 'implicit_learner', 'layouts', 'linear_factors', 'linear_learner',
+    'load_pretrained_keys', 'load_selector', 'match_embeds', 'match_rows', 'measure', 'measure_cold', 'prepare_shards',
+    'pull_from_hub', 'push_to_hub', 'quantile_votes', 'read_pair', 'read_source', 'read_vocab', 'recommend_shards',
+    'reliability', 'rolling_quantile', 'save_pair', 'selector_learner', 'simulate_clicks', 'simulate_comparisons',
+    'simulate_ratings', 'smollm2', 'split_items', 'tables', 'token_vectors', 'tune', 'wins_frame']
