@@ -44,6 +44,7 @@ Modules:
 - `collab_ext.model`: A dot product with biases that starts at the mean rating, and the link between its argument and a rating
 - `collab_ext.mood`: A bot that is cheered up or put down by what people say to it, for hours, and chooses its words accordingly
 - `collab_ext.next_pair`: Which two items to show a contributor next, so that their answer says the most
+- `collab_ext.off_policy`: What another way of choosing would have earned, computed from a log; whether scores mean what they say; and which of several sources people like more, with intervals that stay true however often one looks
 - `collab_ext.plots`: Look at a learner: recall at every length of the list, a map of the items, scores and errors
 - `collab_ext.prepare_command`: `collab-ext prepare`: a file of ratings or clicks in, checked and split data out
 - `collab_ext.rank`: The best items for each user, out of the whole catalogue, without what the user has already
