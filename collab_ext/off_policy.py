@@ -322,8 +322,8 @@ def sequence_halfwidth(
     tau2 = scale**2
     return np.sqrt(V*(V+tau2)/tau2*(2*np.log(1/alpha)+np.log((V+tau2)/V)))
 
-# %% ../nbs/14d_off_policy.ipynb #14c66654
-min_users = 10 # below, there is no interval
+# %% ../nbs/14d_off_policy.ipynb #7a05e7f1
+min_users = 10 # effective ones; below, there is no interval
 
 def _two_way_variance(errors, user, item):
     "Variance of a sum of errors that are alike within users and within items"
@@ -341,7 +341,7 @@ def _check_votes(votes, source, value, user):
     if not np.isfinite(pd.to_numeric(df[value], errors='coerce')).all(): raise ValueError(f"The column {value!r} holds what is no finite number")
     return df
 
-# %% ../nbs/14d_off_policy.ipynb #c42b65df
+# %% ../nbs/14d_off_policy.ipynb #9b71e3f0
 def _mean_errors(df, source, value, name):
     "Mean of a source, and what each vote of the frame adds to its error"
     mine = (df[source]==name).to_numpy()
@@ -351,12 +351,12 @@ def _mean_errors(df, source, value, name):
 
 def _widened(V, n_users, level):
     "A variance that allows for its being estimated from few users"
-    ratio = scipy.stats.t.ppf((1+level)/2, max(n_users-1, 1))/scipy.stats.norm.ppf((1+level)/2)
+    ratio = scipy.stats.t.ppf((1+level)/2, max(n_users-1, 1e-3))/scipy.stats.norm.ppf((1+level)/2)
     return V*ratio**2
 
 def _difference(d, errors, users, items, both, alpha, scale):
     "A difference of two means, its interval and variance, and the chance that it is above 0"
-    n_users = len(np.unique(users[both]))
+    n_users = effective_number(np.ones(both.sum()), users[both])
     V = max(_widened(_two_way_variance(errors, users, items), n_users, 1-alpha), 1e-12)
     half = sequence_halfwidth(V, alpha, scale) if n_users>=min_users else np.inf
     better = scipy.stats.norm.cdf(d*scale/np.sqrt(V*(V+scale**2)))
