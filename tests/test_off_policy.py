@@ -157,12 +157,13 @@ def test_comparisons_are_of_the_values_and_not_of_the_order_or_the_sign():
     assert np.allclose(res['mean'], votes.groupby('source').value.mean()[res.index])
 
 def test_the_votes_that_are_needed_suffice():
-    votes = simulate_votes(dict(human=.2, model=-.2), 200, n_users=200, n_items=200, seed=1)
-    needed = votes_needed(votes, .4, reference='human').loc['model']
+    truth = dict(human=.12, model=-.12)
+    votes = simulate_votes(truth, 600, n_users=600, n_items=600, seed=1)
+    needed = votes_needed(votes, .24, reference='human').loc['model']
     assert needed.more>0
-    told = 0
+    n,told = int(needed.needed),0
     for seed in range(12):
-        later = simulate_votes(dict(human=.2, model=-.2), int(needed.needed*1.02), n_users=200*int(needed.needed)//200, n_items=int(needed.needed), seed=100+seed)
+        later = simulate_votes(truth, n, n_users=n, n_items=n, seed=100+seed)
         told += compare_sources(later, 'human').high['model']<0
     assert told>=6
     with pytest.raises(ValueError, match='other than 0'): votes_needed(votes, 0)
