@@ -106,11 +106,12 @@ def worth(policy, n=20_000):
 
 def coverage(n, log, policy, n_runs, truth):
     "Share of intervals that hold the truth, their mean length and the error of each estimator"
-    from collab_ext.off_policy import estimators,off_policy,simulate_slates
+    from collab_ext.off_policy import estimators,off_policy,policy_lists,simulate_slates
     found = {o:[] for o in estimators}
     for seed in range(n_runs):
         slates = simulate_slates(n, seed=seed, **log)
-        for o in estimators: found[o].append(off_policy(slates, policy, o)[['value','low','high']].to_numpy(float))
+        lists = policy_lists(policy, slates)
+        for o in estimators: found[o].append(off_policy(slates, lists, o)[['value','low','high']].to_numpy(float))
     res = {}
     for o,v in found.items():
         value,low,high = np.array(v).T
@@ -142,9 +143,32 @@ def looks(n_runs=100, n_votes=1500, every=50, report=print):
         [['confidence sequence, by user and item', int(missed[:,0].sum())],['for one look, votes independent', int(missed[:,1].sum())]]))
     return missed.sum(0)
 
+# ---- Best of ten ----------------------------------------------------------------------------------------------------
+
+def gain_of_ten(seed, n_votes, n_slates=400):
+    "Chance to be liked of one of ten sentences: any, the selector's choice, the best; after some votes on others"
+    from collab_ext.selector import selector_learner
+    from collab_ext.simulate_readers import Readers,votes_on,word_vectors
+    readers,rng = Readers(seed=seed),np.random.default_rng(seed)
+    slates = [readers.write(10, rng) for _ in range(n_slates)]
+    liked = np.array([readers.liked(o) for o in slates])
+    learn = selector_learner(votes_on(readers, readers.write(n_votes, rng), rng).drop(columns='user'), word_vectors, valid=0).solve()
+    picked = [liked[i,learn.select(o).index] for i,o in enumerate(slates)]
+    return liked.mean(),np.mean(picked),liked.max(1).mean()
+
+def best_of_ten(sizes=(100,300,1000), n_runs=10, report=print):
+    "Table of what a selector's choice of ten gains over any of them, as a share of what the best would gain"
+    rows = []
+    for n in sizes:
+        by_chance,picked,most = np.array([gain_of_ten(o, n) for o in range(n_runs)]).T
+        share = (picked-by_chance)/(most-by_chance)
+        rows.append([n, f'{by_chance.mean():.3f}', f'{picked.mean():.3f}', f'{most.mean():.3f}', f'{share.mean():.2f}', f'{share.min():.2f}'])
+    report(table(['votes','liked, any of ten','the selector\'s choice','the best of ten','share of the gain',f'lowest of {n_runs} runs'], rows))
+    return rows
+
 # ---- The command ----------------------------------------------------------------------------------------------------
 
-parts = dict(jester=jester, off_policy=off_policy_coverage, looks=looks)
+parts = dict(jester=jester, off_policy=off_policy_coverage, looks=looks, best_of_ten=best_of_ten)
 
 if __name__=='__main__':
     parser = argparse.ArgumentParser(description=__doc__)
