@@ -85,7 +85,8 @@ def jester(sizes=(2,5,8), report=print):
         for o,v in res.items():
             gain = v['each']-base['each']
             half = 1.96*gain.std()/len(gain)**.5
-            rows.append([n, o, f"{v['mean']:.2f}", f"{v['mean']/base['mean']:.3f}", f"{v['mean']/eps['mean']:.3f}", f"{gain.mean():+.2f} ± {half:.2f}", v['people']])
+            ratios = [f"{v['mean']/other['mean']:.3f}" for other in (base,eps)]
+            rows.append([n, o, f"{v['mean']:.2f}", *ratios, f"{gain.mean():+.2f} ± {half:.2f}", v['people']])
         rows.append([n, 'oracle', f"{base['oracle']:.2f}", f"{base['oracle']/base['mean']:.3f}", f"{base['oracle']/eps['mean']:.3f}", '', base['people']])
     report(table(['candidates','way','mean rating, rounds 6–12','÷ best average','÷ ε-greedy .1','difference to best average (95 %)','people'], rows))
     return rows
@@ -153,8 +154,9 @@ def gain_of_ten(seed, n_votes, n_slates=400):
     slates = [readers.write(10, rng) for _ in range(n_slates)]
     liked = np.array([readers.liked(o) for o in slates])
     learn = selector_learner(votes_on(readers, readers.write(n_votes, rng), rng).drop(columns='user'), word_vectors, valid=0).solve()
-    picked = [liked[i,learn.select(o).index] for i,o in enumerate(slates)]
-    return liked.mean(),np.mean(picked),liked.max(1).mean()
+    scores = learn.score_candidates(sum(slates, []))[0].reshape(liked.shape)
+    picked = liked[np.arange(n_slates),scores.argmax(1)]
+    return liked.mean(),picked.mean(),liked.max(1).mean()
 
 def best_of_ten(sizes=(100,300,1000), n_runs=10, report=print):
     "Table of what a selector's choice of ten gains over any of them, as a share of what the best would gain"

@@ -66,7 +66,8 @@ def _usable(log):
     "Slates with a choice, its propensity and an outcome"
     if not isinstance(log, pd.DataFrame): raise ValueError(f"`log` is a frame of slates, such as `SlateLog.frame()` gives, not {a_type(log)}")
     lacking = [o for o in ('propensities','chosen','outcome') if o not in log]
-    if lacking: raise KeyError(f"`log` has no column {lacking[0]!r}; it has {list(log.columns)}: estimates take the propensities of all candidates, which was chosen, and what came of it")
+    if lacking: raise KeyError(f"`log` has no column {lacking[0]!r}; it has {list(log.columns)}: estimates take the propensities of all "
+        "candidates, which was chosen, and what came of it")
     ok = log.chosen.notna()&log.outcome.notna()
     if not ok.any(): raise ValueError(f"None of the {len(log)} slates has an outcome: there is nothing to estimate from")
     return ok
@@ -136,7 +137,8 @@ def _check_level(level):
     if not isinstance(level, Real) or not 0<level<1: raise ValueError(f"`level` is between 0 and 1, not {level!r:.80}")
 
 # %% ../nbs/14d_off_policy.ipynb #97c16bca
-Slates = namedtuple('Slates', 'row n pi p chosen w r group') # flat: slate of each candidate, …, chances by the other way and in the log, position of the chosen; of each slate: weight, outcome, group
+# Slate of each candidate; candidates of each slate; chances by the other way and in the log; of each slate: position of the chosen, weight, outcome, group
+Slates = namedtuple('Slates', 'row n pi p chosen w r group')
 
 def flat_slates(
     df:pd.DataFrame, # Slates with an outcome
@@ -149,7 +151,8 @@ def flat_slates(
     pi = _flat('policy', policy_lists(policy, df), n)
     row = np.repeat(np.arange(len(n)), n)
     sums = np.bincount(row, pi)
-    if pi.min()<0 or abs(sums-1).max()>1e-6: raise ValueError(f"`policy` gives chances of {sums[abs(sums-1).argmax()]} together: they are at least 0 and sum to 1 in each slate")
+    wrong = sums[abs(sums-1).argmax()]
+    if pi.min()<0 or abs(wrong-1)>1e-6: raise ValueError(f"`policy` gives chances of {wrong} together: they are at least 0 and sum to 1 in each slate")
     chosen = n.cumsum()-n+df.chosen.to_numpy(int)
     if (p[chosen]<=0).any(): raise ValueError("`log` has a chosen candidate with propensity 0: log the chances by which choices are drawn")
     missed = np.bincount(row, pi*(p<=0))
@@ -378,7 +381,8 @@ def compare_sources(
     df = _check_votes(votes, source, value, user)
     names = df[source].value_counts()
     if reference is None: reference = names.index[0]
-    if reference not in names.index: raise ValueError(f"`reference` is one of the sources {list(names.index)}, not {reference!r:.80}" + did_you_mean(reference, names.index))
+    if reference not in names.index: raise ValueError(f"`reference` is one of the sources {list(names.index)}, not {reference!r:.80}" +
+        did_you_mean(reference, names.index))
     users = pd.factorize(df[user])[0]
     items = pd.factorize(df[item])[0] if item in df else None
     errors = {o:_mean_errors(df, source, value, o) for o in names.index}
@@ -430,7 +434,8 @@ def votes_needed(
     "How many votes of all sources it takes to tell a source from the reference"
     check_kwargs(kwargs, 'votes_needed', compare_sources, but=('votes',))
     if not isinstance(power, Real) or not 0<power<1: raise ValueError(f"`power` is a chance between 0 and 1, not {power!r:.80}")
-    if difference is not None and (not isinstance(difference, Real) or not abs(difference)>1e-6): raise ValueError(f"`difference` is a number other than 0, not {difference!r:.80}: no number of votes tells 0 from 0")
+    told = difference is None or isinstance(difference, Real) and abs(difference)>1e-6
+    if not told: raise ValueError(f"`difference` is a number other than 0, not {difference!r:.80}: no number of votes tells 0 from 0")
     found = compare_sources(votes, **kwargs)
     now,rows = int(found.votes.sum()),{}
     for o,r in found.drop(index=found.attrs['reference']).iterrows():

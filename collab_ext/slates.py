@@ -104,7 +104,8 @@ class SlateLog:
         con = self.connection()
         if _is_foreign(con): raise ValueError(f"{self.path} is a database of another program: name another file")
         version = con.execute('PRAGMA user_version').fetchone()[0]
-        if version>schema_version: raise ValueError(f"{self.path} was written by a newer version of this library (format {version}, here {schema_version}): update it")
+        if version>schema_version: raise ValueError(f"{self.path} was written by a newer version of this library "
+            f"(format {version}, here {schema_version}): update it")
         if version==schema_version: return
         con.execute('PRAGMA journal_mode=WAL')
         with _transaction(con):
@@ -249,7 +250,8 @@ def _same_as_written(path):
     "Say of a row that can't be read which file it is in"
     try: yield
     except (ValueError,TypeError,LookupError,AttributeError) as e:
-        raise ValueError(f"{path} holds a row that is not what was written ({e!r:.80}), so the file is damaged: move it away, or mend it with SQLite's `.recover`") from e
+        raise ValueError(f"{path} holds a row that is not what was written ({e!r:.80}), so the file is damaged: move it away, "
+            "or mend it with SQLite's `.recover`") from e
 
 # %% ../nbs/14b_slates.ipynb #3ed59430
 @patch
