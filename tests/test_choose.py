@@ -286,7 +286,7 @@ def test_a_posterior_is_that_of_ratings_one_by_one(seed, n):
     assert np.allclose(m, theta, atol=1e-6) and np.allclose(C, cov, atol=1e-6)
 
 def test_the_order_of_ratings_does_not_matter():
-    sim = simulate_ratings(60, 20, 500, seed=1)
+    sim = simulate_ratings(60, 60, 1800, seed=1) # enough for the closed form to try nothing out
     learn = collab_learner(CollabDataLoaders.from_df(sim.ratings, valid_pct=0, seed=0), n_factors=3)
     with learn.no_bar(),learn.no_logging(): learn.solve(2)
     a,b = UserPosterior(learn),UserPosterior(learn)
