@@ -126,6 +126,7 @@ cold_start: measure_cold split_items
 tower: Tower copy_tower
 mood: Mood
 slates: SlateLog
+simulate_readers:
 choose: Retained choose select_from
 user_posterior: UserPosterior
 off_policy: compare_sources off_policy votes_needed
@@ -196,12 +197,11 @@ def __dir__(): return sorted({*globals(), *__all__})
 # What `from collab_ext import *` gives: what users type. Everything else is imported from its module.
 __all__ = ['BPRLoss', 'Bundle', 'CCLLoss', 'Catalogue', 'CollabDataLoaders', 'CollabLearner', 'ComparisonDataLoaders',
     'ComparisonLearner', 'ContentPrior', 'DotBias', 'EASE', 'EmbeddingDotBias', 'EmbeddingNN', 'Features', 'FreezeRows',
-    'Fused', 'GraphFilter', 'IALSLoss', 'KFoldSplitters', 'L2SP', 'LeaveLastSplitter', 'Mood', 'RankMetrics', 'Retained',
-    'Ring', 'SlateLog', 'SoftmaxLoss', 'SparseRows', 'TimeFoldSplitters', 'TimeSplitter', 'UnknownDropout', 'UserFoldSplitters',
-    'UserPosterior', 'UserSplitter', 'Vocab', 'VoteLoss', 'WARPLoss', 'aggregate_scores', 'check_comparisons', 'check_ratings',
-    'choose', 'collab_learner', 'collab_splitter', 'compare', 'compare_sources', 'comparison_graph', 'comparison_learner',
-    'comparison_report', 'coverage', 'cross_domain_split', 'cross_validate', 'implicit_learner', 'layouts', 'linear_factors',
-    'linear_learner', 'load_pretrained_keys', 'match_embeds', 'match_rows', 'measure', 'measure_cold', 'off_policy',
-    'prepare_shards', 'pull_from_hub', 'push_to_hub', 'read_pair', 'read_source', 'read_vocab', 'recommend_shards',
-    'reliability', 'save_pair', 'select_from', 'simulate_clicks', 'simulate_comparisons', 'simulate_ratings', 'split_items',
-    'tables', 'token_vectors', 'tune', 'votes_needed', 'wins_frame']
+    'Fused', 'GraphFilter', 'IALSLoss', 'KFoldSplitters', 'L2SP', 'LeaveLastSplitter', 'Mood', 'RankMetrics', 'Ring',
+    'SlateLog', 'SoftmaxLoss', 'SparseRows', 'TimeFoldSplitters', 'TimeSplitter', 'UnknownDropout', 'UserFoldSplitters',
+    'UserSplitter', 'Vocab', 'VoteLoss', 'WARPLoss', 'aggregate_scores', 'check_comparisons', 'check_ratings', 'collab_learner',
+    'collab_splitter', 'compare', 'comparison_graph', 'comparison_learner', 'comparison_report', 'coverage',
+    'cross_domain_split', 'cross_validate', 'implicit_learner', 'layouts', 'linear_factors', 'linear_learner',
+    'load_pretrained_keys', 'match_embeds', 'match_rows', 'measure', 'measure_cold', 'prepare_shards', 'pull_from_hub',
+    'push_to_hub', 'read_pair', 'read_source', 'read_vocab', 'recommend_shards', 'reliability', 'save_pair', 'simulate_clicks',
+    'simulate_comparisons', 'simulate_ratings', 'split_items', 'tables', 'token_vectors', 'tune', 'wins_frame']
