@@ -14,6 +14,7 @@ Modules:
 - `collab_ext.bundle`: Serve recommendations from one folder of safe files, with no torch and nothing to train
 - `collab_ext.candidates`: A checked frame of texts with votes or counts, and targets that a growing audience does not move
 - `collab_ext.catalogue`: Works like those that somebody liked, among all there are, known ones and new ones, by vectors and by tags
+- `collab_ext.choose`: Of ten candidates that somebody or something wrote, show one: the best, or sometimes another to learn more, with the chance of each on record
 - `collab_ext.cli`: `collab-ext <command>`: what the library does without Python
 - `collab_ext.click_trials`: Hold out a part of the clicks, judge lists by it, and read the best strength off a few trials
 - `collab_ext.cold_start`: `fit_content` gives a trained learner rows for works that nobody has rated: recommend them, find works like them, and see whether it helps
@@ -42,7 +43,9 @@ Modules:
 - `collab_ext.linear`: Scores as weighted sums over what a user has, in closed form: EASE and a graph filter
 - `collab_ext.metrics`: Are the items that a user would have chosen near the top? Measured over the whole catalogue, beside four baselines
 - `collab_ext.model`: A dot product with biases that starts at the mean rating, and the link between its argument and a rating
+- `collab_ext.mood`: A bot that is cheered up or put down by what people say to it, for hours, and chooses its words accordingly
 - `collab_ext.next_pair`: Which two items to show a contributor next, so that their answer says the most
+- `collab_ext.off_policy`: What another way of choosing would have earned, computed from a log; whether scores mean what they say; and which of several sources people like more, with intervals that stay true however often one looks
 - `collab_ext.plots`: Look at a learner: recall at every length of the list, a map of the items, scores and errors
 - `collab_ext.prepare_command`: `collab-ext prepare`: a file of ratings or clicks in, checked and split data out
 - `collab_ext.rank`: The best items for each user, out of the whole catalogue, without what the user has already
@@ -64,6 +67,8 @@ Modules:
 - `collab_ext.shards`: A folder of encoded ratings that is read piece by piece: what is in it, and how to know that nothing is missing or damaged
 - `collab_ext.simulate`: Draw ratings and clicks whose truth is known, and cut ratings into a source and a target
 - `collab_ext.simulate_comparisons`: Draw comparisons whose true scores are known, with adversaries or without, and measure how well scores agree with the truth
+- `collab_ext.simulate_readers`: Texts that are made of words, and readers who like some words better than others: votes whose truth is known
+- `collab_ext.slates`: What could have been said, with which chance, and what came of it: a log that survives being killed
 - `collab_ext.solver`: What a learner asks of a closed form, and the callback that trains with one
 - `collab_ext.sources`: Take the weights to transfer from wherever they are: a saved pair, a learner, vectors of another model, the hub
 - `collab_ext.spectrum`: Biases, the directions in which ratings differ beyond them, and which of these stand out from chance
@@ -73,6 +78,7 @@ Modules:
 - `collab_ext.tower`: A net that makes items' rows from their content, trained by gradient together with the rows themselves
 - `collab_ext.train_command`: `collab-ext train`: prepared data in, the best of a model's epochs out, with all it takes to train it again
 - `collab_ext.transfer`: Move what one model has learned into the vocabulary of another, and see what was moved
+- `collab_ext.user_posterior`: Scores of items for somebody with a few ratings, with how sure they are: what a choice between items needs
 - `collab_ext.validate`: How good is a model on data that it was not chosen by? Cross-validation, and a search over settings that can be interrupted
 - `collab_ext.versions`: Folders `prepared/1`, `runs/2`, `bundles/10`: whole or not there, the newest by its number, and with what it takes to make them again
 - `collab_ext.vocab`: Match the labels of one model to the labels of another"""
@@ -121,6 +127,12 @@ tower: Tower copy_tower
 candidates: latest_votes quantile_votes rolling_quantile
 text_states: TextStates load_lm smollm2
 selector: SelectorLearner load_selector selector_learner
+mood: Mood
+slates: SlateLog
+simulate_readers:
+choose: Retained choose select_from
+user_posterior: UserPosterior
+off_policy: compare_sources off_policy votes_needed
 export: # these have methods of the learners
 comparison_plots:
 next_pair:
@@ -152,7 +164,7 @@ class _Loaded:
     def create_module(self, spec): return sys.modules[spec.name]
     def exec_module(self, module): module.__spec__ = self.spec
 
-_alone = {f'{__name__}.{o}' for o in 'bundle catalogue cli content_prior features recommend_command serve serve_command shard_writer shards versions'.split()} # these are imported without torch
+_alone = {f'{__name__}.{o}' for o in 'bundle catalogue cli content_prior features mood recommend_command serve serve_command shard_writer shards simulate_readers slates versions'.split()} # these are imported without torch
 
 class _Whole:
     "Imports all modules before the first one but those in `_alone`, so that a learner has its methods, whichever module it was imported or unpickled from"
