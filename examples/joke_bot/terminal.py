@@ -1,0 +1,29 @@
+"The bot in a terminal: no account, no network"
+import asyncio
+from .bot import button_data
+
+person = chat = 0
+
+async def talk(
+    bot, # A `JokeBot`
+    read=input, # Gives the next line; raises EOFError at the end
+    write=print,
+):
+    "Read lines and answer them; `+` and `-` vote on the last joke"
+    write("Say /joke, ask a question, vote on the last joke with + or -, and leave with /quit. /help says more.")
+    last = None
+    while True:
+        try: line = await asyncio.to_thread(read, '> ')
+        except (EOFError,KeyboardInterrupt): return
+        line = line.strip()
+        if line in ('/quit','/exit'): return
+        if line in ('+','-','👍','👎'): write(_vote(bot, last, line))
+        else:
+            reply = await bot.text(person, chat, line)
+            last = reply.joke or last
+            write(f'{reply.text}\n' + ('   [+] 👍   [-] 👎\n' if reply.joke else ''))
+
+def _vote(bot, joke, line):
+    if joke is None: return "There is no joke to vote on yet: say /joke."
+    return bot.press(person, chat, button_data(joke, 1 if line in '+👍' else -1))
+
