@@ -135,7 +135,7 @@ class FakeTelegram:
         if not f: raise ApiError(404, 'Not Found: method not found')
         with self.changed:
             self.calls.append((method, params))
-            fault = next((o for o in self.faults if o.times and o.method in (method,'*')), None)
+            fault = next((o for o in self.faults if o.times and o.method.lower() in (method.lower(),'*')), None)
             if fault: fault.times -= 1
         if fault and fault.seconds: time.sleep(fault.seconds)
         if fault and not fault.after: self._fail(fault)

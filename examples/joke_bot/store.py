@@ -1,6 +1,7 @@
 """One SQLite file: jokes, who saw which, votes, and the updates that wait for an answer
 
-Every method commits before it returns, and waits for the disk (`synchronous=full`), so that what was promised to a person outlives the process."""
+Every method commits before it returns, so what it wrote outlives the process. Updates wait for the disk itself, too, so they outlive a power
+cut; what follows from them (a choice, a vote) need not, since an update is only taken off after it, and the file keeps the order of writes."""
 import json,sqlite3,threading,time
 from contextlib import contextmanager
 from pathlib import Path
@@ -31,16 +32,17 @@ class Store:
         self.file.parent.mkdir(parents=True, exist_ok=True)
         self.lock = threading.RLock()
         self.db = sqlite3.connect(self.file, timeout=30, isolation_level=None, check_same_thread=False)
-        for o in ('journal_mode=wal', 'synchronous=full', 'foreign_keys=on'): self.db.execute(f'pragma {o}')
+        for o in ('journal_mode=wal', 'foreign_keys=on'): self.db.execute(f'pragma {o}')
         with self.lock: self.db.executescript(_schema)
 
     def close(self):
         with self.lock: self.db.close()
 
     @contextmanager
-    def writing(self):
-        "One transaction: all of it or nothing"
+    def writing(self, sync=False):
+        "One transaction, all of it or nothing; `sync` waits for the disk"
         with self.lock:
+            self.db.execute(f"pragma synchronous={'full' if sync else 'normal'}")
             self.db.execute('begin immediate')
             try:
                 yield self.db
@@ -129,7 +131,7 @@ class Store:
         sql = '''insert into votes(person,joke,value,chat,turn,time) values(?,?,?,?,?,?) on conflict(person,joke) do update
             set value=excluded.value, chat=excluded.chat, turn=excluded.turn, time=excluded.time
             where excluded.turn is null or votes.turn is null or excluded.turn>=votes.turn'''
-        with self.writing() as db:
+        with self.writing(sync=turn is None) as db:
             before = db.execute('select 1 from votes where person=? and joke=?', (person,joke)).fetchone()
             db.execute(sql, (person, joke, value, chat, turn, time.time()))
         return bool(before)
@@ -147,8 +149,9 @@ class Store:
 
     def receive(self, updates):
         "Keep updates, each once; those that are new, with their turns"
+        if not updates: return []
         new = []
-        with self.writing() as db:
+        with self.writing(sync=True) as db:
             for o in updates:
                 body = json.dumps(o) # ASCII, whatever the text is
                 if db.execute('insert or ignore into inbox(update_id,body,came) values(?,?,?)', (o['update_id'], body, time.time())).rowcount:

@@ -2,16 +2,15 @@
 
 So a kill at any moment loses nothing: Telegram delivers again what was not confirmed, and the store has the rest. What was being answered
 when the bot was killed is answered at the next start; if the message was out and only its receipt was missing, a person sees it twice."""
-import asyncio,logging,os,sqlite3,warnings
+import asyncio,logging,os,sqlite3
 os.environ.setdefault('PTB_TIMEDELTA', 'true') # `retry_after` as PTB is going to give it
 import httpx
 from telegram import Bot,InlineKeyboardButton,InlineKeyboardMarkup,Update
-from telegram.error import BadRequest,ChatMigrated,Conflict,Forbidden,InvalidToken,NetworkError,RetryAfter,TelegramError,TimedOut
+from telegram.error import BadRequest,ChatMigrated,Conflict,Forbidden,InvalidToken,RetryAfter,TelegramError,TimedOut
 from telegram.request import HTTPXRequest
 from .bot import button_data,buttons
 
 log = logging.getLogger(__name__)
-warnings.filterwarnings('ignore', r".*Bot\.do_api_request") # the raw answer is wanted: one update that can't be parsed must not stop the others
 
 max_units = 4096 # UTF-16 code units in a message
 
@@ -28,8 +27,7 @@ class TelegramFront:
     ):
         self.bot,self.poll_seconds,self.patience = bot,poll_seconds,patience
         request = HTTPXRequest(connection_pool_size=at_once+8, read_timeout=30, connect_timeout=10, pool_timeout=60)
-        polling = HTTPXRequest(connection_pool_size=1, read_timeout=poll_seconds+10, connect_timeout=10)
-        self.api = Bot(token, base_url=f'{base_url}/bot', base_file_url=f'{base_url}/file/bot', request=request, get_updates_request=polling)
+        self.api = Bot(token, base_url=f'{base_url}/bot', base_file_url=f'{base_url}/file/bot', request=request)
         self.room = asyncio.Semaphore(at_once)
         self.stopping = asyncio.Event()
         self.tasks = set()
@@ -85,7 +83,8 @@ class TelegramFront:
         "Updates as they came, without those that have no number"
         stop = asyncio.ensure_future(self.stopping.wait())
         params = dict(timeout=self.poll_seconds, allowed_updates=['message','callback_query'], **(dict(offset=offset) if offset else {}))
-        poll = asyncio.ensure_future(self.api.do_api_request('getUpdates', params, read_timeout=self.poll_seconds+10))
+        # Raw, since one update that PTB can't parse would stop all others. Telegram ignores the case of names; PTB would warn of its own
+        poll = asyncio.ensure_future(self.api.do_api_request('getupdates', params, read_timeout=self.poll_seconds+10))
         await asyncio.wait([stop,poll], return_when=asyncio.FIRST_COMPLETED)
         stop.cancel()
         if not poll.done():
@@ -120,7 +119,7 @@ class TelegramFront:
                 return self.bot.store.done(turn)
             except RetryAfter as e: wait = _seconds(e)
             except (Forbidden,BadRequest,ChatMigrated,InvalidToken,Conflict) as e: return self._give_up(turn, e)
-            except (NetworkError,sqlite3.OperationalError) as e:
+            except (TelegramError,sqlite3.OperationalError) as e:
                 wait,pause = pause,min(2*pause, 60)
                 log.warning("Update %s: %s; next try in %.1f s", raw['update_id'], _why(e), wait)
             except Exception as e:

@@ -1,0 +1,395 @@
+"The joke bot: one answer to each request, one vote for each person and joke, nothing lost by kills, faults and full disks, and no token in a log"
+import asyncio,json,logging,os,random,signal,sqlite3,subprocess,sys,threading,time
+from collections import Counter
+from contextlib import contextmanager
+from pathlib import Path
+import pytest
+pytest.importorskip('telegram')
+examples = Path(__file__).resolve().parent.parent/'examples'
+sys.path.insert(0, str(examples))
+from joke_bot.bot import *
+from joke_bot.bot import button_data,buttons,parse_button
+from joke_bot.chooser import *
+from joke_bot.fake_telegram import *
+from joke_bot.jokes import *
+from joke_bot.quiet import *
+from joke_bot.store import *
+from joke_bot.worker import *
+from joke_bot.telegram_front import TelegramFront
+
+pytest_plugins = ['joke_bot.pytest_fake_telegram']
+full = bool(os.environ.get('FULL'))
+own_jokes = read_jokes(examples/'joke_bot'/'jokes.csv')[0]
+
+# Helpers
+
+class Echo:
+    "A generator that takes a while, and answers each question with it; how many batches and texts it was given"
+    def __init__(self, seconds=.01, fail=0): self.seconds,self.fail,self.batches,self.n = seconds,fail,[],0
+    def sample(self, asked):
+        time.sleep(self.seconds)
+        self.batches.append(len(asked))
+        if self.fail:
+            self.fail -= 1
+            raise RuntimeError("out of memory")
+        self.n += len(asked)
+        return [Joke(o or f'Question {self.n}.{i}?', f'Answer {self.n}.{i}') for i,o in enumerate(asked)]
+
+class Mute:
+    "A generator that only repeats what it read"
+    batches = 0
+    def sample(self, asked):
+        self.batches += 1
+        return [None]*len(asked)
+
+def make_bot(path, generators=(), per_minute=10_000, owner=9, chooser=None, **kwargs):
+    store = Store(path/'bot.db')
+    worker = Worker(dict(generators), store, **kwargs).start()
+    return JokeBot(store, dict(human=own_jokes), worker, chooser or RandomChooser(), owner, per_minute)
+
+@contextmanager
+def running(bot, tg, **kwargs):
+    "The Telegram front in a thread of its own"
+    ready,front = threading.Event(),[]
+    async def main():
+        front.append(TelegramFront(bot, tg.token, tg.url, **{**dict(poll_seconds=1, patience=.02), **kwargs}))
+        loop.append(asyncio.get_running_loop())
+        ready.set()
+        await front[0].run()
+    loop = []
+    thread = threading.Thread(target=lambda: asyncio.run(main()))
+    thread.start()
+    ready.wait(5)
+    try: yield front[0]
+    finally:
+        if thread.is_alive(): loop[0].call_soon_threadsafe(front[0].stop)
+        thread.join(20)
+        bot.worker.stop()
+    assert not thread.is_alive()
+
+@pytest.fixture
+def bot(tmp_path): return make_bot(tmp_path)
+
+def ask(bot, text, person=1, chat=None, **kwargs): return asyncio.run(bot.text(person, chat or person, text, **kwargs))
+
+# Jokes
+
+def test_files_of_jokes(tmp_path):
+    csv,lines = tmp_path/'a.csv',tmp_path/'b.jsonl'
+    csv.write_text('Id,Question,ANSWER\n1,"Why,\nso?",Because\n2,why so,because!\n3,,x\n4,'+'y'*400+',z\n5,为什么,因为🐍\n', encoding='utf-8-sig')
+    jokes,left_out = read_jokes(csv)
+    assert jokes==[Joke('Why, so?','Because'),Joke('为什么','因为🐍')]
+    assert left_out==Counter({'repeated':1, 'without question or answer':1, 'too long':1})
+    write_jokes(lines, jokes)
+    assert read_jokes(lines)==(jokes,Counter())
+
+@pytest.mark.parametrize('name,data,words', [('a.csv', b'setup,punchline\n1,2\n', 'no field `question`'), ('a.csv', b'question,answer\n', 'no jokes'),
+    ('a.csv', b'question,answer\n\xff,b\n', 'UTF-8'), ('a.jsonl', b'{"question":1}\n', 'no field `answer`'), ('a.jsonl', b'{\n', 'Line 1'),
+    ('a.jsonl', b'[1]\n', 'no object'), ('a.txt', b'', 'none of'), ('a.csv', b'question,answer\n'+b'"'+b'x'*200_000, 'no CSV')])
+def test_bad_files(tmp_path, name, data, words):
+    (tmp_path/name).write_bytes(data)
+    with pytest.raises(ValueError, match=words): read_jokes(tmp_path/name)
+
+def test_split():
+    jokes = own_jokes+[Joke(own_jokes[0].question, 'Another answer')]
+    train,valid = split_jokes(jokes)
+    assert len(train)+len(valid)==len(jokes) and valid
+    assert not {o.question for o in train}&{o.question for o in valid}
+    assert split_jokes(jokes)==(train,valid)
+    with pytest.raises(ValueError, match='too few'): split_jokes(jokes[:1])
+
+def test_repeats():
+    known = KnownJokes(own_jokes)
+    assert known.repeats(Joke('why did the SNAIL refuse... the taxi', 'because it was already at home!!'))=='exact'
+    assert known.repeats(Joke('Why did a snail refuse the taxi?', 'Because it was already home.'))=='near'
+    assert known.repeats(Joke('Why did the snail refuse the parade?', 'Because it could not see the point.')) is None
+    assert known.repeats(Joke('🐍', '🐍')) is None and KnownJokes([]).repeats(own_jokes[0]) is None
+
+# The worker
+
+def test_worker_batches_and_keeps_a_buffer(tmp_path):
+    store,echo = Store(tmp_path/'bot.db'),Echo(.05)
+    worker = Worker(dict(echo=echo), store, size=8, batch=16).start()
+    futures = [worker.ask('echo', f'Is {i} odd?') for i in range(40)]
+    assert [o.result(10).joke.question for o in futures]==[f'Is {i} odd?' for i in range(40)]
+    assert len(echo.batches)<12 and max(echo.batches)<=16
+    for _ in range(100):
+        if len(worker.ready['echo'])==8: break
+        time.sleep(.02)
+    n = len(echo.batches)
+    time.sleep(.1)
+    assert len(worker.ready['echo'])==8 and len(echo.batches)==n # a full buffer makes no work
+    taken = worker.take('echo', 3)
+    worker.give_back(taken)
+    worker.stop()
+    assert len(Worker(dict(echo=echo), store, size=8).ready['echo'])==8 # nobody saw them: the next start has them
+    with pytest.raises(NoJoke): worker.ask('echo').result(1)
+
+def test_worker_outlives_failures_and_rests(tmp_path):
+    echo,mute = Echo(fail=2),Mute()
+    worker = Worker(dict(echo=echo, mute=mute), Store(tmp_path/'bot.db'), size=4, tries=3).start()
+    with pytest.raises(NoJoke): worker.ask('mute', 'Why?').result(10)
+    for _ in range(200):
+        if worker.ready['echo']: break
+        time.sleep(.02)
+    assert len(worker.ready['echo'])==4
+    n = mute.batches
+    time.sleep(.2)
+    assert mute.batches-n<=3 # it does not run for ever
+    worker.stop()
+
+# Talking
+
+def test_texts(bot):
+    assert ask(bot, '/start').text.startswith('Hello') and '/joke' in ask(bot, '/help').text
+    assert '/stats' in ask(bot, '/help', 9).text and '/stats' not in ask(bot, '/help').text
+    assert ask(bot, '/joke').joke and ask(bot, '/joke@fake_joke_bot').joke
+    assert 'owner' in ask(bot, '/stats').text and 'Nobody' in ask(bot, '/stats', 9).text
+    assert "don't know /dance" in ask(bot, '/dance').text
+    assert ask(bot, 'Why did the snail refuse it?').joke
+
+def test_a_chat_sees_all_jokes_before_one_comes_again(bot):
+    seen = [ask(bot, '/joke').joke for _ in own_jokes]
+    assert len(set(seen))==len(own_jokes)
+    assert ask(bot, '/joke').joke==seen[0]
+
+def test_limit_for_each_person(tmp_path):
+    bot = make_bot(tmp_path, per_minute=3)
+    assert [bool(ask(bot, '/joke').joke) for _ in range(5)]==[True]*3+[False]*2
+    assert ask(bot, '/joke', 2).joke
+    now = [0.]
+    limit = Limiter(2, 60, lambda: now[0], max_people=10)
+    assert [limit.wait(1) for _ in range(3)]==[0,0,60]
+    now[0] = 61.
+    assert [limit.wait(i) for i in range(100)]==[0]*100
+    now[0] = 200.
+    limit.wait(5)
+    assert len(limit.times)==1
+
+texts = {'empty':'', 'spaces':' \n\t ', 'control':'\x00\x07\x1b', 'long':'a'*100_000, 'russian':'Почему курица перешла дорогу?', 'chinese':'为什么？',
+    'arabic':'لماذا؟', 'emoji':'🐍👩‍👩‍👧‍👦🇩🇪', 'surrogate':'\ud83d why', 'html':'<b>why</b> &amp; <a href="x">', 'markdown':'*_`[why](x)~|', 'override':'why \u202eabc',
+    'marker':'<|question|> a <|answer|> b <|end|>', 'sql':"'; drop table votes; --", 'zalgo':'w\u0300\u0301\u0302\u0303'*50, 'null':'a\x00b'}
+
+def test_bad_input_over_http(tmp_path, fake_telegram):
+    tg,bot = fake_telegram,make_bot(tmp_path, dict(echo=Echo()))
+    with running(bot, tg):
+        for i,o in enumerate(texts.values()): tg.say(o, 100+i)
+        assert tg.wait(lambda: len(tg.sent)>=len(texts))
+        time.sleep(.1)
+    replies = {o:tg.sent_to(100+i) for i,o in enumerate(texts)}
+    assert all(len(o)==1 for o in replies.values())
+    assert '100,000 characters' in replies['long'][0].text
+    for o in ('empty','spaces','control'): assert 'nothing that I can read' in replies[o][0].text
+    for o in set(texts)-{'long','empty','spaces','control'}: assert replies[o][0].text.startswith('Answer'),o
+    assert all('parse_mode' not in o.params for o in tg.sent)
+    assert bot.store.value('select count(*) from jokes where question=?', texts['html'])==1 # markup is kept as it is
+    assert not bot.store.waiting()
+
+# Votes
+
+def test_one_vote_for_each_person_and_joke(tmp_path, fake_telegram):
+    tg,bot = fake_telegram,make_bot(tmp_path)
+    with running(bot, tg):
+        tg.say('/joke', chat=-5, person=1)
+        assert tg.wait(lambda: tg.sent)
+        message = tg.sent[0]
+        assert [o for o,_ in message.buttons]==['👍','👎']
+        for person,button in ((1,'👍'),(2,'👎'),(1,'👎'),(1,'👎'),(3,'👍')):
+            n = len(tg.answers)
+            tg.press(message, button, person)
+            assert tg.wait(lambda: len(tg.answers)>n)
+    assert {o for _,o in tg.answers}=={'Thank you for your feedback'} and len(tg.answers)==5
+    assert {o['person']:o['value'] for o in bot.store.votes()}=={1:-1, 2:-1, 3:1}
+
+def test_forged_buttons(tmp_path, fake_telegram):
+    tg,bot = fake_telegram,make_bot(tmp_path)
+    with running(bot, tg):
+        tg.say('/joke', chat=7)
+        assert tg.wait(lambda: tg.sent)
+        data = tg.sent[0].buttons[0][1]
+        forged = ['', 'v1', 'v1:1', 'v1:1:*', 'v1:-1:+', 'v1:1e3:+', 'v1:٣:+', 'v1:1:+\n', 'v2:1:+', 'x'*64, 'v1:'+'9'*40+':+', '{"a":1}', "v1:1;drop table votes:+"]
+        unknown = ['v1:99999:+', 'v1:'+'9'*18+':-']
+        for o in forged+unknown: tg.press_data(o, 7)
+        tg.press_data(data, chat=8, person=8) # a joke that this chat never saw
+        n = len(forged)+len(unknown)+1
+        assert tg.wait(lambda: len(tg.answers)==n)
+    said = Counter(o for _,o in tg.answers)
+    assert said["This button is not one of mine."]==len(forged) and sum(said.values())==n
+    assert not bot.store.votes()
+
+def test_a_late_copy_of_a_vote_changes_nothing(bot):
+    joke = ask(bot, '/joke').joke
+    for turn,value in ((5,1),(7,-1),(6,1)): bot.press(1, 1, button_data(joke, value), turn)
+    assert [o['value'] for o in bot.store.votes()]==[-1]
+    assert all(parse_button(button_data(joke, o))==(joke,o) for _,o in buttons)
+
+# Faults of the service
+
+def test_faults(tmp_path, fake_telegram):
+    tg,bot = fake_telegram,make_bot(tmp_path)
+    tg.fail('getMe', 2, status=500)
+    tg.fail('getUpdates', status=502)
+    tg.fail('getUpdates', body=b'<html>')
+    tg.fail('getUpdates', body=b'{"ok":true,"result":{}}')
+    tg.fail('getUpdates', drop=True)
+    tg.fail('sendMessage', status=429, retry_after=1)
+    tg.fail('sendMessage', 2, status=500)
+    tg.fail('sendMessage', drop=True)
+    tg.fail('answerCallbackQuery', 2, status=500)
+    tg.slow('sendMessage', .5)
+    with running(bot, tg):
+        for i in range(8): tg.say('/joke', i+1)
+        assert tg.wait(lambda: len(tg.sent)>=8, 20)
+        tg.press(tg.sent[0], 0)
+        assert tg.wait(lambda: tg.answers)
+        time.sleep(.1)
+    assert sorted(o.chat for o in tg.sent)==list(range(1,9)) and len(bot.store.votes())==1
+    assert not any(o.times for o in tg.faults) and not bot.store.waiting()
+
+def test_malformed_updates_do_not_stop_the_others(tmp_path, fake_telegram):
+    tg,bot = fake_telegram,make_bot(tmp_path)
+    bad = [5, None, 'x', {}, dict(update_id='a'), dict(update_id=10**30), dict(update_id=1), dict(update_id=2, message=5), dict(update_id=3, message={}),
+        dict(update_id=4, callback_query=dict(id='1')), dict(update_id=5, poll={}), dict(update_id=6, message=dict(message_id=1, date=0, chat=dict(id=3, type='private')))]
+    for o in bad: tg.raw(o)
+    with running(bot, tg):
+        tg.say('/joke', 7)
+        assert tg.wait(lambda: tg.sent_to(7))
+    assert len(tg.sent)==1 and not bot.store.waiting()
+
+def test_a_chat_that_blocked_the_bot(tmp_path, fake_telegram):
+    tg,bot = fake_telegram,make_bot(tmp_path)
+    tg.fail('sendMessage', status=400)
+    with running(bot, tg):
+        tg.say('/joke', 7)
+        assert tg.wait(lambda: any(o=='sendMessage' for o,_ in tg.calls))
+        tg.say('/joke', 8)
+        assert tg.wait(lambda: tg.sent_to(8))
+    assert not tg.sent_to(7) and not bot.store.waiting()
+
+def test_a_message_without_a_receipt_is_not_sent_twice(tmp_path, fake_telegram):
+    tg,bot = fake_telegram,make_bot(tmp_path)
+    with running(bot, tg) as front:
+        front.api._request[1]._client.timeout = .2
+        tg.slow('sendMessage', .6)
+        tg.say('/joke', 7)
+        assert tg.wait(lambda: tg.sent_to(7) and not bot.store.waiting())
+    assert len(tg.sent_to(7))==1
+
+def test_full_disk(tmp_path, fake_telegram, caplog):
+    tg,bot = fake_telegram,make_bot(tmp_path)
+    with running(bot, tg):
+        tg.say('/joke', 7)
+        assert tg.wait(lambda: tg.sent)
+        with bot.store.lock: bot.store.db.execute(f"pragma max_page_count={bot.store.value('pragma page_count')}")
+        for i in range(100): tg.press(tg.sent[0], i%2, person=i+1)
+        for i in range(40): tg.say('/joke', 100+i)
+        assert tg.wait(lambda: 'disk is full' in caplog.text)
+        time.sleep(.2)
+        assert 'disk is full' in caplog.text
+        told = {o for o,text in tg.answers if text==thanks}
+        assert len(told)<=len(bot.store.votes())<100 # nobody was thanked for a vote that is not on the disk
+        with bot.store.lock: bot.store.db.execute('pragma max_page_count=1073741823')
+        assert tg.wait(lambda: len(tg.answers)>=100 and len(tg.sent)>=41, 20)
+    assert len(bot.store.votes())==100 and Counter(o.chat for o in tg.sent)==Counter([7,*range(100,140)])
+
+# Tokens
+
+token = '123456789:'+'Secret-token_'*3
+
+@pytest.mark.parametrize('value', ['', '  ', 'hello', token[:-12], token+' x', token+'é', 'a'+token, '123456789:'+'x'*200, 'bot'+token])
+def test_tokens_of_the_wrong_form(value, monkeypatch, tmp_path):
+    monkeypatch.setenv('TELEGRAM_TOKEN', value)
+    (tmp_path/'token').write_text(value)
+    for file in (None, tmp_path/'token'):
+        with pytest.raises(ValueError, match='token') as e: read_token(file)
+        assert 'Secret' not in str(e.value) and (not value.strip() or value not in str(e.value))
+    with pytest.raises(FileNotFoundError, match='BotFather'): read_token(tmp_path/'none')
+
+def test_tokens_are_hidden(tmp_path, monkeypatch):
+    (tmp_path/'token').write_text(token+'\n')
+    assert read_token(tmp_path/'token')==token
+    record = logging.LogRecord('a', logging.ERROR, '', 1, 'at https://x/bot%s/getMe', (token,), None)
+    assert RedactingFormatter().format(record)=='at https://x/bot<token>/getMe'
+    try: raise ValueError(token)
+    except ValueError: record.exc_info = sys.exc_info()
+    assert 'Secret' not in RedactingFormatter().format(record)
+
+def start(tg, home, *args, **env):
+    "The program in a process of its own"
+    command = [sys.executable, '-m', 'joke_bot', '--home', str(home), '--base-url', tg.url, '--poll-seconds', '1', '--per-minute', '100000', *args]
+    env = {**os.environ, 'PYTHONPATH':os.pathsep.join([str(examples), str(examples.parent)]), 'TELEGRAM_TOKEN':tg.token, **env}
+    return subprocess.Popen(command, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+
+def test_the_program_hides_its_token(tmp_path, fake_telegram):
+    tg = fake_telegram
+    tg.fail('sendMessage', drop=True)
+    tg.fail('sendMessage', body=b'{')
+    p = start(tg, tmp_path, '--no-models', '--log-level', 'DEBUG')
+    tg.say('/joke', 7)
+    assert tg.wait(lambda: tg.sent, 30)
+    p.send_signal(signal.SIGTERM)
+    out,_ = p.communicate(timeout=30)
+    assert p.returncode==0 and 'Ready: human' in out and 'next try' in out
+    assert tg.token not in out and tg.token.split(':')[1] not in out
+
+def test_a_token_that_is_refused(tmp_path, fake_telegram):
+    bot = make_bot(tmp_path)
+    with pytest.raises(ValueError, match='refused the token') as e: asyncio.run(TelegramFront(bot, token, fake_telegram.url).run())
+    assert 'Secret' not in str(e.value)
+
+# Kills and crowds
+
+def test_no_vote_is_lost_by_kills(tmp_path, fake_telegram):
+    "People press all the time while the process is killed and started again"
+    tg,n_kills,rng = fake_telegram,50 if full else 2,random.Random(0)
+    p = start(tg, tmp_path, '--no-models')
+    for chat in range(1,6): tg.say('/joke', chat)
+    assert tg.wait(lambda: len(tg.sent)>=5, 30)
+    messages,last,asked,pressing = list(tg.sent),{},Counter(),True
+    def crowd():
+        while pressing:
+            message,person,button = rng.choice(messages),rng.randrange(1, 200),rng.randrange(2)
+            last[person,message.buttons[button][1].split(':')[1]] = 1-2*button
+            tg.press(message, button, person)
+            if rng.random()<.2:
+                asked[1000+person] += 1
+                tg.say('/joke', 1000+person)
+            time.sleep(.004)
+    thread = threading.Thread(target=crowd)
+    thread.start()
+    for _ in range(n_kills):
+        n = len(tg.answers)
+        assert tg.wait(lambda: len(tg.answers)>n, 30)
+        time.sleep(rng.random()*.3)
+        p.kill()
+        p.wait()
+        p = start(tg, tmp_path, '--no-models')
+    pressing = False
+    thread.join()
+    assert tg.wait(lambda: not tg.updates, 60)
+    store = Store(tmp_path/'bot.db')
+    for _ in range(600):
+        if not store.waiting(): break
+        time.sleep(.1)
+    p.terminate()
+    p.communicate(timeout=30)
+    votes = {(o['person'],str(o['joke'])):o['value'] for o in store.votes()}
+    got = Counter(o.chat for o in tg.sent if o.chat>1000)
+    twice = sum((got-asked).values())
+    print(f"{n_kills} kills, {len(tg.presses)} presses, {len(votes)} votes kept; {sum(asked.values())} jokes asked for, {twice} told twice")
+    assert votes==last
+    assert not asked-got and twice<=n_kills*20
+
+def crowd(tg, n_requests, n_chats, questions=True):
+    "Overlapping requests of many chats"
+    for i in range(n_requests): tg.say(f'Why is {i} a number?' if questions and i%3==0 else '/joke', 1+i%n_chats)
+
+def test_overlapping_requests(tmp_path, fake_telegram):
+    tg,bot = fake_telegram,make_bot(tmp_path, dict(echo=Echo()))
+    with running(bot, tg):
+        crowd(tg, 120, 20)
+        assert tg.wait(lambda: len(tg.sent)>=120, 30)
+        time.sleep(.1)
+    assert Counter(o.chat for o in tg.sent)==Counter(1+i%20 for i in range(120))
+    answers = [o for o in bot.store.rows('select question from jokes where asked=1')]
+    assert sorted(answers)==sorted((f'Why is {i} a number?',) for i in range(0,120,3))
