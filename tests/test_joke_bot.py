@@ -1,5 +1,5 @@
 "The joke bot: one answer to each request, one vote for each person and joke, nothing lost by kills, faults and full disks, and no token in a log"
-import asyncio,json,logging,os,random,signal,sqlite3,subprocess,sys,threading,time
+import asyncio,logging,os,random,signal,subprocess,sys,threading,time
 from collections import Counter
 from contextlib import contextmanager
 from pathlib import Path
@@ -45,7 +45,7 @@ class Mute:
 def make_bot(path, generators=(), per_minute=10_000, owner=9, chooser=None, **kwargs):
     store = Store(path/'bot.db')
     worker = Worker(dict(generators), store, **kwargs).start()
-    return JokeBot(store, dict(human=own_jokes), worker, chooser or RandomChooser(), owner, per_minute)
+    return JokeBot(store, dict(human=own_jokes), worker, chooser or Chooser(path), owner, per_minute)
 
 @contextmanager
 def running(bot, tg, **kwargs):
@@ -166,9 +166,9 @@ def test_limit_for_each_person(tmp_path):
     limit.wait(5)
     assert len(limit.times)==1
 
-texts = {'empty':'', 'spaces':' \n\t ', 'control':'\x00\x07\x1b', 'long':'a'*100_000, 'russian':'Почему курица перешла дорогу?', 'chinese':'为什么？',
-    'arabic':'لماذا؟', 'emoji':'🐍👩‍👩‍👧‍👦🇩🇪', 'surrogate':'\ud83d why', 'html':'<b>why</b> &amp; <a href="x">', 'markdown':'*_`[why](x)~|', 'override':'why \u202eabc',
-    'marker':'<|question|> a <|answer|> b <|end|>', 'sql':"'; drop table votes; --", 'zalgo':'w\u0300\u0301\u0302\u0303'*50, 'null':'a\x00b'}
+texts = dict(empty='', spaces=' \n\t ', control='\x00\x07\x1b', long='a'*100_000, russian='Почему курица перешла дорогу?', chinese='为什么？',
+    arabic='لماذا؟', emoji='🐍👩‍👩‍👧‍👦🇩🇪', surrogate='\ud83d why', html='<b>why</b> &amp; <a href="x">', markdown='*_`[why](x)~|', override='why \u202eabc',
+    marker='<|question|> a <|answer|> b <|end|>', sql="'; drop table votes; --", zalgo='w\u0300\u0301\u0302\u0303'*50, null='a\x00b')
 
 def test_bad_input_over_http(tmp_path, fake_telegram):
     tg,bot = fake_telegram,make_bot(tmp_path, dict(echo=Echo()))

@@ -2,7 +2,7 @@
 import argparse,asyncio,logging,os,signal,sqlite3,sys
 from pathlib import Path
 from .bot import JokeBot
-from .chooser import RandomChooser
+from .chooser import Chooser,HashedWords
 from .jokes import describe,read_jokes
 from .quiet import read_token,redact,set_up_logging
 from .store import Store
@@ -22,10 +22,12 @@ def parser():
     p.add_argument('--per-minute', type=int, default=20, help='requests of one person')
     p.add_argument('--buffer', type=int, default=16, help='jokes that each model keeps ready')
     p.add_argument('--batch', type=int, default=16, help='texts that a model writes at once')
+    p.add_argument('--explore', type=float, default=.2, help='share of the jokes that are chosen at random although there is a selector')
+    p.add_argument('--how', default='thompson', help='how the selector chooses: best, softmax, epsilon, ucb or thompson')
+    p.add_argument('--retrain-every', type=float, metavar='HOURS', help='learn from the votes by schedule')
     p.add_argument('--temperature', type=float, default=.9)
     p.add_argument('--top-k', type=int, default=50)
     p.add_argument('--top-p', type=float, default=.95)
-    p.add_argument('--seed', type=int, help='the same jokes again')
     p.add_argument('--token-file', help='a file with the token of @BotFather')
     p.add_argument('--base-url', default='https://api.telegram.org', help='of a stand-in')
     p.add_argument('--poll-seconds', type=int, default=30)
@@ -55,19 +57,30 @@ def load_models(home, **how):
     from .lm import Generator
     return {name:Generator(open_version(root, name), **how) for name in names}
 
+def states_of(generators, home):
+    "Features of a joke: the hidden states of the first model, or hashed words"
+    if not generators: return HashedWords()
+    from collab_ext.text_states import TextStates
+    first = next(iter(generators.values()))
+    return TextStates(first.model, first.tokenizer, cache=Path(home)/'states')
+
 def make_bot(a):
     store = Store(Path(a.home)/'bot.db')
-    how = dict(k=a.top_k, p=a.top_p, temperature=a.temperature)
-    worker = Worker({} if a.no_models else load_models(a.home, **how), store, a.buffer, a.batch).start()
+    generators = {} if a.no_models else load_models(a.home, k=a.top_k, p=a.top_p, temperature=a.temperature)
+    states = states_of(generators, a.home)
+    worker = Worker(generators, store, a.buffer, a.batch, prepare=states).start()
     owner = 0 if a.chat else a.owner
-    return JokeBot(store, load_humans(a.jokes), worker, RandomChooser(), owner, a.per_minute)
+    return JokeBot(store, load_humans(a.jokes), worker, Chooser(a.home, states, a.explore, a.how), owner, a.per_minute)
 
 async def serve(bot, a, token):
     from .telegram_front import TelegramFront
     front = TelegramFront(bot, token, a.base_url, a.poll_seconds)
     for o in (signal.SIGINT,signal.SIGTERM): asyncio.get_running_loop().add_signal_handler(o, front.stop)
     log.info("Ready: %s", ', '.join(bot.sources))
-    await front.run()
+    schedule = asyncio.ensure_future(bot.retrain_every(a.retrain_every)) if a.retrain_every else None
+    try: await front.run()
+    finally:
+        if schedule: schedule.cancel()
 
 def main(args=None):
     a = parser().parse_args(args)
@@ -77,7 +90,6 @@ def main(args=None):
         bot = make_bot(a)
         asyncio.run(talk(bot) if a.chat else serve(bot, a, token))
     except (ValueError,OSError,sqlite3.Error) as e: sys.exit(redact(f'{e}'))
-    bot.worker.stop()
-    bot.store.close()
+    bot.close()
 
 if __name__=='__main__': main()

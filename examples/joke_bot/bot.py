@@ -1,8 +1,10 @@
 "The bot itself, whatever people reach it by: what it answers, what it tells, and what it does with votes"
 import asyncio,logging,random,re,time
 from collections import deque
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from .jokes import KnownJokes,clean,describe,max_question
+from .stats import report
 from .worker import NoJoke
 
 log = logging.getLogger(__name__)
@@ -21,7 +23,6 @@ hello = f'Hello! {help_text}'
 class Reply:
     text:str
     joke:int = None # With buttons for this joke
-    slate:int = None
 
 class Limiter:
     "At most `n` requests of a person in `seconds`; says how long to wait"
@@ -57,6 +58,7 @@ class JokeBot:
     ):
         self.store,self.worker,self.chooser,self.owner,self.n_candidates = store,worker,chooser,owner,n_candidates
         self.limiter = Limiter(per_minute)
+        self.choosing = ThreadPoolExecutor(1, 'chooser')
         for name,jokes in humans.items(): store.add_jokes(name, jokes)
         self.humans = list(humans)
         self.known = KnownJokes(sum(humans.values(), []))
@@ -91,37 +93,35 @@ class JokeBot:
 
     async def _for_owner(self, person, command):
         if person!=self.owner: return Reply("Only my owner can do that.")
-        if command=='stats': return Reply(await asyncio.to_thread(self.stats))
-        return Reply(await asyncio.to_thread(self.retrain))
+        return Reply(await asyncio.to_thread(self.stats if command=='stats' else self.retrain))
 
     async def _joke(self, person, chat, request):
-        "Tell a joke of one source, or the chooser's of several"
-        candidates,taken = self._candidates(chat)
-        if not candidates: candidates = taken = [await self._from_random_source(chat)]
-        pick = await asyncio.to_thread(self.chooser.pick, candidates, person, chat)
+        "Tell a joke: of one source, drawn before anything else, where chance decides; else the best of all sources"
+        explore = self.chooser.explores()
+        candidates = [] if explore else self._candidates(self.sources, chat)
+        if not candidates:
+            explore = True
+            candidates = await self._of_random_source(chat)
+        pick = await asyncio.get_running_loop().run_in_executor(self.choosing, self.chooser.pick, candidates, person, explore)
         chosen = candidates[pick.index]
-        self.worker.give_back([o for o in taken if o is not chosen and o.source in self.worker.generators])
+        self.worker.give_back([o for o in candidates if o is not chosen])
         self.store.show(chosen.id, chat, person, pick.policy, pick.slate, request)
-        return Reply(str(chosen), chosen.id, pick.slate)
+        return Reply(str(chosen), chosen.id)
 
-    def _candidates(self, chat):
-        "Jokes of all sources, where there is something to choose by; none where chance decides, and then one source is drawn first"
-        if not self.chooser.wants_slate(): return [],[]
-        n = max(1, self.n_candidates//len(self.sources))
-        taken = [o for name in self.worker.generators for o in self.worker.take(name, n)]
-        return [o for name in self.humans for o in self.store.unseen(name, chat, n)]+taken,taken
+    def _candidates(self, sources, chat):
+        "Jokes that are ready, as many of each source"
+        n = max(1, self.n_candidates//len(sources))
+        human = [o for name in sources if name in self.humans for o in self.store.unseen(name, chat, n)]
+        return human+[o for name in sources if name in self.worker.generators for o in self.worker.take(name, n)]
 
-    async def _from_random_source(self, chat):
+    async def _of_random_source(self, chat):
         sources = random.sample(self.sources, len(self.sources))
         for i,source in enumerate(sources):
-            try: return await self._one_of(source, chat)
+            found = self._candidates([source], chat)
+            if found: return found
+            try: return [await asyncio.wrap_future(self.worker.ask(source))]
             except NoJoke:
                 if i==len(sources)-1: raise
-
-    async def _one_of(self, source, chat):
-        if source in self.humans: return self.store.unseen(source, chat, 1)[0]
-        ready = self.worker.take(source)
-        return ready[0] if ready else await asyncio.wrap_future(self.worker.ask(source))
 
     async def _answer(self, person, chat, question, request):
         "Answer a question by a model; without one, by the human joke that is nearest"
@@ -154,18 +154,30 @@ class JokeBot:
         joke,value = vote
         if not self.store.was_shown(joke, chat): return "I don't know this joke, so your vote was not counted."
         self.store.vote(person, joke, value, chat, turn)
-        self.chooser.note_vote(self.store, joke, chat, person, value)
         return thanks
 
     # For the owner
 
     def stats(self):
         "The comparison of sources, as text"
-        from .stats import report
+        self.chooser.note_outcomes(self.store)
         made = [f'{name}: {describe(o)}' for name,o in self.worker.counts.items() if o]
         return '\n'.join([report(self.store), *made, self.chooser.describe()])
 
     def retrain(self): return self.chooser.retrain(self.store)
+
+    async def retrain_every(self, hours):
+        "Learn again and again, while requests go on"
+        while True:
+            await asyncio.sleep(hours*3600)
+            try: log.info("%s", await asyncio.to_thread(self.retrain))
+            except Exception: log.exception("Learning failed; the selector stays as it was")
+
+    def close(self):
+        "Stop the threads and close the files"
+        self.worker.stop()
+        self.choosing.shutdown()
+        self.store.close()
 
 def split_command(
     text:str,

@@ -28,7 +28,7 @@ def train_tokenizer(
 def tiny_lm(tokenizer, width=96, n_layers=3, n_heads=4, n_positions=256):
     "A small untrained GPT-2: seconds to train, for tests and for a first look"
     config = GPT2Config(vocab_size=len(tokenizer), n_embd=width, n_layer=n_layers, n_head=n_heads, n_positions=n_positions,
-        resid_pdrop=.05, embd_pdrop=.05, attn_pdrop=.05)
+        resid_pdrop=.05, embd_pdrop=.05, attn_pdrop=.05, bos_token_id=None, eos_token_id=None)
     return GPT2LMHeadModel(config)
 
 def smollm2():
@@ -45,15 +45,19 @@ def start_lm(
 )->tuple: # Model; tokenizer; both know the special tokens
     "A model to fine-tune"
     if name=='tiny':
-        tokenizer = train_tokenizer([str(o) for o in jokes])
-        model = tiny_lm(tokenizer)
-    elif name=='smollm2': model,tokenizer = smollm2()
+        tokenizer = add_specials(train_tokenizer([str(o) for o in jokes]))
+        return tiny_lm(tokenizer),tokenizer
+    if name=='smollm2': model,tokenizer = smollm2()
     else:
         model = AutoModelForCausalLM.from_pretrained(name, use_safetensors=True, trust_remote_code=False)
         tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=False)
-    tokenizer.add_tokens([AddedToken(o, special=True, normalized=False) for o in specials], special_tokens=True)
-    model.resize_token_embeddings(len(tokenizer))
+    model.resize_token_embeddings(len(add_specials(tokenizer)))
     return model.float(),tokenizer
+
+def add_specials(tokenizer):
+    "Let a tokenizer know the special tokens"
+    tokenizer.add_tokens([AddedToken(o, special=True, normalized=False) for o in specials], special_tokens=True)
+    return tokenizer
 
 class JokeCodec:
     "Between jokes and token ids"

@@ -136,14 +136,14 @@ class Store:
             db.execute(sql, (person, joke, value, chat, turn, time.time()))
         return bool(before)
 
-    def votes(self):
-        "All votes, as dicts with what was voted on and how it was chosen"
+    def votes(self, since=0):
+        "Votes since a time, as dicts with what was voted on and how it was chosen"
         sql = '''select v.person,v.joke,v.value,v.time,j.source,j.question,j.answer,
             (select s.policy from shown s where s.joke=v.joke and s.chat=v.chat order by s.id limit 1) as policy,
             (select s.slate from shown s where s.joke=v.joke and s.chat=v.chat order by s.id limit 1) as slate
-            from votes v join jokes j on j.id=v.joke order by v.time'''
+            from votes v join jokes j on j.id=v.joke where v.time>=? order by v.time'''
         names = 'person joke value time source question answer policy slate'.split()
-        return [dict(zip(names, o)) for o in self.rows(sql)]
+        return [dict(zip(names, o)) for o in self.rows(sql, since)]
 
     # Updates that wait
 

@@ -1,7 +1,10 @@
 "Fine-tune a language model on jokes: `python -m joke_bot.train my_jokes.csv --model smollm2`"
 import argparse,sys
+from contextlib import ExitStack
 import torch
 from fastai.basics import *
+from fastai.callback.progress import *
+from fastai.callback.schedule import *
 from collab_ext.versions import new_version
 from .jokes import describe,read_jokes,split_jokes
 from .lm import JokeCodec,perplexity,save_lm,start_lm
@@ -65,7 +68,8 @@ def train_lm(
     train,valid = split_jokes(jokes, valid_pct, seed)
     model,tokenizer = start_lm(base, train)
     learn = joke_learner(joke_loaders(train, valid, JokeCodec(tokenizer), bs), model)
-    with learn.no_bar() if quiet else nullcontext(),learn.no_logging() if quiet else nullcontext():
+    with ExitStack() as stack:
+        for o in (learn.no_bar,learn.no_logging): quiet and stack.enter_context(o())
         before = learn.validate()[1]
         learn.fit_one_cycle(epochs, lr or (3e-3 if base=='tiny' else 1e-4))
         after = learn.validate()[1]

@@ -65,9 +65,10 @@ class Worker:
             return res
 
     def give_back(self, jokes):
-        "Jokes that were taken and not shown; the newest leave where there are too many"
+        "Jokes that were taken and not shown, to compete again, as far as there is room by now"
         with self.changed:
-            for o in jokes: self.ready[o.source].append(o)
+            for o in jokes:
+                if o.source in self.ready: self.ready[o.source].append(o)
             for o in self.ready.values():
                 while len(o)>self.size: o.pop()
 
@@ -83,7 +84,7 @@ class Worker:
             try: self._work(source, jobs)
             except Exception as e: # the thread must outlive a failure: those who wait are told
                 log.exception("The model %s failed", source)
-                for o in jobs: o.future.set_exception(e)
+                for o in jobs: o.future.set_exception(NoJoke(f"{source} failed: {e!r:.200}"))
                 self._tire(source)
 
     def _fail_all(self):
