@@ -44,6 +44,7 @@ Modules:
 - `collab_ext.model`: A dot product with biases that starts at the mean rating, and the link between its argument and a rating
 - `collab_ext.mood`: A bot that is cheered up or put down by what people say to it, for hours, and chooses its words accordingly
 - `collab_ext.next_pair`: Which two items to show a contributor next, so that their answer says the most
+- `collab_ext.off_policy`: What another way of choosing would have earned, computed from a log; whether scores mean what they say; and which of several sources people like more, with intervals that stay true however often one looks
 - `collab_ext.plots`: Look at a learner: recall at every length of the list, a map of the items, scores and errors
 - `collab_ext.prepare_command`: `collab-ext prepare`: a file of ratings or clicks in, checked and split data out
 - `collab_ext.rank`: The best items for each user, out of the whole catalogue, without what the user has already
@@ -73,6 +74,7 @@ Modules:
 - `collab_ext.tower`: A net that makes items' rows from their content, trained by gradient together with the rows themselves
 - `collab_ext.train_command`: `collab-ext train`: prepared data in, the best of a model's epochs out, with all it takes to train it again
 - `collab_ext.transfer`: Move what one model has learned into the vocabulary of another, and see what was moved
+- `collab_ext.user_posterior`: Scores of items for somebody with a few ratings, with how sure they are: what a choice between items needs
 - `collab_ext.validate`: How good is a model on data that it was not chosen by? Cross-validation, and a search over settings that can be interrupted
 - `collab_ext.versions`: Folders `prepared/1`, `runs/2`, `bundles/10`: whole or not there, the newest by its number, and with what it takes to make them again
 - `collab_ext.vocab`: Match the labels of one model to the labels of another"""
