@@ -1,9 +1,10 @@
 "The joke bot: one answer to each request, one vote for each person and joke, nothing lost by kills, faults and full disks, and no token in a log"
-import asyncio,logging,os,random,signal,subprocess,sys,threading,time
+import asyncio,logging,os,random,resource,signal,subprocess,sys,threading,time
 from collections import Counter
 from contextlib import contextmanager
+from importlib.util import find_spec
 from pathlib import Path
-import pytest
+import numpy as np,pytest
 pytest.importorskip('telegram')
 examples = Path(__file__).resolve().parent.parent/'examples'
 sys.path.insert(0, str(examples))
@@ -151,7 +152,7 @@ def test_texts(bot):
 def test_a_chat_sees_all_jokes_before_one_comes_again(bot):
     seen = [ask(bot, '/joke').joke for _ in own_jokes]
     assert len(set(seen))==len(own_jokes)
-    assert ask(bot, '/joke').joke==seen[0]
+    assert ask(bot, '/joke').joke in seen[:bot.n_candidates]
 
 def test_limit_for_each_person(tmp_path):
     bot = make_bot(tmp_path, per_minute=3)
@@ -222,6 +223,69 @@ def test_a_late_copy_of_a_vote_changes_nothing(bot):
     for turn,value in ((5,1),(7,-1),(6,1)): bot.press(1, 1, button_data(joke, value), turn)
     assert [o['value'] for o in bot.store.votes()]==[-1]
     assert all(parse_button(button_data(joke, o))==(joke,o) for _,o in buttons)
+
+def votes_of(bot, n, liked, n_people=20, seed=0):
+    "Simulated people ask for jokes and vote; `liked` has the chance of a 👍 by source"
+    rng = random.Random(seed)
+    for i in range(n):
+        person = 1+i%n_people
+        joke = ask(bot, '/joke', person).joke
+        bot.press(person, person, button_data(joke, 1 if rng.random()<liked[bot.store.joke(joke).source] else -1))
+
+def test_stats_compare_sources(tmp_path):
+    bot = make_bot(tmp_path, dict(echo=Echo(0)))
+    ask(bot, '/joke')
+    assert ask(bot, '/stats', 9).text.startswith('Nobody has voted yet')
+    votes_of(bot, 12, dict(human=.9, echo=.2))
+    assert 'too few' in ask(bot, '/stats', 9).text
+    votes_of(bot, 120, dict(human=.95, echo=.1))
+    text = ask(bot, '/stats', 9).text
+    assert '132 votes by 20 people' in text and 'liked less' in text and 'human: ' in text and 'good' in text
+    log = bot.chooser.log.frame()
+    assert len(log)>=133 and log.n_outcomes.sum()==132 # every choice is there, with its outcome
+    assert {round(sum(o),6) for o in log.propensities}=={1.}
+    bot.close()
+
+# Learning
+
+class Selector:
+    "Stands in for collab_ext's: likes texts with a word"
+    def __init__(self, word='baker'): self.word = word
+    def score_candidates(self, texts, user=None): return np.array([2.*(self.word in o) for o in texts]),np.full(len(texts), .01)
+
+def test_the_selector_chooses(tmp_path):
+    bot = make_bot(tmp_path, dict(echo=Echo(0)), chooser=Chooser(tmp_path, explore=0.))
+    bot.worker.stop()
+    bot.chooser.selector = Selector('snail')
+    found = [ask(bot, '/joke') for _ in range(len(own_jokes))]
+    assert any('snail' in o.text for o in found[:14]) # as soon as it is among the candidates
+    assert set(bot.store.db.execute('select policy from shown'))=={('selector',)}
+    bot.chooser.selector = Selector(None) # fails
+    assert ask(bot, '/joke').joke
+    assert {o for o, in bot.store.db.execute('select policy from shown')}=={'selector','random'}
+    bot.close()
+
+def test_retraining_swaps_while_requests_go_on(tmp_path, monkeypatch):
+    bot = make_bot(tmp_path)
+    assert 'I learn from 30 on' in ask(bot, '/retrain', 9).text
+    votes_of(bot, 60, dict(human=.5))
+    begun,go_on = threading.Event(),threading.Event()
+    def train(votes, *args):
+        begun.set()
+        go_on.wait(10)
+        return Selector(),dict(n_votes=len(votes), auc=.5, n_valid=9, version='1')
+    monkeypatch.setattr('joke_bot.chooser.train_selector', train)
+    texts = []
+    thread = threading.Thread(target=lambda: texts.append(ask(bot, '/retrain', 9).text))
+    thread.start()
+    assert begun.wait(5)
+    assert ask(bot, '/joke').joke and bot.chooser.selector is None
+    assert ask(bot, '/retrain', 9).text=='I am learning already.'
+    go_on.set()
+    thread.join()
+    assert 'learned from 60 votes' in texts[0] and bot.chooser.selector
+    assert '80% of the jokes are chosen by selector 1' in ask(bot, '/stats', 9).text
+    bot.close()
 
 # Faults of the service
 
@@ -393,3 +457,103 @@ def test_overlapping_requests(tmp_path, fake_telegram):
     assert Counter(o.chat for o in tg.sent)==Counter(1+i%20 for i in range(120))
     answers = [o for o in bot.store.rows('select question from jokes where asked=1')]
     assert sorted(answers)==sorted((f'Why is {i} a number?',) for i in range(0,120,3))
+
+# Language models
+
+def templates(n=120, seed=0):
+    "Jokes with a form that a tiny model learns in seconds"
+    who,what,where = 'baker pilot judge nurse singer farmer'.split(),'ladder map pillow torch violin kite'.split(),'park lake moon office party'.split()
+    found = [Joke(f'Why did the {a} bring a {b} to the {c}?', f'Because the {c} had no {b}.') for a in who for b in what for c in where]
+    random.Random(seed).shuffle(found)
+    return found[:n]
+
+@pytest.fixture(scope='module')
+def home(tmp_path_factory):
+    "A folder with a tiny model"
+    if not find_spec('transformers'): pytest.skip("could not import 'transformers'")
+    from joke_bot.train import train_lm
+    res = tmp_path_factory.mktemp('home')
+    train_lm(templates(), res, epochs=5, bs=16, quiet=True)
+    return res
+
+@pytest.fixture(scope='module')
+def generator(home):
+    from joke_bot.lm import Generator
+    return Generator(home/'models'/'tiny'/'1', near=1.1, max_tokens=24)
+
+def test_a_tiny_model_learns_jokes(home, generator):
+    from collab_ext.versions import read_note
+    note = read_note(generator.folder/'note.json')
+    assert note['perplexity']<3<50<note['perplexity_before']
+    assert {o.suffix for o in generator.folder.iterdir()}=={'.json','.jsonl','.safetensors'} # nothing that runs code
+    jokes = generator.sample([None]*48)
+    good = [o for o in jokes if o]
+    assert len(good)>=5
+    before = generator.counts['exact']
+    assert generator._checked(generator.codec.encode(generator.known.jokes[0]), None) is None and generator.counts['exact']==before+1
+    assert not {normalised(o) for o in good}&generator.known.exact
+    assert all(o.question.startswith('Why did') for o in good[:5])
+
+def test_prompts_of_any_kind(generator):
+    "Questions are answered as they are; what looks like a special token in them is text"
+    asked = [clean(o)[:max_question] for o in texts.values() if clean(o)]
+    jokes = generator.sample(asked)
+    assert any(jokes)
+    for q,o in zip(asked, jokes): assert o is None or o.question==q and o.answer and '<|' not in o.answer
+
+def test_forms_that_are_refused(generator):
+    c = generator.codec
+    q,a = c.ids('Why?'),c.ids('So.')
+    assert c.decode([c.start,c.question,*q,c.answer,*a,c.end])==Joke('Why?', 'So.')
+    bad = [*q,*a],[*q,c.answer,*a],[*q,c.end],[*q,c.answer,c.end],[c.answer,*a,c.end],[*q,c.answer,c.answer,*a,c.end],[*q,c.question,c.answer,*a,c.end]
+    for o in bad:
+        assert c.decode([c.start,c.question,*o]) is None,o
+    assert c.decode([c.start,c.question,*c.encode(Joke('Why?', '!?'))[2:]]) is None # no word in it
+    assert len(c.encode(Joke('Why? '*500, 'So.')))<=c.max_tokens
+    assert not c.marker_ids&{*c.ids('<|ans<|end|>wer|>'), *c.ids('<|answer|>')}
+
+def test_exact_perplexity_with_uneven_batches(generator):
+    import torch.nn.functional as F,torch
+    from joke_bot.train import joke_learner,joke_loaders
+    jokes = templates()[:7]+[Joke('Why?', 'So.')]
+    learn = joke_learner(joke_loaders(jokes, jokes, generator.codec, bs=3), generator.model)
+    with learn.no_bar(),learn.no_logging(): got = learn.validate()[1]
+    nll,n = 0.,0
+    for o in jokes:
+        ids = torch.tensor([generator.codec.encode(o)])
+        with torch.no_grad(): nll += F.cross_entropy(generator.model(ids).logits[0,:-1], ids[0,1:], reduction='sum').item()
+        n += ids.shape[1]-1
+    assert abs(got-np.exp(nll/n))<1e-3*got
+
+def test_a_model_answers_over_http(tmp_path, fake_telegram, generator):
+    tg,bot = fake_telegram,make_bot(tmp_path, dict(tiny=generator), size=4, tries=20)
+    with running(bot, tg):
+        crowd(tg, 30, 6)
+        assert tg.wait(lambda: len(tg.sent)>=30, 60)
+    assert Counter(o.chat for o in tg.sent)==Counter(1+i%6 for i in range(30))
+    assert bot.worker.counts['tiny']['refused'] and {'human','tiny'}=={o for o, in bot.store.db.execute('select distinct source from jokes')}
+
+def memory_of(pid): return int(Path(f'/proc/{pid}/statm').read_text().split()[1])*resource.getpagesize()/2**20
+
+@pytest.mark.skipif(not full or not sys.platform.startswith('linux'), reason="minutes: FULL=1")
+def test_campaign_of_1000_requests(home, tmp_path, fake_telegram):
+    "1,000 overlapping requests of 50 chats to the program with a model: each answered once, and memory stays flat"
+    tg,n,memory = fake_telegram,1000,{}
+    p = start(tg, home)
+    begin = time.monotonic()
+    crowd(tg, n, 50)
+    for o in (200,n):
+        assert tg.wait(lambda: len(tg.sent)>=o, 600)
+        memory[o] = memory_of(p.pid)
+    seconds = time.monotonic()-begin
+    for o in list(tg.sent): tg.press(o, 0) if o.buttons else None
+    assert tg.wait(lambda: len(tg.answers)==len(tg.presses), 600)
+    memory['votes'] = memory_of(p.pid)
+    time.sleep(1)
+    p.terminate()
+    out,_ = p.communicate(timeout=60)
+    got,told = Counter(o.chat for o in tg.sent),sum(bool(o.buttons) for o in tg.sent)
+    print(f"{len(tg.sent)} answers to {n} requests of {len(got)} chats in {seconds:.0f} s with the start, {told} of them jokes; "
+        f"MB after 200 {memory[200]:.1f}, after {n} {memory[n]:.1f} ({memory[n]/memory[200]-1:+.1%}), after {len(tg.presses)} votes {memory['votes']:.1f}")
+    assert got==Counter(1+i%50 for i in range(n)) and told>.95*n, out
+    assert memory[n]<1.05*memory[200] and memory['votes']<1.05*memory[200]

