@@ -15,6 +15,7 @@ from joke_bot.fake_telegram import *
 from joke_bot.jokes import *
 from joke_bot.quiet import *
 from joke_bot.store import *
+from joke_bot.terminal import talk
 from joke_bot.worker import *
 from joke_bot.telegram_front import TelegramFront
 
@@ -153,6 +154,14 @@ def test_a_chat_sees_all_jokes_before_one_comes_again(bot):
     seen = [ask(bot, '/joke').joke for _ in own_jokes]
     assert len(set(seen))==len(own_jokes)
     assert ask(bot, '/joke').joke in seen[:bot.n_candidates]
+
+def test_terminal(bot):
+    said,lines = [],iter(['+','/joke','+','-','  ','/stats','/quit','never'])
+    talk(bot, lambda _: next(lines), said.append)
+    assert 'no joke to vote on' in said[1] and '[+] 👍' in said[2] and said[3]==said[4]==thanks
+    assert [(o['person'],o['value']) for o in bot.store.votes()]==[(0,-1)] and next(lines)=='never'
+    def leave(_): raise KeyboardInterrupt
+    talk(bot, leave, said.append)
 
 def test_limit_for_each_person(tmp_path):
     bot = make_bot(tmp_path, per_minute=3)

@@ -88,7 +88,7 @@ def main(args=None):
     try:
         token = None if a.chat else read_token(a.token_file)
         bot = make_bot(a)
-        asyncio.run(talk(bot) if a.chat else serve(bot, a, token))
+        talk(bot) if a.chat else asyncio.run(serve(bot, a, token))
     except (ValueError,OSError,sqlite3.Error) as e: sys.exit(redact(f'{e}'))
     bot.close()
 

@@ -4,7 +4,7 @@ from .bot import button_data
 
 person = chat = 0
 
-async def talk(
+def talk(
     bot, # A `JokeBot`
     read=input, # Gives the next line; raises EOFError at the end
     write=print,
@@ -13,13 +13,13 @@ async def talk(
     write("Say /joke, ask a question, vote on the last joke with + or -, and leave with /quit. /help says more.")
     last = None
     while True:
-        try: line = await asyncio.to_thread(read, '> ')
+        try: line = read('> ')
         except (EOFError,KeyboardInterrupt): return
         line = line.strip()
         if line in ('/quit','/exit'): return
         if line in ('+','-','👍','👎'): write(_vote(bot, last, line))
         else:
-            reply = await bot.text(person, chat, line)
+            reply = asyncio.run(bot.text(person, chat, line))
             last = reply.joke or last
             write(f'{reply.text}\n' + ('   [+] 👍   [-] 👎\n' if reply.joke else ''))
 

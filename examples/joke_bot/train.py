@@ -5,7 +5,7 @@ import torch
 from fastai.basics import *
 from fastai.callback.progress import *
 from fastai.callback.schedule import *
-from collab_ext.versions import new_version
+from collab_ext.versions import new_version,read_note
 from .jokes import describe,read_jokes,split_jokes
 from .lm import JokeCodec,perplexity,save_lm,start_lm
 
@@ -92,8 +92,9 @@ def main(args=None):
     try:
         jokes,left_out = read_jokes(a.jokes)
         print(f"{len(jokes)} jokes" + (f"; left out: {describe(left_out)}" if left_out else ''))
-        folder = train_lm(jokes, a.home, a.model, a.name, a.epochs, a.lr, a.bs)
+        folder = train_lm(jokes, a.home, a.model, a.name, a.epochs, a.lr, a.bs, quiet=not sys.stdout.isatty())
     except (ValueError,OSError,ImportError) as e: sys.exit(f"{e}")
-    print(f"Saved in {folder}")
+    note = read_note(folder/'note.json')
+    print(f"Perplexity of {note['n_valid']} held-out jokes: {note['perplexity_before']:.1f} before, {note['perplexity']:.1f} now. Saved in {folder}")
 
 if __name__=='__main__': main()
