@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 from collab_ext.slates import SlateLog
 from collab_ext.versions import new_version,open_version,read_note,versions_of,write_note
-from .jokes import words
+from .jokes import Joke,words
 
 log = logging.getLogger(__name__)
 
@@ -36,10 +36,9 @@ class Chooser:
         explore=.2, # Share of the requests that is left to chance
         how='thompson', # One of collab_ext's `policies`
         min_votes=30, # Before the first training
-        epochs=8,
     ):
         self.home,self.states = Path(home),states or HashedWords()
-        self.explore,self.how,self.min_votes,self.epochs = explore,how,min_votes,epochs
+        self.explore,self.how,self.min_votes = explore,how,min_votes
         self.home.mkdir(parents=True, exist_ok=True)
         self.log = SlateLog(self.home/'slates.db')
         self.training = threading.Lock()
@@ -50,7 +49,7 @@ class Chooser:
         if not versions_of(self.home, 'selectors'): return None,{}
         folder = open_version(self.home, 'selectors')
         note = read_note(folder/'note.json')
-        if note['features']==self.states.fingerprint: return load_selector(folder, self.states),note
+        if note['features']==self.states.fingerprint: return load_selector(folder, self.states),{**note, 'version':folder.name}
         log.warning("The selector %s was trained on the features of another model: /retrain makes a new one", folder)
         return None,{}
 
@@ -99,14 +98,19 @@ class Chooser:
             trouble = too_few(votes, self.min_votes)
             if trouble: return trouble
             self.note_outcomes(store)
-            selector,note = train_selector(votes, self.states, self.home, self.epochs)
+            selector,note = train_selector(votes, self.states, self.home)
             self.selector,self.note = selector,note
-            return f"I learned from {note['n_votes']} votes. Held out: AUC {note['auc']:.2f} on {note['n_valid']} votes (.5 is chance)."
+            return f"I learned from {note['n_votes']} votes. {describe_auc(note['auc'])}"
         finally: self.training.release()
 
     def describe(self):
         if not self.selector: return "Jokes are chosen at random; /retrain learns from the votes."
         return f"{1-self.explore:.0%} of the jokes are chosen by selector {self.note['version']}, which learned from {self.note['n_votes']} votes."
+
+def describe_auc(auc):
+    "How well a selector orders votes on jokes that it did not learn from"
+    if auc['value'] is None: return "Too few jokes were held out to say how well."
+    return f"Of two held-out votes, a 👍 and a 👎, it puts the 👍 first in {auc['value']:.0%} of the cases ({auc['low']:.0%} to {auc['high']:.0%}; chance is 50%)."
 
 def too_few(votes, least):
     "What to tell the owner if there is not enough to learn from, or None"
@@ -120,25 +124,22 @@ def train_selector(
     votes:list, # What `Store.votes` gives
     states, # Text → features
     home, # The selector becomes `home/selectors/<number>`
-    epochs=8,
-    seed=42,
 )->tuple: # The selector; a note about it
     "Train a selector on votes, and save it as files that run no code"
     import pandas as pd
     from collab_ext.selector import selector_learner
-    from collab_ext.candidates import votes_auc
-    df = pd.DataFrame(dict(text=[f"{o['question']}\n\n{o['answer']}" for o in votes], user=[o['person'] for o in votes],
-        source=[o['source'] for o in votes], time=[o['time'] for o in votes], feedback=[o['value'] for o in votes]))
-    held_out = df.text.isin(df.text.drop_duplicates().sample(frac=.2, random_state=seed))
-    learn = selector_learner(df, states, loss='votes', user='user', seed=seed)
-    with learn.no_bar(),learn.no_logging(): learn.fit_one_cycle(epochs)
+    df = pd.DataFrame([dict(text=str(Joke(o['question'], o['answer'])), user=o['person'], source=o['source'], feedback=o['value']) for o in votes])
+    columns = dict(user='user', source='source')
+    auc = selector_learner(df, states, **columns).solve().evaluate().loc['auc'] # a fifth of the jokes is held out
     with new_version(home, 'selectors') as version:
-        learn.save(version.folder)
-        note = dict(version=version.folder.name, features=states.fingerprint, n_votes=len(df), auc=0., n_valid=int(held_out.sum()))
+        learn = selector_learner(df, states, valid=0, path=version.folder, **columns).solve()
+        learn.save('selector')
+        auc = {k:None if v!=v else float(v) for k,v in auc.items()}
+        note = dict(features=states.fingerprint, n_votes=len(df), auc=auc)
         write_note(version/'note.json', note)
-    return learn,note
+    return learn,{**note, 'version':version.folder.name}
 
 def load_selector(folder, states):
     "A selector that `train_selector` saved"
     from collab_ext.selector import load_selector
-    return load_selector(folder, states)
+    return load_selector(folder/'models'/'selector', states)
