@@ -383,6 +383,29 @@ def test_full_disk(tmp_path, fake_telegram, caplog):
         assert tg.wait(lambda: len(tg.answers)>=100 and len(tg.sent)>=41, 20)
     assert len(bot.store.votes())==100 and Counter(o.chat for o in tg.sent)==Counter([7,*range(100,140)])
 
+def test_full_disk_of_the_log(tmp_path, fake_telegram, caplog):
+    tg,bot = fake_telegram,make_bot(tmp_path)
+    def limit(n): bot.choosing.submit(lambda: bot.chooser.log.connection().execute(f'pragma max_page_count={n}')).result()
+    limit(1)
+    with running(bot, tg):
+        for i in range(40): tg.say('/joke', 100+i)
+        assert tg.wait(lambda: 'free space' in caplog.text)
+        limit(1073741823)
+        assert tg.wait(lambda: len(tg.sent)>=40, 20)
+        time.sleep(.1)
+    assert Counter(o.chat for o in tg.sent)==Counter(range(100,140)) and len(bot.chooser.log)==40
+
+def test_numbers_of_updates_may_begin_anew(tmp_path, fake_telegram):
+    "After a week without updates Telegram counts from anywhere"
+    tg,bot = fake_telegram,make_bot(tmp_path)
+    with running(bot, tg):
+        tg.say('/joke', 7)
+        assert tg.wait(lambda: tg.sent_to(7))
+        assert tg.wait(lambda: any(o=='getupdates' and not p.get('offset') for o,p in tg.calls[2:] if o=='getupdates'))
+        tg.last_update = 10
+        tg.say('/joke', 8)
+        assert tg.wait(lambda: tg.sent_to(8))
+
 # Tokens
 
 token = '123456789:'+'Secret-token_'*3

@@ -102,10 +102,12 @@ class JokeBot:
         if not candidates:
             explore = True
             candidates = await self._of_random_source(chat)
-        pick = await asyncio.get_running_loop().run_in_executor(self.choosing, self.chooser.pick, candidates, person, explore)
-        chosen = candidates[pick.index]
-        self.worker.give_back([o for o in candidates if o is not chosen])
-        self.store.show(chosen.id, chat, person, pick.policy, pick.slate, request)
+        chosen = None
+        try:
+            pick = await asyncio.get_running_loop().run_in_executor(self.choosing, self.chooser.pick, candidates, person, explore)
+            self.store.show(candidates[pick.index].id, chat, person, pick.policy, pick.slate, request)
+            chosen = candidates[pick.index]
+        finally: self.worker.give_back([o for o in candidates if o is not chosen])
         return Reply(str(chosen), chosen.id)
 
     def _candidates(self, sources, chat):

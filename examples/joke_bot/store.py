@@ -151,7 +151,9 @@ class Store:
         "Keep updates, each once; those that are new, with their turns"
         if not updates: return []
         new = []
+        old = 'delete from inbox where turn in (select turn from inbox order by turn limit 200) and body is null and came<?'
         with self.writing(sync=True) as db:
+            db.execute(old, (time.time()-2*86400,))
             for o in updates:
                 body = json.dumps(o) # ASCII, whatever the text is
                 if db.execute('insert or ignore into inbox(update_id,body,came) values(?,?,?)', (o['update_id'], body, time.time())).rowcount:
@@ -162,6 +164,4 @@ class Store:
 
     def done(self, turn):
         "An update is dealt with; its number stays for two days, so that a second delivery is noticed"
-        with self.writing() as db:
-            db.execute('update inbox set body=null where turn=?', (turn,))
-            db.execute('delete from inbox where body is null and came<? and turn<?', (time.time()-2*86400, turn))
+        with self.writing() as db: db.execute('update inbox set body=null where turn=?', (turn,))

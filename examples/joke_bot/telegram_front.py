@@ -119,7 +119,7 @@ class TelegramFront:
                 return self.bot.store.done(turn)
             except RetryAfter as e: wait = _seconds(e)
             except (Forbidden,BadRequest,ChatMigrated,InvalidToken,Conflict) as e: return self._give_up(turn, e)
-            except (TelegramError,sqlite3.OperationalError) as e:
+            except (TelegramError,sqlite3.OperationalError,OSError) as e: # the log of slates raises `OSError` for a full disk
                 wait,pause = pause,min(2*pause, 60)
                 log.warning("Update %s: %s; next try in %.1f s", raw['update_id'], _why(e), wait)
             except Exception as e:

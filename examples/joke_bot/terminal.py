@@ -1,5 +1,5 @@
 "The bot in a terminal: no account, no network"
-import asyncio
+import asyncio,sqlite3
 from .bot import button_data
 
 person = chat = 0
@@ -17,11 +17,17 @@ def talk(
         except (EOFError,KeyboardInterrupt): return
         line = line.strip()
         if line in ('/quit','/exit'): return
-        if line in ('+','-','👍','👎'): write(_vote(bot, last, line))
-        else:
-            reply = asyncio.run(bot.text(person, chat, line))
-            last = reply.joke or last
-            write(f'{reply.text}\n' + ('   [+] 👍   [-] 👎\n' if reply.joke else ''))
+        try: last = _answer(bot, line, last, write)
+        except (sqlite3.Error,OSError) as e: write(f"That could not be kept, so it did not happen: {e}")
+
+def _answer(bot, line, last, write):
+    "Answer a line; the joke that votes are for from now on"
+    if line in ('+','-','👍','👎'): write(_vote(bot, last, line))
+    else:
+        reply = asyncio.run(bot.text(person, chat, line))
+        last = reply.joke or last
+        write(f'{reply.text}\n' + ('   [+] 👍   [-] 👎\n' if reply.joke else ''))
+    return last
 
 def _vote(bot, joke, line):
     if joke is None: return "There is no joke to vote on yet: say /joke."
