@@ -265,9 +265,10 @@ class Selector:
 def test_the_selector_chooses(tmp_path):
     bot = make_bot(tmp_path, dict(echo=Echo(0)), chooser=Chooser(tmp_path, explore=0.))
     bot.worker.stop()
-    bot.chooser.selector = Selector('snail')
-    found = [ask(bot, '/joke') for _ in range(len(own_jokes))]
-    assert any('snail' in o.text for o in found[:14]) # as soon as it is among the candidates
+    bot.chooser.selector = Selector('to work')
+    for _ in own_jokes: assert ask(bot, '/joke').joke
+    slates = bot.chooser.log.frame()
+    assert all(len(s)>1 and s[i]==max(s) for s,i in zip(slates.scores, slates.chosen)) # the best of several, by Thompson sampling with little doubt
     assert set(bot.store.db.execute('select policy from shown'))=={('selector',)}
     bot.chooser.selector = Selector(None) # fails
     assert ask(bot, '/joke').joke
@@ -298,7 +299,7 @@ def test_retraining_swaps_while_requests_go_on(tmp_path, monkeypatch):
 
 def test_a_selector_learns_from_votes(tmp_path):
     "People like jokes about work; a trained selector finds them, also after a restart"
-    bot = make_bot(tmp_path)
+    bot = make_bot(tmp_path, chooser=Chooser(tmp_path, how='best'))
     for i in range(160):
         joke = ask(bot, '/joke', 1+i%12)
         bot.press(1+i%12, 1+i%12, button_data(joke.joke, 1 if 'to work' in joke.text else -1))
@@ -306,10 +307,10 @@ def test_a_selector_learns_from_votes(tmp_path):
     def share(bot): return np.mean(['to work' in ask(bot, '/joke', 1000+i).text for i in range(20)])
     chance = np.mean(['to work' in str(o) for o in own_jokes])
     bot.chooser.explore = 0.
-    assert share(bot)>2*chance
+    assert share(bot)>1.6*chance
     bot.close()
-    again = make_bot(tmp_path, chooser=Chooser(tmp_path, explore=0.))
-    assert again.chooser.note['version']=='1' and share(again)>2*chance
+    again = make_bot(tmp_path, chooser=Chooser(tmp_path, explore=0., how='best'))
+    assert again.chooser.note['version']=='1' and share(again)>1.6*chance
     again.close()
     other = HashedWords(64)
     assert Chooser(tmp_path, other).selector is None # other features: it would score nonsense
@@ -372,28 +373,28 @@ def test_full_disk(tmp_path, fake_telegram, caplog):
         tg.say('/joke', 7)
         assert tg.wait(lambda: tg.sent)
         with bot.store.lock: bot.store.db.execute(f"pragma max_page_count={bot.store.value('pragma page_count')}")
-        for i in range(100): tg.press(tg.sent[0], i%2, person=i+1)
-        for i in range(40): tg.say('/joke', 100+i)
+        for i in range(40): tg.press(tg.sent[0], i%2, person=i+1)
+        for i in range(20): tg.say('/joke', 100+i)
         assert tg.wait(lambda: 'disk is full' in caplog.text)
         time.sleep(.2)
         assert 'disk is full' in caplog.text
         told = {o for o,text in tg.answers if text==thanks}
-        assert len(told)<=len(bot.store.votes())<100 # nobody was thanked for a vote that is not on the disk
+        assert len(told)<=len(bot.store.votes())<40 # nobody was thanked for a vote that is not on the disk
         with bot.store.lock: bot.store.db.execute('pragma max_page_count=1073741823')
-        assert tg.wait(lambda: len(tg.answers)>=100 and len(tg.sent)>=41, 20)
-    assert len(bot.store.votes())==100 and Counter(o.chat for o in tg.sent)==Counter([7,*range(100,140)])
+        assert tg.wait(lambda: len(tg.answers)>=40 and len(tg.sent)>=21, 20)
+    assert len(bot.store.votes())==40 and Counter(o.chat for o in tg.sent)==Counter([7,*range(100,120)])
 
 def test_full_disk_of_the_log(tmp_path, fake_telegram, caplog):
     tg,bot = fake_telegram,make_bot(tmp_path)
     def limit(n): bot.choosing.submit(lambda: bot.chooser.log.connection().execute(f'pragma max_page_count={n}')).result()
     limit(1)
     with running(bot, tg):
-        for i in range(40): tg.say('/joke', 100+i)
+        for i in range(15): tg.say('/joke', 100+i)
         assert tg.wait(lambda: 'free space' in caplog.text)
         limit(1073741823)
-        assert tg.wait(lambda: len(tg.sent)>=40, 20)
+        assert tg.wait(lambda: len(tg.sent)>=15, 20)
         time.sleep(.1)
-    assert Counter(o.chat for o in tg.sent)==Counter(range(100,140)) and len(bot.chooser.log)==40
+    assert Counter(o.chat for o in tg.sent)==Counter(range(100,115)) and len(bot.chooser.log)==15
 
 def test_numbers_of_updates_may_begin_anew(tmp_path, fake_telegram):
     "After a week without updates Telegram counts from anywhere"
@@ -466,7 +467,7 @@ def test_a_token_that_is_refused(tmp_path, fake_telegram):
 
 def test_no_vote_is_lost_by_kills(tmp_path, fake_telegram):
     "People press all the time while the process is killed and started again"
-    tg,n_kills,rng = fake_telegram,50 if full else 2,random.Random(0)
+    tg,n_kills,rng = fake_telegram,50 if full else 1,random.Random(0)
     p = start(tg, tmp_path, '--no-models')
     for chat in range(1,6): tg.say('/joke', chat)
     assert tg.wait(lambda: len(tg.sent)>=5, 30)
@@ -480,7 +481,7 @@ def test_no_vote_is_lost_by_kills(tmp_path, fake_telegram):
                 asked[1000+person] += 1
                 tg.say('/joke', 1000+person)
             while len(tg.updates)>300 and pressing: time.sleep(.05) # a slow machine
-            time.sleep(.005)
+            time.sleep(.005 if full else .02)
     thread = threading.Thread(target=crowd)
     thread.start()
     for _ in range(n_kills):
@@ -513,12 +514,12 @@ def crowd(tg, n_requests, n_chats, questions=True):
 def test_overlapping_requests(tmp_path, fake_telegram):
     tg,bot = fake_telegram,make_bot(tmp_path, dict(echo=Echo()))
     with running(bot, tg):
-        crowd(tg, 120, 20)
-        assert tg.wait(lambda: len(tg.sent)>=120, 30)
+        crowd(tg, 60, 20)
+        assert tg.wait(lambda: len(tg.sent)>=60, 30)
         time.sleep(.1)
-    assert Counter(o.chat for o in tg.sent)==Counter(1+i%20 for i in range(120))
+    assert Counter(o.chat for o in tg.sent)==Counter(1+i%20 for i in range(60))
     answers = [o for o in bot.store.rows('select question from jokes where asked=1')]
-    assert sorted(answers)==sorted((f'Why is {i} a number?',) for i in range(0,120,3))
+    assert sorted(answers)==sorted((f'Why is {i} a number?',) for i in range(0,60,3))
 
 # Language models
 
@@ -535,7 +536,7 @@ def home(tmp_path_factory):
     if not find_spec('transformers'): pytest.skip("could not import 'transformers'")
     from joke_bot.train import train_lm
     res = tmp_path_factory.mktemp('home')
-    train_lm(templates(), res, epochs=5, bs=16, quiet=True)
+    train_lm(templates(), res, epochs=4, bs=12, quiet=True)
     return res
 
 @pytest.fixture(scope='module')
@@ -589,9 +590,9 @@ def test_exact_perplexity_with_uneven_batches(generator):
 def test_a_model_answers_over_http(tmp_path, fake_telegram, generator):
     tg,bot = fake_telegram,make_bot(tmp_path, dict(tiny=generator), size=4, tries=20)
     with running(bot, tg):
-        crowd(tg, 30, 6)
-        assert tg.wait(lambda: len(tg.sent)>=30, 60)
-    assert Counter(o.chat for o in tg.sent)==Counter(1+i%6 for i in range(30))
+        crowd(tg, 18, 6)
+        assert tg.wait(lambda: len(tg.sent)>=18, 60)
+    assert Counter(o.chat for o in tg.sent)==Counter(1+i%6 for i in range(18))
     assert bot.worker.counts['tiny']['refused'] and {'human','tiny'}=={o for o, in bot.store.db.execute('select distinct source from jokes')}
 
 def memory_of(pid): return int(Path(f'/proc/{pid}/statm').read_text().split()[1])*resource.getpagesize()/2**20
