@@ -23,6 +23,26 @@ pytest_plugins = ['joke_bot.pytest_fake_telegram']
 full = bool(os.environ.get('FULL'))
 own_jokes = read_jokes(examples/'joke_bot'/'jokes.csv')[0]
 
+# The stand-in
+
+def test_the_stand_in_refuses_what_telegram_refuses(fake_telegram):
+    httpx,tg = pytest.importorskip('httpx'),fake_telegram
+    def call(method, token=None, **kwargs): return httpx.post(f'{tg.url}/bot{token or tg.token}/{method}', **kwargs)
+    bad_button = {'inline_keyboard':[[dict(text='a', callback_data='x'*65)]]}
+    refused = {401:call('getMe', 'x'), 404:call('dance'), 400:call('sendMessage', json=dict(chat_id=1, text=' '))}
+    for status,o in refused.items(): assert o.status_code==status and not o.json()['ok']
+    for o in (dict(text='😀'*2049), dict(text='a', reply_markup=bad_button)): assert call('sendMessage', json=dict(chat_id=1, **o)).status_code==400
+    assert call('answerCallbackQuery', json=dict(callback_query_id='5')).status_code==400
+    as_file = {k:(None, v) for k,v in dict(chat_id='1', text='é').items()}
+    for o in (dict(json=dict(chat_id=1, text='é')), dict(data=dict(chat_id=1, text='é')), dict(files=as_file)): assert call('sendMessage', **o).json()['ok']
+    assert [o.text for o in tg.sent]==['é']*3
+    tg.fail('sendMessage', status=429, retry_after=7)
+    assert call('SENDMESSAGE', json=dict(chat_id=1, text='a')).json()['parameters']==dict(retry_after=7)
+    tg.say('a')
+    tg.say('b')
+    def updates(**params): return [o['update_id']-1000 for o in call('getUpdates', json=params).json()['result']]
+    assert updates()==updates()==[1,2] and updates(offset=1002)==[2] and updates(limit=1)==[2] and updates(offset=1003)==[]
+
 # Helpers
 
 class Echo:
@@ -482,6 +502,15 @@ def test_no_vote_is_lost_by_kills(tmp_path, fake_telegram):
                 tg.say('/joke', 1000+person)
             while len(tg.updates)>300 and pressing: time.sleep(.05) # a slow machine
             time.sleep(.005 if full else .02)
+    tg.fail('sendMessage', 100, seconds=1., drop=True)
+    for chat in range(2001,2004):
+        asked[chat] += 1
+        tg.say('/joke', chat)
+    assert tg.wait(lambda: not tg.updates) # confirmed, but not answered
+    p.kill()
+    p.wait()
+    tg.faults.clear()
+    p = start(tg, tmp_path, '--no-models')
     thread = threading.Thread(target=crowd)
     thread.start()
     for _ in range(n_kills):
