@@ -67,6 +67,7 @@ Modules:
 - `collab_ext.shards`: A folder of encoded ratings that is read piece by piece: what is in it, and how to know that nothing is missing or damaged
 - `collab_ext.simulate`: Draw ratings and clicks whose truth is known, and cut ratings into a source and a target
 - `collab_ext.simulate_comparisons`: Draw comparisons whose true scores are known, with adversaries or without, and measure how well scores agree with the truth
+- `collab_ext.simulate_readers`: Texts that are made of words, and readers who like some words better than others: votes whose truth is known
 - `collab_ext.slates`: What could have been said, with which chance, and what came of it: a log that survives being killed
 - `collab_ext.solver`: What a learner asks of a closed form, and the callback that trains with one
 - `collab_ext.sources`: Take the weights to transfer from wherever they are: a saved pair, a learner, vectors of another model, the hub
@@ -125,8 +126,10 @@ cold_start: measure_cold split_items
 tower: Tower copy_tower
 mood: Mood
 slates: SlateLog
+simulate_readers:
 choose: Retained choose select_from
 user_posterior: UserPosterior
+off_policy: compare_sources off_policy votes_needed
 export: # these have methods of the learners
 comparison_plots:
 next_pair:
@@ -158,7 +161,7 @@ class _Loaded:
     def create_module(self, spec): return sys.modules[spec.name]
     def exec_module(self, module): module.__spec__ = self.spec
 
-_alone = {f'{__name__}.{o}' for o in 'bundle catalogue cli content_prior features mood recommend_command serve serve_command shard_writer shards slates versions'.split()} # these are imported without torch
+_alone = {f'{__name__}.{o}' for o in 'bundle catalogue cli content_prior features mood recommend_command serve serve_command shard_writer shards simulate_readers slates versions'.split()} # these are imported without torch
 
 class _Whole:
     "Imports all modules before the first one but those in `_alone`, so that a learner has its methods, whichever module it was imported or unpickled from"
@@ -194,12 +197,11 @@ def __dir__(): return sorted({*globals(), *__all__})
 # What `from collab_ext import *` gives: what users type. Everything else is imported from its module.
 __all__ = ['BPRLoss', 'Bundle', 'CCLLoss', 'Catalogue', 'CollabDataLoaders', 'CollabLearner', 'ComparisonDataLoaders',
     'ComparisonLearner', 'ContentPrior', 'DotBias', 'EASE', 'EmbeddingDotBias', 'EmbeddingNN', 'Features', 'FreezeRows',
-    'Fused', 'GraphFilter', 'IALSLoss', 'KFoldSplitters', 'L2SP', 'LeaveLastSplitter', 'Mood', 'RankMetrics', 'Retained',
-    'Ring', 'SlateLog', 'SoftmaxLoss', 'SparseRows', 'TimeFoldSplitters', 'TimeSplitter', 'UnknownDropout', 'UserFoldSplitters',
-    'UserPosterior', 'UserSplitter', 'Vocab', 'VoteLoss', 'WARPLoss', 'aggregate_scores', 'check_comparisons', 'check_ratings',
-    'choose', 'collab_learner', 'collab_splitter', 'compare', 'comparison_graph', 'comparison_learner', 'comparison_report',
-    'coverage', 'cross_domain_split', 'cross_validate', 'implicit_learner', 'layouts', 'linear_factors', 'linear_learner',
+    'Fused', 'GraphFilter', 'IALSLoss', 'KFoldSplitters', 'L2SP', 'LeaveLastSplitter', 'Mood', 'RankMetrics', 'Ring',
+    'SlateLog', 'SoftmaxLoss', 'SparseRows', 'TimeFoldSplitters', 'TimeSplitter', 'UnknownDropout', 'UserFoldSplitters',
+    'UserSplitter', 'Vocab', 'VoteLoss', 'WARPLoss', 'aggregate_scores', 'check_comparisons', 'check_ratings', 'collab_learner',
+    'collab_splitter', 'compare', 'comparison_graph', 'comparison_learner', 'comparison_report', 'coverage',
+    'cross_domain_split', 'cross_validate', 'implicit_learner', 'layouts', 'linear_factors', 'linear_learner',
     'load_pretrained_keys', 'match_embeds', 'match_rows', 'measure', 'measure_cold', 'prepare_shards', 'pull_from_hub',
-    'push_to_hub', 'read_pair', 'read_source', 'read_vocab', 'recommend_shards', 'reliability', 'save_pair', 'select_from',
-    'simulate_clicks', 'simulate_comparisons', 'simulate_ratings', 'split_items', 'tables', 'token_vectors', 'tune',
-    'wins_frame']
+    'push_to_hub', 'read_pair', 'read_source', 'read_vocab', 'recommend_shards', 'reliability', 'save_pair', 'simulate_clicks',
+    'simulate_comparisons', 'simulate_ratings', 'split_items', 'tables', 'token_vectors', 'tune', 'wins_frame']

@@ -38,7 +38,7 @@ def epsilon_greedy(scores, sd, epsilon=.1):
     "The best, but any candidate in a share `epsilon` of the cases"
     return (1-epsilon)*best(scores, sd) + epsilon/len(scores)
 
-# %% ../nbs/14c_choose.ipynb #11130ce3
+# %% ../nbs/14c_choose.ipynb #ca0e9805
 def ucb(scores, sd, width=.5):
     "The highest score plus `width` standard deviations"
     return best(scores+width*sd, sd)
@@ -64,7 +64,7 @@ def thompson(scores, sd, chunk=2**20):
     res *= np.exp(log_ndtr((floor-m)/d).sum())/max(res.sum(), 1)
     x,w = _nodes(m, d, floor)
     for o in np.array_split(np.arange(len(x)), 1+x.size*len(m)//chunk):
-        z = (x[o,None]-m)/d
+        z = ((x[o,None]-m)/d).clip(-40, 40) # beyond, densities are 0
         below = log_ndtr(z)
         others = below.sum(1, keepdims=True)-below
         res[unsure] += w[o]@(np.exp(others-z**2/2)/(d*math.sqrt(2*math.pi)))
@@ -107,7 +107,8 @@ def propensities(
     sd = np.zeros(len(scores)) if sd is None else _finite('sd', sd, len(scores))
     if sd.min()<0: raise ValueError(f"`sd` is {sd.min()} for the candidate {sd.argmin()}: a standard deviation is at least 0")
     ok = np.ones(len(scores), bool) if allowed is None else np.asarray(allowed, dtype=bool)
-    if ok.shape!=scores.shape or not ok.any(): raise ValueError(f"`allowed` is True or False for each of the {len(scores)} candidates, and True for one or more")
+    if ok.shape!=scores.shape or not ok.any(): raise ValueError(f"`allowed` is True or False for each of the {len(scores)} "
+        "candidates, and True for one or more")
     policy,res = policies[how],np.zeros(len(scores))
     settings = dict(temp=temp, epsilon=epsilon, width=width)
     known = inspect.signature(policy).parameters
@@ -119,7 +120,8 @@ def _unit_rows(name, vecs, n=None):
     vecs = to_np(vecs.detach().cpu()) if isinstance(vecs, Tensor) else vecs
     try: res = np.asarray(vecs, dtype=np.float64)
     except (TypeError,ValueError): raise ValueError(f"`{name}` is an array of vectors, one in a row") from None
-    if res.ndim!=2 or n is not None and len(res)!=n: raise ValueError(f"`{name}` has a vector for each{f' of {n} candidates' if n else ''}, one in a row; its shape is {res.shape}")
+    of_how_many = f' of {n} candidates' if n else ''
+    if res.ndim!=2 or n is not None and len(res)!=n: raise ValueError(f"`{name}` has a vector for each{of_how_many}, one in a row; its shape is {res.shape}")
     if not np.isfinite(res).all(): raise ValueError(f"`{name}` holds numbers that are not finite, in the row {np.flatnonzero(~np.isfinite(res).all(1))[0]}")
     return res/np.maximum(np.linalg.norm(res, axis=1, keepdims=True), 1e-12)
 
@@ -139,7 +141,8 @@ def far_apart(
     return res
 
 # %% ../nbs/14c_choose.ipynb #3fc7485d
-Choice = namedtuple('Choice', 'index propensities allowed relaxed') # position or None; chance of each (n); which might be chosen (n, bool); conditions that gave way
+# Position or None; chance of each (n); which might be chosen (n, bool); conditions that gave way
+Choice = namedtuple('Choice', 'index propensities allowed relaxed')
 
 def _narrowed(ok, conditions):
     "Candidates that meet one condition after the other, and the names of those that would leave none"
@@ -214,7 +217,8 @@ class Retained:
         return self
 
 # %% ../nbs/14c_choose.ipynb #a4db9228
-Selected = namedtuple('Selected', 'candidate index slate frame relaxed') # what to show or None; its position; number of the slate in the log; a row for each candidate; as in `Choice`
+# What to show or None; its position; number of the slate in the log; a row for each candidate; conditions that gave way
+Selected = namedtuple('Selected', 'candidate index slate frame relaxed')
 
 def _score(model, candidates, user):
     "Means and standard deviations of the scores of some candidates"

@@ -66,7 +66,8 @@ def _usable(log):
     "Slates with a choice, its propensity and an outcome"
     if not isinstance(log, pd.DataFrame): raise ValueError(f"`log` is a frame of slates, such as `SlateLog.frame()` gives, not {a_type(log)}")
     lacking = [o for o in ('propensities','chosen','outcome') if o not in log]
-    if lacking: raise KeyError(f"`log` has no column {lacking[0]!r}; it has {list(log.columns)}: estimates take the propensities of all candidates, which was chosen, and what came of it")
+    if lacking: raise KeyError(f"`log` has no column {lacking[0]!r}; it has {list(log.columns)}: estimates take the propensities of all "
+        "candidates, which was chosen, and what came of it")
     ok = log.chosen.notna()&log.outcome.notna()
     if not ok.any(): raise ValueError(f"None of the {len(log)} slates has an outcome: there is nothing to estimate from")
     return ok
@@ -136,7 +137,8 @@ def _check_level(level):
     if not isinstance(level, Real) or not 0<level<1: raise ValueError(f"`level` is between 0 and 1, not {level!r:.80}")
 
 # %% ../nbs/14d_off_policy.ipynb #97c16bca
-Slates = namedtuple('Slates', 'row n pi p chosen w r group') # flat: slate of each candidate, …, chances by the other way and in the log, position of the chosen; of each slate: weight, outcome, group
+# Slate of each candidate; candidates of each slate; chances by the other way and in the log; of each slate: position of the chosen, weight, outcome, group
+Slates = namedtuple('Slates', 'row n pi p chosen w r group')
 
 def flat_slates(
     df:pd.DataFrame, # Slates with an outcome
@@ -149,7 +151,8 @@ def flat_slates(
     pi = _flat('policy', policy_lists(policy, df), n)
     row = np.repeat(np.arange(len(n)), n)
     sums = np.bincount(row, pi)
-    if pi.min()<0 or abs(sums-1).max()>1e-6: raise ValueError(f"`policy` gives chances of {sums[abs(sums-1).argmax()]} together: they are at least 0 and sum to 1 in each slate")
+    wrong = sums[abs(sums-1).argmax()]
+    if pi.min()<0 or abs(wrong-1)>1e-6: raise ValueError(f"`policy` gives chances of {wrong} together: they are at least 0 and sum to 1 in each slate")
     chosen = n.cumsum()-n+df.chosen.to_numpy(int)
     if (p[chosen]<=0).any(): raise ValueError("`log` has a chosen candidate with propensity 0: log the chances by which choices are drawn")
     missed = np.bincount(row, pi*(p<=0))
@@ -322,8 +325,8 @@ def sequence_halfwidth(
     tau2 = scale**2
     return np.sqrt(V*(V+tau2)/tau2*(2*np.log(1/alpha)+np.log((V+tau2)/V)))
 
-# %% ../nbs/14d_off_policy.ipynb #14c66654
-min_users = 10 # below, there is no interval
+# %% ../nbs/14d_off_policy.ipynb #7a05e7f1
+min_users = 10 # effective ones; below, there is no interval
 
 def _two_way_variance(errors, user, item):
     "Variance of a sum of errors that are alike within users and within items"
@@ -341,7 +344,7 @@ def _check_votes(votes, source, value, user):
     if not np.isfinite(pd.to_numeric(df[value], errors='coerce')).all(): raise ValueError(f"The column {value!r} holds what is no finite number")
     return df
 
-# %% ../nbs/14d_off_policy.ipynb #c42b65df
+# %% ../nbs/14d_off_policy.ipynb #9b71e3f0
 def _mean_errors(df, source, value, name):
     "Mean of a source, and what each vote of the frame adds to its error"
     mine = (df[source]==name).to_numpy()
@@ -351,12 +354,12 @@ def _mean_errors(df, source, value, name):
 
 def _widened(V, n_users, level):
     "A variance that allows for its being estimated from few users"
-    ratio = scipy.stats.t.ppf((1+level)/2, max(n_users-1, 1))/scipy.stats.norm.ppf((1+level)/2)
+    ratio = scipy.stats.t.ppf((1+level)/2, max(n_users-1, 1e-3))/scipy.stats.norm.ppf((1+level)/2)
     return V*ratio**2
 
 def _difference(d, errors, users, items, both, alpha, scale):
     "A difference of two means, its interval and variance, and the chance that it is above 0"
-    n_users = len(np.unique(users[both]))
+    n_users = effective_number(np.ones(both.sum()), users[both])
     V = max(_widened(_two_way_variance(errors, users, items), n_users, 1-alpha), 1e-12)
     half = sequence_halfwidth(V, alpha, scale) if n_users>=min_users else np.inf
     better = scipy.stats.norm.cdf(d*scale/np.sqrt(V*(V+scale**2)))
@@ -378,7 +381,8 @@ def compare_sources(
     df = _check_votes(votes, source, value, user)
     names = df[source].value_counts()
     if reference is None: reference = names.index[0]
-    if reference not in names.index: raise ValueError(f"`reference` is one of the sources {list(names.index)}, not {reference!r:.80}" + did_you_mean(reference, names.index))
+    if reference not in names.index: raise ValueError(f"`reference` is one of the sources {list(names.index)}, not {reference!r:.80}" +
+        did_you_mean(reference, names.index))
     users = pd.factorize(df[user])[0]
     items = pd.factorize(df[item])[0] if item in df else None
     errors = {o:_mean_errors(df, source, value, o) for o in names.index}
@@ -430,7 +434,8 @@ def votes_needed(
     "How many votes of all sources it takes to tell a source from the reference"
     check_kwargs(kwargs, 'votes_needed', compare_sources, but=('votes',))
     if not isinstance(power, Real) or not 0<power<1: raise ValueError(f"`power` is a chance between 0 and 1, not {power!r:.80}")
-    if difference is not None and (not isinstance(difference, Real) or not abs(difference)>1e-6): raise ValueError(f"`difference` is a number other than 0, not {difference!r:.80}: no number of votes tells 0 from 0")
+    told = difference is None or isinstance(difference, Real) and abs(difference)>1e-6
+    if not told: raise ValueError(f"`difference` is a number other than 0, not {difference!r:.80}: no number of votes tells 0 from 0")
     found = compare_sources(votes, **kwargs)
     now,rows = int(found.votes.sum()),{}
     for o,r in found.drop(index=found.attrs['reference']).iterrows():
