@@ -1,0 +1,95 @@
+"A joke bot: `python -m joke_bot --chat` in the terminal, `python -m joke_bot` on Telegram (token in TELEGRAM_TOKEN or --token-file)"
+import argparse,asyncio,logging,os,signal,sqlite3,sys
+from pathlib import Path
+from .bot import JokeBot
+from .chooser import Chooser,HashedWords
+from .jokes import describe,read_jokes
+from .quiet import read_token,redact,set_up_logging
+from .store import Store
+from .terminal import talk
+from .worker import Worker
+
+log = logging.getLogger(__name__)
+own_jokes = Path(__file__).with_name('jokes.csv')
+
+def parser():
+    p = argparse.ArgumentParser('python -m joke_bot', description=__doc__)
+    p.add_argument('--chat', action='store_true', help='talk in the terminal')
+    p.add_argument('--home', default='joke_bot_home', help='folder of votes and models')
+    p.add_argument('--jokes', nargs='*', default=[str(own_jokes)], help='files of human jokes; a source each')
+    p.add_argument('--no-models', action='store_true', help='tell human jokes only')
+    p.add_argument('--owner', type=int, default=_number(os.environ.get('JOKE_BOT_OWNER')), help='Telegram id of who may ask for /stats and /retrain')
+    p.add_argument('--per-minute', type=int, default=20, help='requests of one person')
+    p.add_argument('--buffer', type=int, default=16, help='jokes that each model keeps ready')
+    p.add_argument('--batch', type=int, default=16, help='texts that a model writes at once')
+    p.add_argument('--explore', type=float, default=.2, help='share of the jokes that are chosen at random although there is a selector')
+    p.add_argument('--how', default='thompson', help='how the selector chooses: best, softmax, epsilon, ucb or thompson')
+    p.add_argument('--retrain-every', type=float, metavar='HOURS', help='learn from the votes by schedule')
+    p.add_argument('--temperature', type=float, default=.9)
+    p.add_argument('--top-k', type=int, default=50)
+    p.add_argument('--top-p', type=float, default=.95)
+    p.add_argument('--token-file', help='a file with the token of @BotFather')
+    p.add_argument('--base-url', default='https://api.telegram.org', help='of a stand-in')
+    p.add_argument('--poll-seconds', type=int, default=30)
+    p.add_argument('--log-level', default='INFO', choices=['DEBUG','INFO','WARNING','ERROR'])
+    p.add_argument('--log-file')
+    return p
+
+def _number(o): return int(o) if o and o.lstrip('-').isdecimal() else None
+
+def load_humans(files):
+    "Name of each file → its jokes"
+    res = {}
+    for o in files:
+        jokes,left_out = read_jokes(o)
+        if left_out: log.warning("%s: left out %s", o, describe(left_out))
+        name = 'human' if Path(o)==own_jokes or len(files)==1 else f'human {Path(o).stem}'
+        if name in res: raise ValueError(f"Two files are called {Path(o).stem}: rename one")
+        res[name] = jokes
+    return res
+
+def load_models(home, **how):
+    "Name of each trained model → its newest version, loaded"
+    root = Path(home)/'models'
+    names = sorted(o.name for o in root.iterdir() if o.is_dir()) if root.is_dir() else []
+    if not names: return {}
+    from collab_ext.versions import open_version
+    from .lm import Generator
+    return {name:Generator(open_version(root, name), **how) for name in names}
+
+def states_of(generators, home):
+    "Features of a joke: the hidden states of the first model, or hashed words"
+    if not generators: return HashedWords()
+    from collab_ext.text_states import TextStates
+    first = next(iter(generators.values()))
+    return TextStates(first.model, first.tokenizer, cache=Path(home)/'states')
+
+def make_bot(a):
+    store = Store(Path(a.home)/'bot.db')
+    generators = {} if a.no_models else load_models(a.home, k=a.top_k, p=a.top_p, temperature=a.temperature)
+    states = states_of(generators, a.home)
+    worker = Worker(generators, store, a.buffer, a.batch, prepare=states).start()
+    owner = 0 if a.chat else a.owner
+    return JokeBot(store, load_humans(a.jokes), worker, Chooser(a.home, states, a.explore, a.how), owner, a.per_minute)
+
+async def serve(bot, a, token):
+    from .telegram_front import TelegramFront
+    front = TelegramFront(bot, token, a.base_url, a.poll_seconds)
+    for o in (signal.SIGINT,signal.SIGTERM): asyncio.get_running_loop().add_signal_handler(o, front.stop)
+    log.info("Ready: %s", ', '.join(bot.sources))
+    schedule = asyncio.ensure_future(bot.retrain_every(a.retrain_every)) if a.retrain_every else None
+    try: await front.run()
+    finally:
+        if schedule: schedule.cancel()
+
+def main(args=None):
+    a = parser().parse_args(args)
+    set_up_logging('WARNING' if a.chat and a.log_level=='INFO' else a.log_level, a.log_file)
+    try:
+        token = None if a.chat else read_token(a.token_file)
+        bot = make_bot(a)
+        talk(bot) if a.chat else asyncio.run(serve(bot, a, token))
+    except (ValueError,OSError,sqlite3.Error) as e: sys.exit(redact(f'{e}'))
+    bot.close()
+
+if __name__=='__main__': main()
