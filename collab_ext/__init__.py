@@ -41,6 +41,7 @@ Modules:
 - `collab_ext.linear`: Scores as weighted sums over what a user has, in closed form: EASE and a graph filter
 - `collab_ext.metrics`: Are the items that a user would have chosen near the top? Measured over the whole catalogue, beside four baselines
 - `collab_ext.model`: A dot product with biases that starts at the mean rating, and the link between its argument and a rating
+- `collab_ext.mood`: A bot that is cheered up or put down by what people say to it, for hours, and chooses its words accordingly
 - `collab_ext.next_pair`: Which two items to show a contributor next, so that their answer says the most
 - `collab_ext.plots`: Look at a learner: recall at every length of the list, a map of the items, scores and errors
 - `collab_ext.prepare_command`: `collab-ext prepare`: a file of ratings or clicks in, checked and split data out
@@ -62,6 +63,7 @@ Modules:
 - `collab_ext.shards`: A folder of encoded ratings that is read piece by piece: what is in it, and how to know that nothing is missing or damaged
 - `collab_ext.simulate`: Draw ratings and clicks whose truth is known, and cut ratings into a source and a target
 - `collab_ext.simulate_comparisons`: Draw comparisons whose true scores are known, with adversaries or without, and measure how well scores agree with the truth
+- `collab_ext.slates`: What could have been said, with which chance, and what came of it: a log that survives being killed
 - `collab_ext.solver`: What a learner asks of a closed form, and the callback that trains with one
 - `collab_ext.sources`: Take the weights to transfer from wherever they are: a saved pair, a learner, vectors of another model, the hub
 - `collab_ext.spectrum`: Biases, the directions in which ratings differ beyond them, and which of these stand out from chance
@@ -115,6 +117,8 @@ batch_recommend: evaluate_shards recommend_shards
 catalogue: Catalogue
 cold_start: measure_cold split_items
 tower: Tower copy_tower
+mood: Mood
+slates: SlateLog
 export: # these have methods of the learners
 comparison_plots:
 next_pair:
@@ -146,7 +150,7 @@ class _Loaded:
     def create_module(self, spec): return sys.modules[spec.name]
     def exec_module(self, module): module.__spec__ = self.spec
 
-_alone = {f'{__name__}.{o}' for o in 'bundle catalogue cli content_prior features recommend_command serve serve_command shard_writer shards versions'.split()} # these are imported without torch
+_alone = {f'{__name__}.{o}' for o in 'bundle catalogue cli content_prior features mood recommend_command serve serve_command shard_writer shards slates versions'.split()} # these are imported without torch
 
 class _Whole:
     "Imports all modules before the first one but those in `_alone`, so that a learner has its methods, whichever module it was imported or unpickled from"
