@@ -29,7 +29,9 @@ class Front:
 
     def poll(self):
         "Tell the switchboard what is new"
-        for post in self.blog.asks():
+        asks = self.blog.asks()
+        self.outages = 0
+        for post in asks:
             blocks,who = ask_of(post)
             self._put(f"ask:{post['id_string']}", 'ask', text_of(blocks), who, post['timestamp'], post['id_string'])
         since = self.switchboard.call('/note', dict(name='replies_since', default=self.clock()-86_400))['value']

@@ -2,7 +2,7 @@
 
 They are forked from a server that has imported what they need (`forkserver`), so a restart takes a moment. Each holds a lock while it
 lives, so that no second front ever posts beside the first, and ends when the supervisor is gone."""
-import logging,multiprocessing as mp,os,secrets,signal,socket,sys,threading,time
+import logging,multiprocessing as mp,os,secrets,signal,socket,threading,time
 from multiprocessing.connection import wait
 from filelock import FileLock,Timeout
 from .config import ConfigError,secrets_of
@@ -51,7 +51,7 @@ def check_folder(folder):
         folder.mkdir(parents=True, exist_ok=True)
         probe.write_bytes(b'x'*4096)
     except OSError as e: raise ConfigError(f"- folder in [files]: {folder} can't be written to ({e.strerror}): free room or rights, or name another") from None
-    finally: probe.unlink(missing_ok=True) if probe.exists() else None
+    finally: probe.unlink(missing_ok=True)
 
 class Supervisor:
     "Starts the three, and starts again what dies"
@@ -59,7 +59,9 @@ class Supervisor:
         self.config,self.token = config,secrets.token_urlsafe(24)
         self.context = mp.get_context('forkserver' if 'forkserver' in mp.get_all_start_methods() else 'spawn')
         if hasattr(self.context, 'set_forkserver_preload'): self.context.set_forkserver_preload(['blog_bot.preload'])
-        self.processes,self.started,self.quick = {},{},dict.fromkeys(names, 0)
+        self.processes = {}                 # Name → process
+        self.started,self.due = {},{}       # When each was started, and when each dead one will be
+        self.quick = dict.fromkeys(names, 0) # How often in a row it lived for less than two seconds
         self.restarts = dict.fromkeys(names, 0)
         self.ended = threading.Event()
 
@@ -67,6 +69,7 @@ class Supervisor:
         "Start one of the three"
         args = name,self.config,self.token,self.config.files.log_level
         self.processes[name] = self.context.Process(target=run_process, args=args, name=name, daemon=True)
+        self.due.pop(name, None)
         self.started[name] = time.monotonic()
         self.processes[name].start()
 
@@ -81,16 +84,17 @@ class Supervisor:
             finally: self._end()
 
     def _watch(self):
-        wait([o.sentinel for o in self.processes.values()], timeout=.2)
-        for name,o in list(self.processes.items()):
-            if o.is_alive() or self.ended.is_set(): continue
+        "Start what is due; those that die at once wait longer each time"
+        for name in [k for k,t in self.due.items() if t<=time.monotonic()]: self.start(name)
+        alive = [o.sentinel for k,o in self.processes.items() if k not in self.due]
+        wait(alive, timeout=.05 if self.due else .2)
+        for name,o in self.processes.items():
+            if o.is_alive() or name in self.due or self.ended.is_set(): continue
             lived = time.monotonic()-self.started[name]
             self.quick[name] = self.quick[name]+1 if lived<2 else 0
-            pause = min(10., .05*2**min(self.quick[name], 10))
-            log.warning('%s has ended (%s): it is started again', name, o.exitcode)
             self.restarts[name] += 1
-            if self.ended.wait(pause): return
-            self.start(name)
+            self.due[name] = time.monotonic() + min(10., .05*2**min(self.quick[name], 10))
+            log.warning('%s has ended (%s): it is started again', name, o.exitcode)
 
     def stop(self): self.ended.set()
 
