@@ -13,6 +13,7 @@ Modules:
 - `collab_ext.bayes_transfer`: A source's rows and prior as the prior of a target, and new rows in a finished model
 - `collab_ext.bundle`: Serve recommendations from one folder of safe files, with no torch and nothing to train
 - `collab_ext.catalogue`: Works like those that somebody liked, among all there are, known ones and new ones, by vectors and by tags
+- `collab_ext.choose`: Of ten candidates that somebody or something wrote, show one: the best, or sometimes another to learn more, with the chance of each on record
 - `collab_ext.cli`: `collab-ext <command>`: what the library does without Python
 - `collab_ext.click_trials`: Hold out a part of the clicks, judge lists by it, and read the best strength off a few trials
 - `collab_ext.cold_start`: `fit_content` gives a trained learner rows for works that nobody has rated: recommend them, find works like them, and see whether it helps
@@ -119,6 +120,8 @@ cold_start: measure_cold split_items
 tower: Tower copy_tower
 mood: Mood
 slates: SlateLog
+choose: Retained choose select_from
+user_posterior: UserPosterior
 export: # these have methods of the learners
 comparison_plots:
 next_pair:
@@ -185,12 +188,13 @@ def __dir__(): return sorted({*globals(), *__all__})
 
 # What `from collab_ext import *` gives: what users type. Everything else is imported from its module.
 __all__ = ['BPRLoss', 'Bundle', 'CCLLoss', 'Catalogue', 'CollabDataLoaders', 'CollabLearner', 'ComparisonDataLoaders',
-    'ComparisonLearner', 'ContentPrior', 'DotBias', 'EASE', 'EmbeddingDotBias', 'EmbeddingNN', 'Features', 'FreezeRows', 'Fused',
-    'GraphFilter', 'IALSLoss', 'KFoldSplitters', 'L2SP', 'LeaveLastSplitter', 'RankMetrics', 'Ring', 'SoftmaxLoss', 'SparseRows',
-    'TimeFoldSplitters', 'TimeSplitter', 'UnknownDropout', 'UserFoldSplitters', 'UserSplitter', 'Vocab', 'VoteLoss', 'WARPLoss',
-    'aggregate_scores', 'check_comparisons', 'check_ratings', 'collab_learner', 'collab_splitter', 'compare', 'comparison_graph',
-    'comparison_learner', 'comparison_report', 'coverage', 'cross_domain_split', 'cross_validate', 'implicit_learner', 'layouts',
-    'linear_factors', 'linear_learner', 'load_pretrained_keys', 'match_embeds', 'match_rows', 'measure', 'measure_cold',
-    'prepare_shards', 'pull_from_hub', 'push_to_hub', 'read_pair', 'read_source', 'read_vocab', 'recommend_shards', 'reliability',
-    'save_pair', 'simulate_clicks', 'simulate_comparisons', 'simulate_ratings', 'split_items', 'tables', 'token_vectors', 'tune',
+    'ComparisonLearner', 'ContentPrior', 'DotBias', 'EASE', 'EmbeddingDotBias', 'EmbeddingNN', 'Features', 'FreezeRows',
+    'Fused', 'GraphFilter', 'IALSLoss', 'KFoldSplitters', 'L2SP', 'LeaveLastSplitter', 'Mood', 'RankMetrics', 'Retained',
+    'Ring', 'SlateLog', 'SoftmaxLoss', 'SparseRows', 'TimeFoldSplitters', 'TimeSplitter', 'UnknownDropout', 'UserFoldSplitters',
+    'UserPosterior', 'UserSplitter', 'Vocab', 'VoteLoss', 'WARPLoss', 'aggregate_scores', 'check_comparisons', 'check_ratings',
+    'choose', 'collab_learner', 'collab_splitter', 'compare', 'comparison_graph', 'comparison_learner', 'comparison_report',
+    'coverage', 'cross_domain_split', 'cross_validate', 'implicit_learner', 'layouts', 'linear_factors', 'linear_learner',
+    'load_pretrained_keys', 'match_embeds', 'match_rows', 'measure', 'measure_cold', 'prepare_shards', 'pull_from_hub',
+    'push_to_hub', 'read_pair', 'read_source', 'read_vocab', 'recommend_shards', 'reliability', 'save_pair', 'select_from',
+    'simulate_clicks', 'simulate_comparisons', 'simulate_ratings', 'split_items', 'tables', 'token_vectors', 'tune',
     'wins_frame']
