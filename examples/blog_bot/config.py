@@ -68,6 +68,7 @@ fields = dict(
         min_score = Field(float, -1e9, between(-1e9, 1e9), "the lowest score that may be posted"),
         keep_above = Field(float, .45, between(-1e9, 1e9), "unpicked posts of the bot's own that score above it compete again"),
         keep = Field(int, 20, between(0, 1000), "how many of them are kept"),
+        diversity = Field(float, 0., between(0, 2), "how far an answer must be from the last twenty (1 − cosine), from 0 to 2; 0 for no matter"),
         use_mood = Field(bool, True, None, "true, or false for a bot without moods")),
     screen = dict(
         reject = Field(list, [], None, 'a list of words, such as ["spam"]: an ask or an answer with one of them is not posted'),

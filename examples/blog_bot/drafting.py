@@ -1,9 +1,9 @@
 "From an ask to the answer that is posted: candidates, their scores, the mood, words that are screened, and the choice, all of it logged"
 import hashlib,threading
 import numpy as np
+from collab_ext.choose import Retained,choose
 from collab_ext.mood import Mood
 from collab_ext.slates import SlateLog
-from .choosing import choose
 from .service import Peer
 from .texts import WordList,plain_text,shortened
 
@@ -34,8 +34,7 @@ class Drafter:
         said = shortened(plain_text(ask['text']), self.config.model.prompt_chars)
         self._screen_ask(ask, said)
         texts,generator = self._candidates(ask, said)
-        scored = self.models.call('/score', dict(texts=texts+[said]))
-        with self.lock: self._choose(ask, said, texts, generator, scored)
+        with self.lock: self._choose(ask, said, texts, generator)
 
     def _screen_ask(self, ask, said):
         if ask['kind']!='post' and not said: raise Rejected("it has no text")
@@ -55,26 +54,44 @@ class Drafter:
         if not fit: raise NoDraft(f"none of {n} candidates can be posted: they are empty, or have words of `reject` in [screen]")
         return fit,res['generator']
 
-    def _choose(self, ask, said, texts, generator, scored):
+    def _choose(self, ask, said, texts, generator):
         "Choose, log, and hand over"
-        mood = self._mood()
-        own = scored['sentiment'][:len(texts)]
-        if said: mood.hear(scored['sentiment'][-1], own, time=self.store.clock())
-        else: mood.at(self.store.clock())
-        allowed = mood.allows(own) if self.config.choose.use_mood else np.ones(len(texts), bool)
-        mean,sd = (np.array(scored[o][:len(texts)]) for o in ('mean','sd'))
-        i,propensities = choose(self.config.choose, mean, sd, allowed, self.rng)
-        if i is None: raise NoDraft(f"no candidate scores {self.config.choose.min_score} or more (`min_score` in [choose]): the best has {mean.max():.2f}")
+        retained = self._retained()
+        if ask['kind']=='post': texts = retained.join(texts)
+        scored = self.models.call('/score', dict(texts=texts+[said]))
+        mean,sd,own = (np.array(scored[o][:len(texts)]) for o in ('mean','sd','sentiment'))
+        mood = self._mood(said, scored['sentiment'][-1], own)
+        suits = mood.allows(own) if self.config.choose.use_mood else None
         c = self.config.choose
-        info = dict(key=ask['key'], generator=generator, selector=scored['selector'], sentiment_by=scored['sentiment_by'], allowed=allowed.tolist())
-        slate = self.log.add(texts, propensities, i, scores=mean, sds=sd, sentiments=own, user=ask['who'], context=said, mood=mood.value,
-            policy=dict(how=c.how, temperature=c.temperature, epsilon=c.epsilon, min_score=c.min_score), info=info)
-        self.store.drafted(ask['key'], ask['lease'], dict(text=texts[i], state=self._state(ask['text'], texts[i]), slate=slate), dict(mood=mood.state()))
+        policy = dict(how=c.how, temp=c.temperature, epsilon=c.epsilon)
+        choice = choose(mean, sd, **policy, min_score=c.min_score, allowed=suits, **self._apart(texts), rng=self.rng)
+        info = dict(key=ask['key'], generator=generator, selector=scored['selector'], sentiment_by=scored['sentiment_by'], gave_way=choice.relaxed)
+        slate = self.log.add(texts, choice.propensities, choice.index, scores=mean, sds=sd, sentiments=own, user=ask['who'], context=said,
+            mood=mood.value, policy=policy, info=info)
+        if choice.index is None: raise NoDraft(f"no candidate scores {c.min_score} or more (`min_score` in [choose]): the best has {mean.max():.2f}")
+        notes = dict(mood=mood.state())
+        if ask['kind']=='post': notes['retained'] = retained.update(texts, mean, choice.index).candidates
+        text = texts[choice.index]
+        self.store.drafted(ask['key'], ask['lease'], dict(text=text, state=self._state(ask['text'], text), slate=slate), notes)
 
-    def _mood(self):
-        "The mood, as it was noted last"
+    def _mood(self, said, sentiment, candidates):
+        "The mood, as it was noted last, and with what it heard now"
         mood,state = Mood(),self.store.note('mood')
-        return mood.set_state(state) if state else mood
+        if state: mood.set_state(state)
+        now = self.store.clock()
+        return mood.hear(sentiment, candidates, time=now) if said else mood.at(now)
+
+    def _retained(self):
+        "Posts of the bot's own that were good, and not picked"
+        c = self.config.choose
+        return Retained(c.keep_above, c.keep, self.store.note('retained', []))
+
+    def _apart(self, texts):
+        "What keeps a choice far from what was posted of late"
+        if not self.config.choose.diversity: return {}
+        shown = [o['draft']['text'] for o in self.store.listed('posted', 20)]
+        vectors = np.array(self.models.call('/embed', dict(texts=texts+shown))['vectors'])
+        return dict(vecs=vectors[:len(texts)], shown=vectors[len(texts):], diversity=self.config.choose.diversity)
 
     def _state(self, said, text):
         "Published, or a draft for the owner to look at"

@@ -106,8 +106,8 @@ class Front:
                 trouble = None
             except (Refused,Unsure,Away,Wrong) as e:
                 busy = False
-                if str(e)!=trouble: log.warning('%s', e) # an outage is one line, not one each second
-                trouble = str(e)
+                trouble = (str(e), trouble[1]+1 if trouble and trouble[0]==str(e) else 1)
+                if trouble[1]==2: log.warning('%s', e) # an outage is one line, and a moment's none
             if not busy: time.sleep(min(1., self.config.blog.poll_seconds))
 
 def run(config): Front(config).run()

