@@ -68,7 +68,7 @@ def trace(config, args):
 def retry(config, args): print(f"{store_of(config).revive(args.key)} are tried again")
 
 def collect(config, args):
-    from .learning import collect
+    from .collecting import collect
     print(collect(config, print))
 
 def prepare(config, args):

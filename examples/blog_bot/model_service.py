@@ -53,7 +53,10 @@ class Batcher:
 
 class Heads:
     "The selector and the sentiment head in use, taken anew when others are put in place"
-    def __init__(self, folder, states):
+    def __init__(self,
+        folder, # Of the bot
+        states, # Function without arguments: what makes vectors, and its name
+    ):
         self.folder,self.states = Path(folder),states
         self.now = {}    # Head → number of its run, learner
         self.failed = {} # What could not be taken up, so that it is tried once
@@ -73,7 +76,7 @@ class Heads:
 
     def _open(self, number):
         from .learning import open_run
-        return open_run(self.folder, number, self.states())
+        return open_run(self.folder, number, *self.states())
 
     def number(self, head):
         found = self.now.get(head)
@@ -94,10 +97,10 @@ class Models:
         self.heads.refresh()
 
     def states(self):
-        "The function that makes vectors of texts"
+        "The function that makes vectors of texts, and its name"
         if self._states is None:
-            from .learning import states_for
-            self._states = states_for(self.config, self.generator)
+            from .learning import states_for,states_name
+            self._states = states_for(self.config, self.generator, self.heads.folder/'states'),states_name(self.config)
         return self._states
 
     def generate(self, requests):

@@ -46,8 +46,7 @@ class Standin:
         self.seen = Counter()            # Method and status → number
         self.hung = threading.Event()    # Set: requests are never answered
         self.last_id = 700_000_000_000
-        self.server = ThreadingHTTPServer(('127.0.0.1',port), _handler(self))
-        self.server.daemon_threads = True
+        self.server = _Server(('127.0.0.1',port), _handler(self))
         self.url = f'http://127.0.0.1:{self.server.server_port}'
 
     def __enter__(self):
@@ -142,6 +141,10 @@ class Standin:
         for name,rate in zip(Faults._fields[:-1], self.faults):
             if draw<rate: return name
             draw -= rate
+
+class _Server(ThreadingHTTPServer):
+    daemon_threads = True
+    def handle_error(self, request, client_address): pass # a caller that is killed closes its connection in the middle
 
 def _handler(blog):
     class Handler(BaseHTTPRequestHandler):

@@ -1,0 +1,357 @@
+"A blog bot whose processes are killed: no ask is lost, and none is answered twice"
+import asyncio,json,logging,os,random,signal,socket,sqlite3,sys,threading,time
+from pathlib import Path
+import pytest
+sys.path.insert(0, str(Path(__file__).parent.parent/'examples'))
+pytest.importorskip('oauthlib')
+from blog_bot.collecting import add_rows,collect
+from blog_bot.config import *
+from blog_bot.front import Front,plain_id
+from blog_bot.generators import Words,hashed_words,read_posts
+from blog_bot.logs import start_log
+from blog_bot.sentiment import word_sentiment
+from blog_bot.service import Away
+from blog_bot.standin import Faults,Standin,demo_tokens
+from blog_bot.store import Full,Stale,Store
+from blog_bot.supervisor import Supervisor,check_ports
+from blog_bot.texts import WordList,plain_text,shortened
+from blog_bot.tumblr import Refused,Tumblr,Unsure,ask_of,tag_of,text_of
+
+full = bool(os.environ.get('FULL'))
+
+def free_port():
+    with socket.socket() as s:
+        s.bind(('127.0.0.1',0))
+        return s.getsockname()[1]
+
+def config_for(blog, folder, **sections):
+    "Settings for a stand-in, in a hurry"
+    data = dict(blog=dict(name=blog.name, poll_seconds=.05), tumblr=dict(api=blog.url, timeout_seconds=.2, settle_seconds=.2, **demo_tokens),
+        switchboard=dict(port=free_port(), backoff_seconds=.05, retries=50, draft_lease_seconds=3), model=dict(port=free_port()), files=dict(log_level='DEBUG'))
+    for k,v in sections.items(): data[k] = {**data.get(k, {}), **v}
+    res = check_config(data)
+    res.files.folder = Path(folder)
+    return res
+
+# Settings
+
+def flaws(data):
+    with pytest.raises(ConfigError) as e: check_config(data)
+    return str(e.value)
+
+@pytest.mark.parametrize('section,key,value,said', [
+    ('blog', 'name', 'My Blog!', 'short name'), ('blog', 'nmae', 'x', "did you mean 'name'"), ('blog', 'poll_seconds', '60', 'wrong type'),
+    ('blog', 'poll_seconds', True, 'wrong type'), ('tumblr', 'api', 'api.tumblr.com', 'https://'), ('model', 'candidates', 0, 'from 1 to 50'),
+    ('model', 'port', 80, '1024'), ('choose', 'how', 'beste', '"best"'), ('screen', 'reject', 'spam', 'list of words'),
+    ('screen', 'reject', ['a',3], 'words only'), ('switchboard', 'port', 8771, 'same')])
+def test_a_wrong_setting_is_named_with_a_remedy(section, key, value, said):
+    data = dict(blog=dict(name='b'), tumblr=dict(demo_tokens))
+    check_config(data)
+    text = flaws({**data, section:{**data.get(section, {}), key:value}})
+    assert said in text and key in text
+
+@pytest.mark.parametrize('token,said', [('', 'empty'), (' '+'a'*50, 'space'), ('a'*50+'\n', 'line break'), ('"'+'a'*48+'"', 'quotes'), ('a'*49, '49 characters'),
+    ('Bearer '+'a'*43, 'HTTP'), ('a'*49+'é', 'other than'), (5, 'text'), ('env:NO_SUCH_VARIABLE', 'not set')])
+def test_a_token_in_the_wrong_form_is_described_but_not_shown(token, said):
+    text = flaws(dict(blog=dict(name='b'), tumblr=dict(demo_tokens, oauth_token=token)))
+    assert said in text and 'oauth_token' in text and 'aaaa' not in text
+
+def test_settings_show_no_token(tmp_path):
+    config = check_config(dict(blog=dict(name='b'), tumblr=dict(demo_tokens)))
+    assert not any(o in repr(config)+str(config) for o in demo_tokens.values())
+    (tmp_path/'c.toml').write_text('[blog\n')
+    with pytest.raises(ConfigError, match='not TOML'): read_config(tmp_path/'c.toml')
+    with pytest.raises(ConfigError, match='not there'): read_config(tmp_path/'d.toml')
+
+def test_a_port_that_is_taken_is_named(tmp_path):
+    with Standin() as blog,socket.socket() as s:
+        config = config_for(blog, tmp_path)
+        s.bind(('127.0.0.1',config.model.port))
+        s.listen()
+        with pytest.raises(ConfigError, match=r'port = \d+ in \[model\]'): check_ports(config)
+
+# Texts
+
+def test_odd_texts():
+    assert plain_text('<p>Hi &amp; <b>bye</b></p><script src="x">') == 'Hi & bye'
+    assert plain_text('a\x00b\x1b[31m\u202e \t c\r\n\n d') == 'ab[31m\u202e c\nd'
+    assert plain_text('1 < 2 and 3 > 2') == '1 < 2 and 3 > 2'
+    family = '👨\u200d👩\u200d👧 हिन्दी 日本語 עברית'
+    assert plain_text(family) == family
+    assert plain_text('half \ud83d') == 'half'
+    assert shortened('one two three', 9) == 'one two' and len(shortened('x'*100_000, 2000)) == 2000
+    for o in ('<'*100_000, '<!--'*25_000, '<a '*33_000, '&amp'*25_000, ' \n'*50_000): plain_text(o)
+
+def test_words_that_are_screened():
+    words = WordList(['spam','buy now'])
+    assert words.found('SPAM!') and words.found('bu\u200by\n now') is not None and words.found('ｓｐａｍ') and words.found('spám')
+    assert words.found('spammer') is None and WordList([]).found('spam') is None
+
+def test_sentiment_by_words():
+    assert word_sentiment('I love it, wonderful') > .8 > .5 == word_sentiment('') == word_sentiment('日本語')
+    assert word_sentiment('not good') < .5 < word_sentiment("don't worry, it is not bad, be happy")
+
+# The queue
+
+def store_with(folder, **kwargs):
+    now = [1000.]
+    return Store(folder/'queue.db', clock=lambda: now[0], **{**dict(retries=3, backoff=10.), **kwargs}),now
+
+def test_an_ask_is_taken_in_once_and_goes_its_way(tmp_path):
+    store,now = store_with(tmp_path)
+    assert store.put('ask:1', 'ask', 'Hi') and not store.put('ask:1', 'ask', 'Hi')
+    ask = store.claim(60)
+    assert store.claim(60) is None
+    store.drafted('ask:1', ask['lease'], dict(text='Ho'), dict(mood=1))
+    ask = store.claim_posting(60)
+    assert not ask['again'] and ask['draft'] == dict(text='Ho') and store.note('mood') == 1
+    store.posted('ask:1', 5)
+    store.posted('ask:1', 5) # said twice after a lost answer
+    assert store.counts()['posted'] == 1 and store.by_post() == {'5':'ask:1'}
+
+def test_a_lease_that_runs_out_passes_on(tmp_path):
+    store,now = store_with(tmp_path)
+    store.put('ask:1', 'ask', 'Hi')
+    old = store.claim(60)
+    now[0] += 61
+    new = store.claim(60)
+    with pytest.raises(Stale): store.drafted('ask:1', old['lease'], {})
+    store.drafted('ask:1', new['lease'], {})
+    store.claim_posting(60)
+    now[0] += 61
+    again = store.claim_posting(60)
+    assert again['again']
+    store.give_back('ask:1', again['lease'], 'away', 5) # it may still be on the blog
+    now[0] += 6
+    again = store.claim_posting(60)
+    assert again['again'] and store.get('ask:1')['state'] == 'posting'
+    store.not_there('ask:1', again['lease'])
+    store.failed('ask:1', again['lease'], 'refused')
+    now[0] += 60
+    assert not store.claim_posting(60)['again']
+
+def test_what_fails_waits_longer_and_is_set_aside(tmp_path):
+    store,now = store_with(tmp_path)
+    store.put('ask:1', 'ask', 'Hi')
+    for wait in (10,20):
+        store.failed('ask:1', store.claim(60)['lease'], 'no')
+        now[0] += wait-1
+        assert store.claim(60) is None
+        now[0] += 2
+    store.failed('ask:1', store.claim(60)['lease'], 'no luck')
+    assert store.counts()['dead'] == 1 and store.listed('dead')[0]['error'] == 'no luck'
+    assert store.revive() == 1 and store.claim(60)['key'] == 'ask:1'
+    for _ in range(4): # it ends its process each time
+        now[0] += 61
+        store.claim(60)
+    assert store.counts()['dead'] == 1
+
+def test_a_full_disk_changes_nothing(tmp_path):
+    store,now = store_with(tmp_path)
+    store.put('ask:1', 'ask', 'Hi')
+    pages = store.db.execute('PRAGMA page_count').fetchone()[0]
+    store.db.execute(f'PRAGMA max_page_count={pages}')
+    with pytest.raises(Full, match='make room'): store.put('ask:2', 'ask', 'x'*100_000)
+    ask = store.claim(60)
+    with pytest.raises(Full): store.drafted('ask:1', ask['lease'], dict(text='x'*100_000), dict(mood=1))
+    assert store.get('ask:2') is None and store.get('ask:1')['state'] == 'claimed' and store.note('mood') is None
+    store.db.execute('PRAGMA max_page_count=100000')
+    assert store.put('ask:2', 'ask', 'x'*100_000)
+    store.drafted('ask:1', ask['lease'], dict(text='x'*100_000))
+
+def test_the_cache_is_bounded_and_a_damaged_file_is_named(tmp_path):
+    store,now = store_with(tmp_path)
+    for i in range(5):
+        now[0] += 1
+        store.keep(f'k{i}', i, 3)
+    assert [store.cached(f'k{i}') for i in range(5)] == [None,None,2,3,4]
+    (tmp_path/'bad.db').write_text('no database'*1000)
+    with pytest.raises(ValueError, match='bad.db'): Store(tmp_path/'bad.db')
+
+# The front, stopped at any point
+
+class Killed(BaseException): pass
+
+class Direct:
+    "The switchboard without HTTP; it, and who asks it, is killed now and then, before or after a change"
+    def __init__(self, store, rng, rate): self.store,self.rng,self.rate = store,rng,rate
+    def maybe_killed(self):
+        if self.rng.random()<self.rate: raise Killed
+    def call(self, path, body):
+        self.maybe_killed()
+        res = getattr(self.store, path[1:])(**body)
+        self.maybe_killed()
+        return {dict(put='new', claim_posting='ask', note='value').get(path[1:], 'done'):res}
+
+def draft_all(store):
+    while ask := store.claim(60): store.drafted(ask['key'], ask['lease'], dict(text=f"Answer to {ask['text']}", state='published'))
+
+@pytest.mark.parametrize('seed', range(20 if full else 3))
+def test_each_ask_is_answered_once_whatever_happens(tmp_path, seed):
+    rng,n = random.Random(seed),8
+    with Standin(faults=Faults(.03,.06,.06,.03,.03,.05,.1), seed=seed) as blog:
+        store = Store(tmp_path/'queue.db', 50, .01)
+        asks = [blog.ask(f'{i}?') for i in range(n)]
+        replies = [blog.reply(f'{i}!') for i in range(n//4)]
+        config,killed,end = config_for(blog, tmp_path, tumblr=dict(settle_seconds=.15, timeout_seconds=.1)),0,time.time()+60
+        while store.counts()['posted']<n+len(replies) and time.time()<end:
+            front = Front(config)
+            front.switchboard = Direct(store, rng, .04)
+            try:
+                front.poll()
+                draft_all(store)
+                while front.post_next() or time.time()<front.quiet_until: time.sleep(.005)
+                time.sleep(.02)
+            except Killed: killed += 1
+            except (Refused,Unsure): pass
+            finally: front.blog.close()
+        assert store.counts()['posted'] == n+len(replies) and not blog.twice() and not blog.waiting
+        assert set(blog.answers) == {*asks, *(tag_of(f'reply:{o}') for o in replies)} and killed
+
+def test_an_ask_that_is_gone_is_set_aside_and_a_refused_token_is_not_its_fault(tmp_path):
+    with Standin() as blog:
+        store = Store(tmp_path/'queue.db', 2, .01)
+        gone = blog.ask('Hi')
+        front = Front(config_for(blog, tmp_path))
+        front.switchboard = Direct(store, random.Random(), 0)
+        front.poll()
+        draft_all(store)
+        del blog.waiting[gone]
+        assert front.post_next() and 'deleted' in store.listed('dead')[0]['error']
+        blog.ask('Ho')
+        front.poll()
+        draft_all(store)
+        blog.tokens = dict(demo_tokens, oauth_secret='other')
+        assert front.post_next() and not front.post_next() # it rests
+        assert store.counts()['drafted'] == 1 and 'make new ones' in store.listed('drafted')[0]['error']
+    assert plain_id('a/b') == plain_id('a/b') != plain_id('a_b') and plain_id(12) == '12'
+
+def test_posts_drafts_and_pages(tmp_path):
+    with Standin() as blog:
+        tumblr = Tumblr(config_for(blog, tmp_path))
+        for i in range(45): blog.add_post(f'old {i}', i, 1000+i//3)
+        long = tumblr.publish('reply:1', 'x'*9000, 'draft', 'said', 'ann')
+        assert tumblr.find('reply:1', time.time()) == long and tumblr.find('reply:2', 0) is None
+        assert text_of(blog.posts[long]['content']).count('x') == 9000
+        asks = [blog.ask(f'{i}') for i in range(25)]
+        assert [o['id_string'] for o in tumblr.asks()] == asks
+        replies = [blog.reply(f'{i}') for i in range(25)]
+        assert [o['id'] for o in tumblr.replies(0)] == replies
+        id = tumblr.answer(asks[0], f'ask:{asks[0]}', 'yes\n\nno', 'published')
+        post = blog.posts[id]
+        assert text_of(post['content']) == '0\nyes\nno' and ask_of(post) == ([dict(type='text', text='0')],'reader')
+        blog.hung.set()
+        with pytest.raises(Unsure): tumblr.info()
+
+def test_collecting_goes_on_where_it_was(tmp_path):
+    with Standin() as blog:
+        config = config_for(blog, tmp_path)
+        for i in range(70): blog.add_post(f'text {i}', i, 1000+i)
+        calls = [0]
+        def stop(wait): raise KeyboardInterrupt
+        blog.faults = Faults(busy=.5)
+        while not (tmp_path/'posts.jsonl').exists() or len(read_posts(tmp_path))<70:
+            try: collect(config, lambda o: None, stop, clock=lambda: 2000.)
+            except KeyboardInterrupt: calls[0] += 1
+        assert calls[0] and {o['text']:o['notes'] for o in read_posts(tmp_path)} == {f'text {i}':i for i in range(70)}
+        blog.faults = Faults()
+        blog.posts[max(blog.posts)]['note_count'] = 99
+        collect(config, settled=0, clock=lambda: 2000.)
+        assert max(o['notes'] for o in read_posts(tmp_path)) == 99 and len(read_posts(tmp_path)) == 70
+    (tmp_path/'posts.jsonl').write_bytes(b'{"id": "1", "te')
+    add_rows(tmp_path/'posts.jsonl', [dict(id='2', text='half \ud83d')])
+    assert [o['id'] for o in read_posts(tmp_path)] == ['2']
+
+# The model service
+
+def test_the_queue_is_bounded_and_a_bad_request_fails_alone():
+    from concurrent.futures import ThreadPoolExecutor
+    from blog_bot.model_service import Batcher,Busy
+    sizes = []
+    def answer(requests):
+        sizes.append(len(requests))
+        if -1 in requests: raise ValueError('bad')
+        return [o*2 for o in requests]
+    async def go():
+        batcher = Batcher(answer, 4, 6, ThreadPoolExecutor(1))
+        asked = [asyncio.ensure_future(batcher.ask(o)) for o in (1,2,-1,4,5,6,7)]
+        await asyncio.sleep(0)
+        asked[1].cancel()
+        await asyncio.sleep(0)
+        task = asyncio.ensure_future(batcher.run())
+        res = await asyncio.gather(*asked, return_exceptions=True)
+        task.cancel()
+        return res
+    res = asyncio.run(go())
+    assert [type(o).__name__ for o in res] == ['int','CancelledError','ValueError','int','int','int','Busy']
+    assert res[0] == 2 and max(sizes) > 1
+
+def test_words_follow_words_and_vectors_are_finite():
+    words = Words(['the sea is blue','the sea is deep'])
+    assert set(words.generate(['']*20, 1, 10, 1, 0)[0]) <= {'the sea is blue','the sea is deep'}
+    assert {o for o, in words.generate(['deep?']*20, 1, 10, 1, 0)} == {'the sea is deep'}
+    assert hashed_words(['', 'x', '\ud83d']).shape == (3,256)
+
+# All of it
+
+def kill_campaign(folder, n_kills, n_asks, pause, seed=0):
+    "Kill processes at random while asks come in; what became of them"
+    rng = random.Random(seed)
+    with Standin(faults=Faults(.01,.02,.02,.02,.01,.02,.15), seed=seed) as blog:
+        config = config_for(blog, folder, tumblr=dict(timeout_seconds=.4, settle_seconds=.4))
+        start_log('supervisor', folder/'logs', 'DEBUG', secrets_of(config))
+        supervisor = Supervisor(config)
+        thread = threading.Thread(target=supervisor.run)
+        thread.start()
+        try:
+            asks = [blog.ask('first 🐦')]
+            wait_until(lambda: blog.answers, 120)
+            killed = []
+            while len(killed)<n_kills or len(asks)<n_asks:
+                time.sleep(rng.uniform(0, 2*pause))
+                if len(asks)<n_asks: asks.append(blog.ask(f'<b>What</b> about {len(asks)}?') if rng.random()<.8 else tag_of(f"reply:{blog.reply('nice')}"))
+                name = rng.choice(['front','model','switchboard'])
+                process = supervisor.processes[name]
+                if len(killed)<n_kills and process.is_alive():
+                    os.kill(process.pid, signal.SIGKILL)
+                    killed.append(name)
+            queue = Store(config.files.folder/'queue.db')
+            wait_until(lambda: queue.counts()['posted']>=n_asks, 120)
+            time.sleep(1) # what is still under way lands
+            return dict(asks=asks, blog=blog, counts=queue.counts(), killed=killed, restarts=supervisor.restarts, queue=queue,
+                secrets=[*secrets_of(config), supervisor.token])
+        finally:
+            supervisor.stop()
+            thread.join()
+
+def wait_until(done, seconds):
+    end = time.monotonic()+seconds
+    while not done() and time.monotonic()<end: time.sleep(.05)
+
+def files_with(folder, words):
+    found = [o for o in folder.rglob('*') if o.is_file()]
+    return [o.name for o in found if any(w.encode() in o.read_bytes() for w in words)],len(found)
+
+def test_processes_are_killed_and_no_ask_is_lost_or_answered_twice(tmp_path):
+    n_kills,n_asks = (200,150) if full else (6,10)
+    res = kill_campaign(tmp_path, n_kills, n_asks, .35 if full else .25)
+    print(res['counts'], res['restarts'], dict(res['blog'].seen))
+    assert set(res['blog'].answers) == set(res['asks']) and not res['blog'].twice() and not res['blog'].waiting
+    assert res['counts']['posted'] == n_asks and sum(res['restarts'].values()) >= n_kills
+    found,n_files = files_with(tmp_path, res['secrets']) # at the log level DEBUG
+    assert not found and n_files > 4
+    slates = sqlite3.connect(tmp_path/'slates.db').execute('SELECT slate, candidates, propensities, chosen FROM slates').fetchall()
+    by_id = {id:(json.loads(c),json.loads(p),i) for id,c,p,i in slates}
+    for ask in res['queue'].listed('posted', 1000):
+        texts,chances,i = by_id[ask['draft']['slate']]
+        assert texts[i] == ask['draft']['text'] and chances[i]>0
+
+def test_logs_hold_no_token_even_if_it_is_in_an_error(tmp_path):
+    before = logging.getLogger().handlers,logging.getLogger().level,sys.excepthook
+    try:
+        log = start_log('x', tmp_path, 'DEBUG', demo_tokens.values())
+        try: raise ValueError(f"a bad header {demo_tokens['oauth_token']}")
+        except ValueError as e: log.exception('it failed: %s', e)
+        logging.getLogger('httpx').debug('%s', dict(demo_tokens))
+        assert not files_with(tmp_path, demo_tokens.values())[0] and '***' in (tmp_path/'x.log').read_text()
+    finally: logging.getLogger().handlers,logging.root.level,sys.excepthook = before
