@@ -73,6 +73,7 @@ Modules:
 - `collab_ext.tower`: A net that makes items' rows from their content, trained by gradient together with the rows themselves
 - `collab_ext.train_command`: `collab-ext train`: prepared data in, the best of a model's epochs out, with all it takes to train it again
 - `collab_ext.transfer`: Move what one model has learned into the vocabulary of another, and see what was moved
+- `collab_ext.user_posterior`: Scores of items for somebody with a few ratings, with how sure they are: what a choice between items needs
 - `collab_ext.validate`: How good is a model on data that it was not chosen by? Cross-validation, and a search over settings that can be interrupted
 - `collab_ext.versions`: Folders `prepared/1`, `runs/2`, `bundles/10`: whole or not there, the newest by its number, and with what it takes to make them again
 - `collab_ext.vocab`: Match the labels of one model to the labels of another"""
