@@ -1,7 +1,7 @@
 "A blog bot whose processes are killed: no ask is lost, and none is answered twice"
 import asyncio,json,logging,os,random,signal,socket,sqlite3,sys,threading,time
 from pathlib import Path
-import pytest
+import httpx,pytest
 sys.path.insert(0, str(Path(__file__).parent.parent/'examples'))
 pytest.importorskip('oauthlib')
 from blog_bot.collecting import add_rows,collect
@@ -11,7 +11,7 @@ from blog_bot.generators import Words,hashed_words,read_posts
 from blog_bot.logs import start_log
 from blog_bot.sentiment import word_sentiment
 from blog_bot.service import Away
-from blog_bot.standin import Faults,Standin,demo_tokens
+from blog_bot.standin import Faults,Standin,demo_tokens,envelope
 from blog_bot.store import Full,Stale,Store
 from blog_bot.supervisor import Supervisor,check_ports
 from blog_bot.texts import WordList,plain_text,shortened
@@ -172,48 +172,93 @@ def test_the_cache_is_bounded_and_a_damaged_file_is_named(tmp_path):
 
 class Killed(BaseException): pass
 
-class Direct:
-    "The switchboard without HTTP; it, and who asks it, is killed now and then, before or after a change"
-    def __init__(self, store, rng, rate): self.store,self.rng,self.rate = store,rng,rate
-    def maybe_killed(self):
-        if self.rng.random()<self.rate: raise Killed
+class World:
+    "Front, switchboard and blog in one process, on one clock: connections break, and the front is killed before or after any change"
+    def __init__(self, folder, seed, settle=1., kill=.05):
+        self.rng,self.now,self.landing,self.kill = random.Random(seed),1e6,[],kill
+        self.blog = Standin(faults=Faults(.04,.06,.08,.04,.03,.05,.9), seed=seed, clock=lambda: self.now)
+        self.store = Store(folder/f'{seed}.db', 50, .1, clock=lambda: self.now)
+        self.store.db.execute('PRAGMA synchronous=OFF') # nobody pulls the plug
+        self.config = config_for(self.blog, folder, tumblr=dict(settle_seconds=settle, timeout_seconds=.3))
+        self.tumblr = Tumblr(self.config)
+        self.tumblr.http = httpx.Client(base_url=self.blog.url, transport=httpx.MockTransport(self.respond))
+
+    def wait(self, seconds):
+        self.now += seconds
+        for t,f in [o for o in self.landing if o[0]<=self.now]:
+            self.landing.remove((t,f))
+            f()
+
+    def respond(self, request):
+        "Tumblr, as httpx sees it"
+        self.wait(self.rng.uniform(0, .02))
+        url,body = request.url,json.loads(request.content or b'{}')
+        respond = lambda: self.blog.respond(request.method, url.path, dict(url.params), body)
+        answer = self.blog.outcome(respond, lambda f: self.landing.append((self.now+self.rng.uniform(0, self.blog.faults.lag), f)))
+        if answer: return httpx.Response(answer.status, content=envelope(answer), headers=answer.headers)
+        self.wait(self.rng.uniform(0, .3))
+        raise httpx.ReadTimeout('')
+
     def call(self, path, body):
+        "The switchboard, as the front sees it"
         self.maybe_killed()
         res = getattr(self.store, path[1:])(**body)
         self.maybe_killed()
         return {dict(put='new', claim_posting='ask', note='value').get(path[1:], 'done'):res}
 
+    def maybe_killed(self):
+        if self.rng.random()<self.kill: raise Killed
+
+    def front(self): return Front(self.config, self.tumblr, self, lambda: self.now)
+
+    def live(self, front):
+        "Some steps of a front, until it is killed"
+        try:
+            front._tried(front.poll)
+            while ask := self.store.claim(60): self.store.drafted(ask['key'], ask['lease'], dict(text=f"On {ask['text']}", state='published'))
+            while front._tried(front.post_next): pass
+            return front
+        except Killed: return self.front()
+
+def answers_in(world, n=12, most=4000):
+    "Let readers ask, and the bot live, until all is answered; the asks"
+    asks,front = [],world.front()
+    for _ in range(most):
+        if len(asks)<n: asks.append(world.blog.ask(f'{len(asks)}?') if len(asks)%4 else tag_of(f'reply:{world.blog.reply("!")}'))
+        front = world.live(front)
+        world.wait(world.rng.uniform(0, .3))
+        if len(asks)==n and world.store.counts()['posted']==n and not world.landing: break
+    return asks
+
+@pytest.mark.parametrize('seed', range(300 if full else 6))
+def test_each_ask_is_answered_once_whatever_happens(tmp_path, seed):
+    world = World(tmp_path, seed)
+    asks = answers_in(world)
+    assert set(world.blog.answers) == set(asks) and not world.blog.twice() and not world.blog.waiting, (world.store.counts(), world.blog.twice())
+
+def test_a_wrong_settle_time_would_be_noticed(tmp_path):
+    twice = 0
+    for seed in range(4):
+        world = World(tmp_path, seed, settle=.05)
+        answers_in(world)
+        twice += len(world.blog.twice())
+    assert twice # the test above can fail
+
+class Direct:
+    "The switchboard without HTTP"
+    def __init__(self, store): self.store = store
+    def call(self, path, body):
+        res = getattr(self.store, path[1:])(**body)
+        return {dict(put='new', claim_posting='ask', note='value').get(path[1:], 'done'):res}
+
 def draft_all(store):
     while ask := store.claim(60): store.drafted(ask['key'], ask['lease'], dict(text=f"Answer to {ask['text']}", state='published'))
-
-@pytest.mark.parametrize('seed', range(20 if full else 3))
-def test_each_ask_is_answered_once_whatever_happens(tmp_path, seed):
-    rng,n = random.Random(seed),8
-    with Standin(faults=Faults(.03,.06,.06,.03,.03,.05,.1), seed=seed) as blog:
-        store = Store(tmp_path/'queue.db', 50, .01)
-        asks = [blog.ask(f'{i}?') for i in range(n)]
-        replies = [blog.reply(f'{i}!') for i in range(n//4)]
-        config,killed,end = config_for(blog, tmp_path, tumblr=dict(settle_seconds=.15, timeout_seconds=.1)),0,time.time()+60
-        while store.counts()['posted']<n+len(replies) and time.time()<end:
-            front = Front(config)
-            front.switchboard = Direct(store, rng, .04)
-            try:
-                front.poll()
-                draft_all(store)
-                while front.post_next() or time.time()<front.quiet_until: time.sleep(.005)
-                time.sleep(.02)
-            except Killed: killed += 1
-            except (Refused,Unsure): pass
-            finally: front.blog.close()
-        assert store.counts()['posted'] == n+len(replies) and not blog.twice() and not blog.waiting
-        assert set(blog.answers) == {*asks, *(tag_of(f'reply:{o}') for o in replies)} and killed
 
 def test_an_ask_that_is_gone_is_set_aside_and_a_refused_token_is_not_its_fault(tmp_path):
     with Standin() as blog:
         store = Store(tmp_path/'queue.db', 2, .01)
         gone = blog.ask('Hi')
-        front = Front(config_for(blog, tmp_path))
-        front.switchboard = Direct(store, random.Random(), 0)
+        front = Front(config_for(blog, tmp_path), switchboard=Direct(store))
         front.poll()
         draft_all(store)
         del blog.waiting[gone]
@@ -227,15 +272,19 @@ def test_an_ask_that_is_gone_is_set_aside_and_a_refused_token_is_not_its_fault(t
     assert plain_id('a/b') == plain_id('a/b') != plain_id('a_b') and plain_id(12) == '12'
 
 def test_posts_drafts_and_pages(tmp_path):
-    with Standin() as blog:
+    now = [1e9]
+    with Standin(clock=lambda: now[0]) as blog:
         tumblr = Tumblr(config_for(blog, tmp_path))
         for i in range(45): blog.add_post(f'old {i}', i, 1000+i//3)
         long = tumblr.publish('reply:1', 'x'*9000, 'draft', 'said', 'ann')
-        assert tumblr.find('reply:1', time.time()) == long and tumblr.find('reply:2', 0) is None
+        assert tumblr.find('reply:1', now[0]) == long and tumblr.find('reply:2', 0) is None
         assert text_of(blog.posts[long]['content']).count('x') == 9000
         asks = [blog.ask(f'{i}') for i in range(25)]
         assert [o['id_string'] for o in tumblr.asks()] == asks
-        replies = [blog.reply(f'{i}') for i in range(25)]
+        replies = []
+        for i in range(45):
+            now[0] += i%3==0 # three in a second
+            replies.append(blog.reply(f'{i}'))
         assert [o['id'] for o in tumblr.replies(0)] == replies
         id = tumblr.answer(asks[0], f'ask:{asks[0]}', 'yes\n\nno', 'published')
         post = blog.posts[id]

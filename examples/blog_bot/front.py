@@ -3,6 +3,7 @@
 It keeps nothing. An ask stays on the blog until it is answered, and an answer stays with the switchboard until the front says where it is;
 so the front may be killed between any two lines. Before it posts what may have been posted, it looks for it."""
 import hashlib,logging,re,time
+from collections import Counter
 from .service import Away,Peer,Wrong
 from .texts import plain_text,shortened
 from .tumblr import Refused,Tumblr,Unsure,ask_of,text_of
@@ -16,11 +17,17 @@ def plain_id(id):
 
 class Front:
     "Between a blog and the switchboard"
-    def __init__(self, config, clock=time.time):
+    def __init__(self, config,
+        blog=None, # A `Tumblr`; that of the settings by default
+        switchboard=None, # A `Peer`
+        clock=time.time, # Seconds since 1970
+    ):
         self.config,self.clock = config,clock
-        self.blog = Tumblr(config)
-        self.switchboard = Peer(config.switchboard.port)
+        self.blog = blog or Tumblr(config)
+        self.switchboard = switchboard or Peer(config.switchboard.port)
         self.quiet_until,self.outages = 0.,0
+        self.trouble = Counter()
+        self.known = set() # Keys that the switchboard has, so that it is not told again
         t = config.tumblr
         self.may_send = 3*t.timeout_seconds                  # Seconds after a claim in which a post may be sent
         self.lease = 2*self.may_send+t.settle_seconds        # Then it has landed or never will
@@ -31,6 +38,7 @@ class Front:
         "Tell the switchboard what is new"
         asks = self.blog.asks()
         self.outages = 0
+        self.known &= {f"ask:{o['id_string']}" for o in asks}
         for post in asks:
             blocks,who = ask_of(post)
             self._put(f"ask:{post['id_string']}", 'ask', text_of(blocks), who, post['timestamp'], post['id_string'])
@@ -42,8 +50,10 @@ class Front:
         if newest>since: self.switchboard.call('/set_note', dict(name='replies_since', value=newest))
 
     def _put(self, key, kind, text, who, asked, target):
+        if key in self.known: return
         body = dict(key=key, kind=kind, text=shortened(text, most_chars), who=(who or '')[:100] or None, asked=asked, target=target)
         if self.switchboard.call('/put', body)['new']: log.info('%s is taken in', key)
+        self.known.add(key)
 
     # To the blog
 
@@ -96,18 +106,22 @@ class Front:
 
     def run(self):
         "Poll and post until told to stop"
-        next_poll,trouble = 0.,None
+        next_poll = 0.
         while True:
-            try:
-                if self.clock()>=next_poll:
-                    next_poll = self.clock()+self.config.blog.poll_seconds
-                    self.poll()
-                busy = self.post_next()
-                trouble = None
-            except (Refused,Unsure,Away,Wrong) as e:
-                busy = False
-                trouble = (str(e), trouble[1]+1 if trouble and trouble[0]==str(e) else 1)
-                if trouble[1]==2: log.warning('%s', e) # an outage is one line, and a moment's none
-            if not busy: time.sleep(min(1., self.config.blog.poll_seconds))
+            if self.clock()>=next_poll:
+                self._tried(self.poll)
+                next_poll = self.clock()+self.config.blog.poll_seconds
+            while self._tried(self.post_next) and self.clock()<next_poll: pass
+            time.sleep(min(1., self.config.blog.poll_seconds))
+
+    def _tried(self, step):
+        "Take a step; trouble is logged when it comes a second time, and not each time"
+        try: res = step()
+        except (Refused,Unsure,Away,Wrong) as e:
+            self.trouble[step.__name__,str(e)] += 1
+            if self.trouble[step.__name__,str(e)]==2: log.warning('%s', e)
+            return False
+        for o in [o for o in self.trouble if o[0]==step.__name__]: del self.trouble[o]
+        return res
 
 def run(config): Front(config).run()

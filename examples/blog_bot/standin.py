@@ -29,6 +29,11 @@ def is_signed(
         nonce=own['oauth_nonce'], timestamp=own['oauth_timestamp'])
     return hmac.compare_digest(signer.sign(url, method)[1]['Authorization'], header)
 
+def envelope(answer):
+    "An answer in the form of Tumblr's"
+    inner = dict(response=answer.body) if answer.status<400 else dict(errors=[answer.body])
+    return json.dumps(dict(meta=dict(status=answer.status), **inner)).encode()
+
 def page_of(items, query, size=20):
     "A page by `offset` or `before`"
     if 'before' in query: items = [o for o in items if o['timestamp']<int(query['before'])]
@@ -38,8 +43,8 @@ def page_of(items, query, size=20):
 
 class Standin:
     "A blog in memory, behind HTTP"
-    def __init__(self, name='demo-blog', tokens=None, faults=Faults(), seed=0, port=0):
-        self.name,self.tokens,self.faults = name,tokens or demo_tokens,faults
+    def __init__(self, name='demo-blog', tokens=None, faults=Faults(), seed=0, port=0, clock=time.time):
+        self.name,self.tokens,self.faults,self.clock = name,tokens or demo_tokens,faults,clock
         self.lock,self.rng = threading.RLock(),random.Random(seed)
         self.posts,self.waiting,self.replies = {},{},[]
         self.answers = defaultdict(list) # Ask or tag → posts that answer it; each should have one
@@ -70,14 +75,14 @@ class Standin:
         with self.lock:
             id = self._new_id()
             layout = dict(type='ask', blocks=[0], **(dict(attribution=dict(type='blog', blog=dict(name=who))) if who else {}))
-            self.waiting[id] = dict(id_string=id, timestamp=int(time.time()), state='submission', type='blocks', content=blocks, layout=[layout], tags=[])
+            self.waiting[id] = dict(id_string=id, timestamp=int(self.clock()), state='submission', type='blocks', content=blocks, layout=[layout], tags=[])
         return id
 
     def reply(self, text, who='reader', post='1'):
         "Somebody replies to a post; the id"
         with self.lock:
             id = self._new_id()
-            self.replies.append(dict(id=id, type='reply', timestamp=int(time.time()), target_post_id=post, from_tumblelog_name=who, reply_text=text))
+            self.replies.append(dict(id=id, type='reply', timestamp=int(self.clock()), target_post_id=post, from_tumblelog_name=who, reply_text=text))
         return id
 
     def add_post(self, text, notes=0, timestamp=None, tags=()):
@@ -92,7 +97,7 @@ class Standin:
 
     def _land(self, id, body, notes=0, timestamp=None):
         tags = [o.strip() for o in body.get('tags', '').split(',') if o.strip()]
-        self.posts[id] = dict(id_string=id, id=int(id), timestamp=int(timestamp or time.time()), state=body.get('state', 'published'), type='blocks',
+        self.posts[id] = dict(id_string=id, id=int(id), timestamp=int(timestamp or self.clock()), state=body.get('state', 'published'), type='blocks',
             content=body['content'], layout=body.get('layout', []), tags=tags, note_count=notes, post_url=f'{self.url}/{id}')
         return id
 
@@ -142,6 +147,20 @@ class Standin:
             if draw<rate: return name
             draw -= rate
 
+    def outcome(self,
+        respond, # Does what was asked
+        later, # Takes what is to be done after `faults.lag` seconds
+    ):
+        "What comes back of a request; None if nothing does"
+        fault = self.fault()
+        if fault=='drop': return None
+        if fault=='lag_drop': return later(respond)
+        if fault=='busy': return Answer(429, dict(title='Limit Exceeded'), {'retry-after':'0.2'})
+        if fault=='broken': return Answer(500, dict(title='Server Error'))
+        answer = respond()
+        if fault=='late_drop': return None
+        return Answer(502, dict(title='Bad Gateway')) if fault=='late_broken' else answer
+
 class _Server(ThreadingHTTPServer):
     daemon_threads = True
     def handle_error(self, request, client_address): pass # a caller that is killed closes its connection in the middle
@@ -159,18 +178,10 @@ def _handler(blog):
             if not is_signed(blog.tokens, self.command, f'{blog.url}{self.path}', header): return self.send(Answer(401, dict(title='Unauthorized')))
             url = urlsplit(self.path)
             query = {k:v[0] for k,v in parse_qs(url.query).items()}
-            self.act(blog.fault(), lambda: blog.respond(self.command, url.path, query, json.loads(body or b'{}')))
-
-        def act(self, fault, respond):
-            if fault=='busy': return self.send(Answer(429, dict(title='Limit Exceeded'), {'retry-after':'0.2'}))
-            if fault=='broken': return self.send(Answer(500, dict(title='Server Error')))
-            if fault=='drop': return self.drop()
-            if fault=='lag_drop':
-                threading.Timer(blog.faults.lag, respond).start()
-                return self.drop()
-            answer = respond()
-            if fault=='late_drop': return self.drop()
-            self.send(Answer(502, dict(title='Bad Gateway')) if fault=='late_broken' else answer)
+            respond = lambda: blog.respond(self.command, url.path, query, json.loads(body or b'{}'))
+            answer = blog.outcome(respond, lambda f: threading.Timer(blog.faults.lag, f).start())
+            if answer: self.send(answer)
+            else: self.drop()
 
         def drop(self):
             blog.seen[self.command,'dropped'] += 1
@@ -178,8 +189,7 @@ def _handler(blog):
 
         def send(self, answer):
             blog.seen[self.command,answer.status] += 1
-            good = answer.status<400
-            data = json.dumps(dict(meta=dict(status=answer.status), **(dict(response=answer.body) if good else dict(errors=[answer.body])))).encode()
+            data = envelope(answer)
             try:
                 self.send_response(answer.status)
                 for k,v in {'content-type':'application/json', 'content-length':str(len(data)), **answer.headers}.items(): self.send_header(k, v)

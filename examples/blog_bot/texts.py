@@ -1,13 +1,17 @@
 "What people write, made fit for a prompt, and words that are not posted"
 import html,re,unicodedata
 
-_tags = re.compile(r'<(/?[A-Za-z][^<>]{0,1000}|!--.{0,1000}?--)>', re.S)
+_tags = re.compile(r'</?[A-Za-z][^<>]{0,1000}>')
+
+def _without_comments(text):
+    start,*rest = text.split('<!--')
+    return start + ''.join(o.partition('-->')[2] for o in rest)
 
 def plain_text(
     text:str, # May hold HTML, control characters, anything
 )->str: # Without them
     "Text as a reader sees it: any language and emoji, no markup, nothing that can't be printed"
-    text = html.unescape(_tags.sub(' ', text))
+    text = html.unescape(_tags.sub(' ', _without_comments(text)))
     text = unicodedata.normalize('NFC', text)
     text = ''.join(o for o in text if o in '\n\t' or unicodedata.category(o) not in ('Cc','Cs'))
     return re.sub(r'[ \t]+', ' ', re.sub(r'\s*\n\s*', '\n', text)).strip()

@@ -94,7 +94,7 @@ class Tumblr:
             page = self.call('GET', 'notifications', params)['notifications']
             recent = [o for o in page if o['timestamp']>=since]
             fresh = [o for o in recent if o['id'] not in res]
-            if not recent: return sorted(res.values(), key=lambda o: o['timestamp'])
+            if not recent: return sorted(list(res.values())[::-1], key=lambda o: o['timestamp'])
             res.update((o['id'], o) for o in fresh)
             before = min(o['timestamp'] for o in page) + (1 if fresh else 0) # those of one second may go on on the next page
 
