@@ -9,6 +9,7 @@ from blog_bot.config import *
 from blog_bot.front import Front,plain_id
 from blog_bot.generators import Words,hashed_words,read_posts
 from blog_bot.logs import start_log
+from blog_bot.placed import write_placed
 from blog_bot.sentiment import word_sentiment
 from blog_bot.service import Away
 from blog_bot.standin import Faults,Standin,demo_tokens,envelope
@@ -24,9 +25,9 @@ def free_port():
         s.bind(('127.0.0.1',0))
         return s.getsockname()[1]
 
-def config_for(blog, folder, **sections):
+def config_for(standin, folder, **sections):
     "Settings for a stand-in, in a hurry"
-    data = dict(blog=dict(name=blog.name, poll_seconds=.05), tumblr=dict(api=blog.url, timeout_seconds=.2, settle_seconds=.2, **demo_tokens),
+    data = dict(blog=dict(name=standin.name, poll_seconds=.05), tumblr=dict(api=standin.url, timeout_seconds=.2, settle_seconds=.2, **demo_tokens),
         switchboard=dict(port=free_port(), backoff_seconds=.05, retries=50, draft_lease_seconds=3), model=dict(port=free_port()), files=dict(log_level='DEBUG'))
     for k,v in sections.items(): data[k] = {**data.get(k, {}), **v}
     res = check_config(data)
@@ -347,7 +348,7 @@ def kill_campaign(folder, n_kills, n_asks, pause, seed=0):
     "Kill processes at random while asks come in; what became of them"
     rng = random.Random(seed)
     with Standin(faults=Faults(.01,.02,.02,.02,.01,.02,.15), seed=seed) as blog:
-        config = config_for(blog, folder, tumblr=dict(timeout_seconds=.4, settle_seconds=.4))
+        config = config_for(blog, folder, blog=dict(poll_seconds=.2), tumblr=dict(timeout_seconds=.4, settle_seconds=.4))
         start_log('supervisor', folder/'logs', 'DEBUG', secrets_of(config))
         supervisor = Supervisor(config)
         thread = threading.Thread(target=supervisor.run)
@@ -355,17 +356,19 @@ def kill_campaign(folder, n_kills, n_asks, pause, seed=0):
         try:
             asks = [blog.ask('first 🐦')]
             wait_until(lambda: blog.answers, 120)
-            killed = []
+            started = time.monotonic()
+            killed = {} # Process → name
             while len(killed)<n_kills or len(asks)<n_asks:
                 time.sleep(rng.uniform(0, 2*pause))
                 if len(asks)<n_asks: asks.append(blog.ask(f'<b>What</b> about {len(asks)}?') if rng.random()<.8 else tag_of(f"reply:{blog.reply('nice')}"))
                 name = rng.choice(['front','model','switchboard'])
                 process = supervisor.processes[name]
-                if len(killed)<n_kills and process.is_alive():
+                if len(killed)<n_kills and process.is_alive() and process.pid not in killed:
                     os.kill(process.pid, signal.SIGKILL)
-                    killed.append(name)
-            queue = Store(config.files.folder/'queue.db')
+                    killed[process.pid] = name
+            queue,ended = Store(config.files.folder/'queue.db'),time.monotonic()
             wait_until(lambda: queue.counts()['posted']>=n_asks, 120)
+            print(f'killing took {ended-started:.0f} s, all was answered {time.monotonic()-ended:.0f} s later')
             time.sleep(1) # what is still under way lands
             return dict(asks=asks, blog=blog, counts=queue.counts(), killed=killed, restarts=supervisor.restarts, queue=queue,
                 secrets=[*secrets_of(config), supervisor.token])
@@ -404,3 +407,55 @@ def test_logs_hold_no_token_even_if_it_is_in_an_error(tmp_path):
         logging.getLogger('httpx').debug('%s', dict(demo_tokens))
         assert not files_with(tmp_path, demo_tokens.values())[0] and '***' in (tmp_path/'x.log').read_text()
     finally: logging.getLogger().handlers,logging.root.level,sys.excepthook = before
+
+# Learning
+
+def taught(blog, folder):
+    "A blog whose readers like the sea, and settings"
+    rng = random.Random(0)
+    for i in range(90):
+        likes = i%2
+        text = ' '.join(rng.sample(['deep','blue','cold','old','new','small','far','near'], 3) + [('sea' if likes else 'soup')])
+        blog.add_post(text, 10*likes+rng.randrange(5), 1e9+i*3600)
+    return config_for(blog, folder)
+
+def test_from_posts_to_a_selector_that_a_running_service_takes_up(tmp_path):
+    from blog_bot.learning import place,prepare,train
+    from blog_bot.model_service import Models,Texts
+    with Standin() as blog:
+        config = taught(blog, tmp_path)
+        with pytest.raises(ValueError, match='collect'): prepare(config)
+        collect(config)
+    with pytest.raises(FileNotFoundError, match='prepare'): train(config)
+    assert '90 posts' in prepare(config)
+    models = Models(config)
+    texts = Texts(texts=['a blue sea','a blue soup',''])
+    assert models.score([texts,texts])[1]['mean'] == [0,0,0] and models.score([texts])[0]['sentiment_by'] == 'words'
+    with pytest.raises(FileNotFoundError, match='train'): place(config)
+    assert 'better one' in train(config, epochs=3)
+    place(config)
+    models.heads.refresh()
+    res = models.score([texts])[0]
+    assert res['selector'] == 1 and res['mean'][0] > res['mean'][1] and res['sentiment_by'] == 'words'
+    (tmp_path/'labels.csv').write_text('text,label\n' + ''.join(f'so good {i},1\nso bad {i},-1\n' for i in range(40)))
+    train(config, tmp_path/'labels.csv', epochs=3)
+    place(config)
+    models.heads.refresh()
+    res = models.score([Texts(texts=['so good 3','so bad 3'])])[0]
+    assert res['sentiment_by'] == 2 and res['selector'] == 1 and res['sentiment'][0] > res['sentiment'][1]
+    (tmp_path/'runs/2/head.safetensors').write_bytes(b'damaged')
+    with pytest.raises(ValueError, match='damaged'): place(config, 2)
+    (tmp_path/'runs/3').mkdir()
+    write_placed(tmp_path, dict(selector=3, sentiment=2)) # somebody went past `place`
+    models.heads.refresh()
+    assert models.heads.number('selector') == 1 and models.heads.number('sentiment') == 2
+    place(config, remove='sentiment')
+    models.heads.refresh()
+    assert models.score([texts])[0]['sentiment_by'] == 'words'
+
+def test_labels_that_cannot_be_used_are_named(tmp_path):
+    from blog_bot.learning import read_labels
+    (tmp_path/'a.csv').write_text('text,label\nx,2\n')
+    with pytest.raises(ValueError, match='label 2'): read_labels(tmp_path/'a.csv')
+    (tmp_path/'a.csv').write_text('txt,label\nx,1\n')
+    with pytest.raises(ValueError, match='no column text'): read_labels(tmp_path/'a.csv')

@@ -47,7 +47,7 @@ def collect(
         oldest = min(o['timestamp'] for o in page)
         sweep['before'] = oldest if oldest+1==sweep['before'] else oldest+1 # those of one second may go on on the next page
         write_json(folder/'collect.json', sweep)
-    write_json(folder/'collect.json', dict(before=None, until=sweep['started']-settled))
+    write_json(folder/'collect.json', dict(before=None, until=sweep['started']-settled, collected=sweep['started']))
     return f"{n} posts were fetched into {folder/'posts.jsonl'}; next: python -m blog_bot prepare"
 
 def add_rows(file, rows):

@@ -1,5 +1,5 @@
 "What writes: words that follow each other in given texts, or a causal language model, frozen"
-import json,random,re
+import json,random,re,zlib
 from collections import defaultdict
 from pathlib import Path
 import numpy as np
@@ -91,9 +91,31 @@ def hashed_words(
     size=256, # Numbers for each
 )->np.ndarray: # n × size, of length 1
     "Counts of words and of pairs of words, by a hash: vectors without a model"
-    import zlib
     res = np.zeros((len(texts),size), np.float32)
     for row,text in zip(res, texts):
         words = re.findall(r'\w+', text.lower())
         for o in [*words, *map(' '.join, zip(words, words[1:]))]: row[zlib.crc32(o.encode('utf-8', 'replace'))%size] += 1
     return res/np.maximum(np.linalg.norm(res, axis=1, keepdims=True), 1e-6)
+
+def kind_of_states(model):
+    "Which vectors the settings ask for"
+    if model.states!='auto': return model.states
+    return 'hash' if model.generator=='words' else 'generator'
+
+def states_for(
+    model, # [model] of the settings
+    generator, # The generator, if its hidden states are wanted
+    cache=None, # A folder for them
+):
+    "A function from texts to vectors"
+    if kind_of_states(model)=='hash': return hashed_words
+    if not hasattr(generator, 'tokenizer'): raise ValueError('states = "generator" in [model] wants a language model as generator: use "hash" or "auto" with "words"')
+    from collab_ext.text_states import TextStates
+    return TextStates(generator.model, generator.tokenizer, cache=cache)
+
+def states_of_settings(config):
+    "The vectors that the settings ask for, in a process of their own"
+    generator = make_generator(config.model.generator, config.files.folder) if kind_of_states(config.model)!='hash' else None
+    return states_for(config.model, generator, config.files.folder/'states')
+
+def states_name(model): return 'hash' if kind_of_states(model)=='hash' else f'generator {model.generator}'

@@ -4,8 +4,8 @@ from collab_ext.candidates import rolling_quantile
 from collab_ext.selector import load_selector,selector_learner
 from collab_ext.slates import SlateLog
 from collab_ext.versions import new_version,open_version,read_note,write_note
-from .generators import hashed_words,make_generator,read_posts
-from .placed import read_placed,write_placed
+from .generators import read_posts,states_name,states_of_settings
+from .placed import read_json,read_placed,write_placed
 from .store import Store
 
 fewest = 40 # Posts that a selector can be trained on
@@ -18,7 +18,8 @@ def prepare(
     posts = [o for o in read_posts(folder) if o['text']]
     if len(posts)<fewest: raise ValueError(f"{len(posts)} posts with text were collected, and a selector wants {fewest} or more: run `python -m blog_bot collect`, later again if the blog is young")
     df = pd.DataFrame(posts).sort_values('time', kind='stable').reset_index(drop=True)
-    df['quantile'] = rolling_quantile(df.assign(time=pd.to_datetime(df.time, unit='s')), 'notes', 'time', by='source').to_numpy()
+    now = read_json(folder/'collect.json', {}).get('collected') or df.time.max()
+    df['quantile'] = rolling_quantile(df, 'notes', 'time', by='source', now=now)
     known = df.dropna(subset='quantile')
     with new_version(folder, 'prepared') as new:
         known.to_json(new/'posts.jsonl', orient='records', lines=True, force_ascii=False)
@@ -38,26 +39,6 @@ def log_outcomes(folder, known):
     store.close()
     return n
 
-# Vectors
-
-def kind_of_states(model):
-    "Which vectors the settings ask for"
-    if model.states!='auto': return model.states
-    return 'hash' if model.generator=='words' else 'generator'
-
-def states_for(
-    model, # [model] of the settings
-    generator, # The generator, if its hidden states are wanted
-    cache=None, # A folder for them
-):
-    "A function from texts to vectors"
-    if kind_of_states(model)=='hash': return hashed_words
-    if not hasattr(generator, 'tokenizer'): raise ValueError('states = "generator" in [model] wants a language model as generator: use "hash" or "auto" with "words"')
-    from collab_ext.text_states import TextStates
-    return TextStates(generator.model, generator.tokenizer, cache=cache)
-
-def states_name(model): return 'hash' if kind_of_states(model)=='hash' else f'generator {model.generator}'
-
 # Training
 
 def read_labels(file):
@@ -67,7 +48,7 @@ def read_labels(file):
     missing = {'text','label'}-set(df.columns)
     if missing: raise ValueError(f"{file} has no column {', '.join(sorted(missing))}: write a CSV with the columns text and label")
     bad = df.label[~df.label.isin([-1,1])]
-    if len(bad): raise ValueError(f"{file} has the label {bad.iloc[0]!r}: labels are 1 (positive) and -1 (negative)")
+    if len(bad): raise ValueError(f"{file} has the label {bad.iloc[0]}: labels are 1 (positive) and -1 (negative)")
     return df.dropna(subset='text')
 
 def train(
@@ -81,14 +62,15 @@ def train(
     if labels: df = read_labels(labels).rename(columns=dict(label='feedback'))
     else: df = pd.read_json(open_version(folder, 'prepared', remedy='python -m blog_bot prepare')/'posts.jsonl', lines=True).rename(columns=dict(quantile='feedback'))
     if len(df)<fewest: raise ValueError(f"there are {len(df)} texts to learn from, and {fewest} or more are wanted")
-    generator = make_generator(config.model.generator, folder) if kind_of_states(config.model)!='hash' else None
-    states = states_for(config.model, generator, folder/'states')
-    learn = selector_learner(df, states, loss='votes' if labels else 'quantile')
+    valid = .2 if labels else np.arange(len(df))>=.8*len(df) # the latest posts
+    learn = selector_learner(df[['text','feedback']], states_of_settings(config), loss='votes' if labels else 'quantile', valid=valid, path=folder)
     with learn.no_bar(),learn.no_logging(): learn.fit_one_cycle(epochs)
+    measured = learn.evaluate().iloc[0]
     with new_version(folder, 'runs') as new:
-        learn.save(new.folder/'head')
-        write_note(new/'note.json', dict(head=head, states=states_name(config.model), texts=len(df)))
-    return f"The {head} is {new.folder}; next: python -m blog_bot place"
+        learn.save(new.folder.absolute()/'head')
+        write_note(new/'note.json', dict(head=head, states=states_name(config.model), texts=len(df), measured=measured.to_dict()))
+    return (f"The {head} is {new.folder}. Of two {'texts' if labels else 'of the latest posts'} it finds the better one in {measured.value:.0%} of cases "
+        f"({measured.low:.0%} to {measured.high:.0%}; chance is 50%); next: python -m blog_bot place")
 
 def open_run(folder, number, states, name):
     "A trained head"
@@ -110,8 +92,7 @@ def place(
         write_placed(folder, placed)
         return f"There is no {remove} in place from now on"
     run = open_version(folder, 'runs', number, remedy='python -m blog_bot train')
-    generator = make_generator(config.model.generator, folder) if kind_of_states(config.model)!='hash' else None
-    learn = open_run(folder, int(run.name), states_for(config.model, generator), states_name(config.model))
+    learn = open_run(folder, int(run.name), states_of_settings(config), states_name(config.model))
     mean,_ = learn.score_candidates(['a text','another one',''])
     if not np.isfinite(mean).all(): raise ValueError(f"run {run.name} gives scores that are no numbers: train again")
     head = read_note(run/'note.json')['head']

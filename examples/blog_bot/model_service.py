@@ -8,7 +8,7 @@ import numpy as np
 from fastapi import FastAPI
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel,ConfigDict,Field
-from .generators import hashed_words,make_generator
+from .generators import make_generator,states_for,states_name
 from .placed import heads,read_placed
 from .sentiment import word_sentiment
 from .service import serve
@@ -98,9 +98,7 @@ class Models:
 
     def states(self):
         "The function that makes vectors of texts, and its name"
-        if self._states is None:
-            from .learning import states_for,states_name
-            self._states = states_for(self.config, self.generator, self.heads.folder/'states'),states_name(self.config)
+        if self._states is None: self._states = states_for(self.config, self.generator, self.heads.folder/'states'),states_name(self.config)
         return self._states
 
     def generate(self, requests):
@@ -123,13 +121,11 @@ class Models:
         return [dict(mean=[float(x) for x in mean[p]], sd=[float(x) for x in sd[p]], sentiment=sentiment[p], **by) for p in parts]
 
     def embed(self, requests):
-        "A vector for each text"
-        vectors = hashed_words([t for o in requests for t in o.texts])
-        res,start = [],0
-        for o in requests:
-            res.append(dict(vectors=vectors[start:start+len(o.texts)].tolist()))
-            start += len(o.texts)
-        return res
+        "A vector for each text: the mean over its tokens, if they have states of their own"
+        texts = [t for o in requests for t in o.texts]
+        vectors = [np.atleast_2d(o).mean(0).tolist() for o in self.states()[0](texts)]
+        ends = np.cumsum([len(o.texts) for o in requests])
+        return [dict(vectors=vectors[end-len(o.texts):end]) for o,end in zip(requests, ends)]
 
 Text = Annotated[str, Field(max_length=100_000)]
 
