@@ -11,12 +11,11 @@ from blog_bot.generators import Words,hashed_words,read_posts
 from blog_bot.logs import start_log
 from blog_bot.placed import write_placed
 from blog_bot.sentiment import word_sentiment
-from blog_bot.service import Away
 from blog_bot.standin import Faults,Standin,demo_tokens,envelope
 from blog_bot.store import Full,Stale,Store
 from blog_bot.supervisor import Supervisor,check_ports
 from blog_bot.texts import WordList,plain_text,shortened
-from blog_bot.tumblr import Refused,Tumblr,Unsure,ask_of,tag_of,text_of
+from blog_bot.tumblr import Tumblr,Unsure,ask_of,tag_of,text_of
 
 full = bool(os.environ.get('FULL'))
 
@@ -51,8 +50,8 @@ def test_a_wrong_setting_is_named_with_a_remedy(section, key, value, said):
     text = flaws({**data, section:{**data.get(section, {}), key:value}})
     assert said in text and key in text
 
-@pytest.mark.parametrize('token,said', [('', 'empty'), (' '+'a'*50, 'space'), ('a'*50+'\n', 'line break'), ('"'+'a'*48+'"', 'quotes'), ('a'*49, '49 characters'),
-    ('Bearer '+'a'*43, 'HTTP'), ('a'*49+'é', 'other than'), (5, 'text'), ('env:NO_SUCH_VARIABLE', 'not set')])
+@pytest.mark.parametrize('token,said', [('', 'empty'), (' '+'a'*50, 'space'), ('a'*50+'\n', 'line break'), ('"'+'a'*48+'"', 'quotes'),
+    ('a'*49, '49 characters'), ('Bearer '+'a'*43, 'HTTP'), ('a'*49+'é', 'other than'), (5, 'text'), ('env:NO_SUCH_VARIABLE', 'not set')])
 def test_a_token_in_the_wrong_form_is_described_but_not_shown(token, said):
     text = flaws(dict(blog=dict(name='b'), tumblr=dict(demo_tokens, oauth_token=token)))
     assert said in text and 'oauth_token' in text and 'aaaa' not in text
@@ -175,9 +174,9 @@ class Killed(BaseException): pass
 
 class World:
     "Front, switchboard and blog in one process, on one clock: connections break, and the front is killed before or after any change"
-    def __init__(self, folder, seed, settle=1., kill=.05):
+    def __init__(self, folder, seed, settle=1., kill=.05, faults=Faults(.04,.06,.08,.04,.03,.05,.9)):
         self.rng,self.now,self.landing,self.kill = random.Random(seed),1e6,[],kill
-        self.blog = Standin(faults=Faults(.04,.06,.08,.04,.03,.05,.9), seed=seed, clock=lambda: self.now)
+        self.blog = Standin(faults=faults, seed=seed, clock=lambda: self.now)
         self.store = Store(folder/f'{seed}.db', 50, .1, clock=lambda: self.now)
         self.store.db.execute('PRAGMA synchronous=OFF') # nobody pulls the plug
         self.config = config_for(self.blog, folder, tumblr=dict(settle_seconds=settle, timeout_seconds=.3))
@@ -205,7 +204,7 @@ class World:
         self.maybe_killed()
         res = getattr(self.store, path[1:])(**body)
         self.maybe_killed()
-        return {dict(put='new', claim_posting='ask', note='value').get(path[1:], 'done'):res}
+        return {dict(put_all='new', claim_posting='ask', note='value').get(path[1:], 'done'):res}
 
     def maybe_killed(self):
         if self.rng.random()<self.kill: raise Killed
@@ -231,26 +230,25 @@ def answers_in(world, n=12, most=4000):
         if len(asks)==n and world.store.counts()['posted']==n and not world.landing: break
     return asks
 
-@pytest.mark.parametrize('seed', range(300 if full else 6))
+@pytest.mark.parametrize('seed', range(300 if full else 4))
 def test_each_ask_is_answered_once_whatever_happens(tmp_path, seed):
     world = World(tmp_path, seed)
     asks = answers_in(world)
     assert set(world.blog.answers) == set(asks) and not world.blog.twice() and not world.blog.waiting, (world.store.counts(), world.blog.twice())
 
 def test_a_wrong_settle_time_would_be_noticed(tmp_path):
-    twice = 0
-    for seed in range(4):
-        world = World(tmp_path, seed, settle=.05)
-        answers_in(world)
-        twice += len(world.blog.twice())
-    assert twice # the test above can fail
+    def twice(seed):
+        world = World(tmp_path, seed, settle=.05, faults=Faults(lag_drop=.4, lag=.9))
+        answers_in(world, 6)
+        return world.blog.twice()
+    assert any(map(twice, range(20))) # the test above can fail
 
 class Direct:
     "The switchboard without HTTP"
     def __init__(self, store): self.store = store
     def call(self, path, body):
         res = getattr(self.store, path[1:])(**body)
-        return {dict(put='new', claim_posting='ask', note='value').get(path[1:], 'done'):res}
+        return {dict(put_all='new', claim_posting='ask', note='value').get(path[1:], 'done'):res}
 
 def draft_all(store):
     while ask := store.claim(60): store.drafted(ask['key'], ask['lease'], dict(text=f"Answer to {ask['text']}", state='published'))
@@ -281,7 +279,7 @@ def test_posts_drafts_and_pages(tmp_path):
         assert tumblr.find('reply:1', now[0]) == long and tumblr.find('reply:2', 0) is None
         assert text_of(blog.posts[long]['content']).count('x') == 9000
         asks = [blog.ask(f'{i}') for i in range(25)]
-        assert [o['id_string'] for o in tumblr.asks()] == asks
+        assert [o['id_string'] for page in tumblr.asks() for o in page] == asks
         replies = []
         for i in range(45):
             now[0] += i%3==0 # three in a second
@@ -305,6 +303,7 @@ def test_collecting_goes_on_where_it_was(tmp_path):
             except KeyboardInterrupt: calls[0] += 1
         assert calls[0] and {o['text']:o['notes'] for o in read_posts(tmp_path)} == {f'text {i}':i for i in range(70)}
         blog.faults = Faults()
+        collect(config, settled=0, clock=lambda: 2000.) # to its end
         blog.posts[max(blog.posts)]['note_count'] = 99
         collect(config, settled=0, clock=lambda: 2000.)
         assert max(o['notes'] for o in read_posts(tmp_path)) == 99 and len(read_posts(tmp_path)) == 70
@@ -316,7 +315,7 @@ def test_collecting_goes_on_where_it_was(tmp_path):
 
 def test_the_queue_is_bounded_and_a_bad_request_fails_alone():
     from concurrent.futures import ThreadPoolExecutor
-    from blog_bot.model_service import Batcher,Busy
+    from blog_bot.model_service import Batcher
     sizes = []
     def answer(requests):
         sizes.append(len(requests))
@@ -348,8 +347,8 @@ def kill_campaign(folder, n_kills, n_asks, pause, seed=0):
     "Kill processes at random while asks come in; what became of them"
     rng = random.Random(seed)
     with Standin(faults=Faults(.01,.02,.02,.02,.01,.02,.15), seed=seed) as blog:
-        config = config_for(blog, folder, blog=dict(poll_seconds=.2), tumblr=dict(timeout_seconds=.4, settle_seconds=.4))
-        start_log('supervisor', folder/'logs', 'DEBUG', secrets_of(config))
+        config = config_for(blog, folder, blog=dict(poll_seconds=.2), files=dict(log_level='INFO'), tumblr=dict(timeout_seconds=.4, settle_seconds=.4))
+        start_log('supervisor', folder/'logs', 'INFO', secrets_of(config))
         supervisor = Supervisor(config)
         thread = threading.Thread(target=supervisor.run)
         thread.start()
@@ -390,7 +389,7 @@ def test_processes_are_killed_and_no_ask_is_lost_or_answered_twice(tmp_path):
     print(res['counts'], res['restarts'], dict(res['blog'].seen))
     assert set(res['blog'].answers) == set(res['asks']) and not res['blog'].twice() and not res['blog'].waiting
     assert res['counts']['posted'] == n_asks and sum(res['restarts'].values()) >= n_kills
-    found,n_files = files_with(tmp_path, res['secrets']) # at the log level DEBUG
+    found,n_files = files_with(tmp_path, res['secrets'])
     assert not found and n_files > 4
     slates = sqlite3.connect(tmp_path/'slates.db').execute('SELECT slate, candidates, propensities, chosen FROM slates').fetchall()
     by_id = {id:(json.loads(c),json.loads(p),i) for id,c,p,i in slates}
@@ -405,6 +404,13 @@ def test_logs_hold_no_token_even_if_it_is_in_an_error(tmp_path):
         try: raise ValueError(f"a bad header {demo_tokens['oauth_token']}")
         except ValueError as e: log.exception('it failed: %s', e)
         logging.getLogger('httpx').debug('%s', dict(demo_tokens))
+        with Standin() as blog: # httpx and httpcore tell all they do
+            blog.ask('Hi')
+            front = Front(config_for(blog, tmp_path), switchboard=Direct(Store(tmp_path/'queue.db')))
+            front.poll()
+            draft_all(front.switchboard.store)
+            assert front.post_next()
+        assert 'httpcore' in (tmp_path/'x.log').read_text() or 'receive_response' in (tmp_path/'x.log').read_text()
         assert not files_with(tmp_path, demo_tokens.values())[0] and '***' in (tmp_path/'x.log').read_text()
     finally: logging.getLogger().handlers,logging.root.level,sys.excepthook = before
 

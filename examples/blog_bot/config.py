@@ -33,49 +33,56 @@ _seconds = "a number of seconds"
 _port = Field(int, needed, between(1024, 65535), "a port from 1024 to 65535 that nothing else uses")
 _token = Field(Secret, needed, None, "")
 
-fields = dict(
-    blog = dict(
-        name = Field(str, needed, is_blog, 'the short name of the blog, such as "my-bot" of my-bot.tumblr.com'),
-        poll_seconds = Field(float, 60., between(.02, 86_400), f"{_seconds} between looks for new asks"),
-        posts_per_day = Field(float, 0., between(0, 1000), "how many posts of its own the bot makes in a day; 0 for none"),
-        save_as = Field(str, 'published', one_of('published','draft'), '"published", or "draft" to look at each answer before readers do')),
-    tumblr = dict(
-        api = Field(str, 'https://api.tumblr.com', is_url, 'an address without a path, such as "https://api.tumblr.com"'),
-        timeout_seconds = Field(float, 20., between(.05, 600), f"{_seconds} to wait for an answer"),
-        settle_seconds = Field(float, 60., between(.05, 3600), f"{_seconds} after which a request that got no answer has landed or never will"),
-        consumer_key = _token, consumer_secret = _token, oauth_token = _token, oauth_secret = _token),
-    switchboard = dict(
-        port = _port._replace(default=8770),
-        draft_lease_seconds = Field(float, 300., between(.1, 86_400), f"{_seconds} that drafting may take; then it starts anew"),
-        retries = Field(int, 8, between(1, 100), "how often a step is tried before the ask is set aside"),
-        backoff_seconds = Field(float, 5., between(.01, 3600), f"{_seconds} before the second try; each wait is twice the last"),
-        cache_size = Field(int, 10_000, between(0, 10_000_000), "how many answers of the model service are kept; 0 for none")),
-    model = dict(
-        port = _port._replace(default=8771),
-        generator = Field(str, 'words', is_set, '"words", "smollm2", or the name or folder of a causal language model'),
-        states = Field(str, 'auto', one_of('auto','hash','generator'), '"auto", "hash" (hashed words), or "generator" (hidden states of the generator)'),
-        candidates = Field(int, 5, between(1, 50), "how many answers to choose among, from 1 to 50"),
-        max_tokens = Field(int, 60, between(1, 1000), "the longest answer, in tokens (or words), from 1 to 1000"),
-        prompt_chars = Field(int, 2000, between(10, 20_000), "how much of an ask the generator reads, in characters"),
-        temperature = Field(float, .9, between(.05, 5), "how daring the generator is, from .05 to 5"),
-        queue = Field(int, 64, between(1, 100_000), "how many requests may wait; further ones are told to come back"),
-        batch = Field(int, 8, between(1, 1000), "how many requests are answered together"),
-        timeout_seconds = Field(float, 120., between(.1, 3600), f"{_seconds} to wait for the model service")),
-    choose = dict(
-        how = Field(str, 'softmax', one_of('best','softmax','epsilon','ucb','thompson'), 'one of "best", "softmax", "epsilon", "ucb", "thompson"'),
-        temperature = Field(float, .3, between(.001, 100), "of the softmax, in units of the score"),
-        epsilon = Field(float, .1, between(0, 1), "share of choices at random, from 0 to 1"),
-        min_score = Field(float, -1e9, between(-1e9, 1e9), "the lowest score that may be posted"),
-        keep_above = Field(float, .5, between(-1e9, 1e9), "unpicked posts of the bot's own that score above it compete again"),
-        keep = Field(int, 20, between(0, 1000), "how many of them are kept"),
-        diversity = Field(float, 0., between(0, 2), "how far an answer must be from the last twenty (1 − cosine), from 0 to 2; 0 for no matter"),
-        use_mood = Field(bool, True, None, "true, or false for a bot without moods")),
-    screen = dict(
-        reject = Field(list, [], None, 'a list of words, such as ["spam"]: an ask or an answer with one of them is not posted'),
-        draft = Field(list, [], None, 'a list of words: an answer with one of them, or to an ask with one, becomes a draft')),
-    files = dict(
-        folder = Field(str, 'blog_bot_data', is_set, "a folder for the queue, the log of choices, models and logs"),
-        log_level = Field(str, 'INFO', one_of('DEBUG','INFO','WARNING','ERROR'), 'one of "DEBUG", "INFO", "WARNING", "ERROR"')))
+_blog = dict( # What is posted where
+    name = Field(str, needed, is_blog, 'the short name of the blog, such as "my-bot" of my-bot.tumblr.com'),
+    poll_seconds = Field(float, 60., between(.02, 86_400), f"{_seconds} between looks for new asks"),
+    posts_per_day = Field(float, 0., between(0, 1000), "how many posts of its own the bot makes in a day; 0 for none"),
+    save_as = Field(str, 'published', one_of('published','draft'), '"published", or "draft" to look at each answer before readers do'))
+
+_tumblr = dict( # How to reach it
+    api = Field(str, 'https://api.tumblr.com', is_url, 'an address without a path, such as "https://api.tumblr.com"'),
+    timeout_seconds = Field(float, 20., between(.05, 600), f"{_seconds} to wait for an answer"),
+    settle_seconds = Field(float, 60., between(.05, 3600), f"{_seconds} after which a request that got no answer has landed or never will"),
+    consumer_key = _token, consumer_secret = _token, oauth_token = _token, oauth_secret = _token)
+
+_switchboard = dict( # The queue
+    port = _port._replace(default=8770),
+    draft_lease_seconds = Field(float, 300., between(.1, 86_400), f"{_seconds} that drafting may take; then it starts anew"),
+    retries = Field(int, 8, between(1, 100), "how often a step is tried before the ask is set aside"),
+    backoff_seconds = Field(float, 5., between(.01, 3600), f"{_seconds} before the second try; each wait is twice the last"),
+    cache_size = Field(int, 10_000, between(0, 10_000_000), "how many answers of the model service are kept; 0 for none"))
+
+_model = dict( # What writes and scores
+    port = _port._replace(default=8771),
+    generator = Field(str, 'words', is_set, '"words", "smollm2", or the name or folder of a causal language model'),
+    states = Field(str, 'auto', one_of('auto','hash','generator'), '"auto", "hash" (hashed words), or "generator" (hidden states of the generator)'),
+    candidates = Field(int, 5, between(1, 50), "how many answers to choose among, from 1 to 50"),
+    max_tokens = Field(int, 60, between(1, 1000), "the longest answer, in tokens (or words), from 1 to 1000"),
+    prompt_chars = Field(int, 2000, between(10, 20_000), "how much of an ask the generator reads, in characters"),
+    temperature = Field(float, .9, between(.05, 5), "how daring the generator is, from .05 to 5"),
+    queue = Field(int, 64, between(1, 100_000), "how many requests may wait; further ones are told to come back"),
+    batch = Field(int, 8, between(1, 1000), "how many requests are answered together"),
+    timeout_seconds = Field(float, 120., between(.1, 3600), f"{_seconds} to wait for the model service"))
+
+_choose = dict( # How one answer is chosen
+    how = Field(str, 'softmax', one_of('best','softmax','epsilon','ucb','thompson'), 'one of "best", "softmax", "epsilon", "ucb", "thompson"'),
+    temperature = Field(float, .3, between(.001, 100), "of the softmax, in units of the score"),
+    epsilon = Field(float, .1, between(0, 1), "share of choices at random, from 0 to 1"),
+    min_score = Field(float, -1e9, between(-1e9, 1e9), "the lowest score that may be posted"),
+    keep_above = Field(float, .5, between(-1e9, 1e9), "unpicked posts of the bot's own that score above it compete again"),
+    keep = Field(int, 20, between(0, 1000), "how many of them are kept"),
+    diversity = Field(float, 0., between(0, 2), "how far an answer must be from the last twenty (1 − cosine), from 0 to 2; 0 for no matter"),
+    use_mood = Field(bool, True, None, "true, or false for a bot without moods"))
+
+_screen = dict( # What is not posted
+    reject = Field(list, [], None, 'a list of words, such as ["spam"]: an ask or an answer with one of them is not posted'),
+    draft = Field(list, [], None, 'a list of words: an answer with one of them, or to an ask with one, becomes a draft'))
+
+_files = dict( # Where things are kept
+    folder = Field(str, 'blog_bot_data', is_set, "a folder for the queue, the log of choices, models and logs"),
+    log_level = Field(str, 'INFO', one_of('DEBUG','INFO','WARNING','ERROR'), 'one of "DEBUG", "INFO", "WARNING", "ERROR"'))
+
+fields = dict(blog=_blog, tumblr=_tumblr, switchboard=_switchboard, model=_model, choose=_choose, screen=_screen, files=_files)
 
 def flaw_of_token(
     value:str, # As somebody wrote it
@@ -97,7 +104,8 @@ def _read_token(place, value):
     if not isinstance(value, str): raise ConfigError(f"{place} must be a text: {remedy}")
     if value.startswith('env:'):
         name = value[4:]
-        if name not in os.environ: raise ConfigError(f"{place} names the environment variable {name}, which is not set: `export {name}=…` with what is shown by {_where}")
+        if name not in os.environ: raise ConfigError(f"{place} names the environment variable {name}, which is not set: "
+            f"`export {name}=…` with what is shown by {_where}")
         value = os.environ[name]
     flaw = flaw_of_token(value)
     if flaw: raise ConfigError(f"{place} {flaw}; {remedy}")
@@ -144,11 +152,11 @@ def _read_section(section, given, known, flaws):
     res = SimpleNamespace()
     for name,field in known.items():
         place = f'{name} in [{section}]'
-        if name not in given and field.default is needed: flaws.append(f"{place} is missing" + (f": it is {field.remedy}" if field.remedy else f': add {name} = "env:NAME"'))
-        elif name not in given: setattr(res, name, field.default)
-        else:
-            try: setattr(res, name, _read_value(place, given[name], field))
-            except ConfigError as e: flaws.append(str(e))
+        if name not in given: setattr(res, name, field.default)
+        if name not in given and field.default is needed: flaws.append(f"{place} is missing: " + (field.remedy or f'add {name} = "env:NAME"'))
+        if name not in given: continue
+        try: setattr(res, name, _read_value(place, given[name], field))
+        except ConfigError as e: flaws.append(str(e))
     return res
 
 def read_config(

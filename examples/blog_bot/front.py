@@ -15,6 +15,31 @@ def plain_id(id):
     "An id as a part of a key"
     return str(id) if re.fullmatch(r'[\w\-.]{1,90}', str(id)) else hashlib.sha256(str(id).encode()).hexdigest()
 
+def _ask(post):
+    "An ask as the switchboard takes it"
+    blocks,who = ask_of(post)
+    text = shortened(text_of(blocks), most_chars)
+    return dict(key=f"ask:{post['id_string']}", kind='ask', text=text, who=_name(who), asked=post['timestamp'], target=post['id_string'])
+
+def _reply(o):
+    "A reply as the switchboard takes it"
+    text = shortened(plain_text(o.get('reply_text') or ''), most_chars)
+    return dict(key=f"reply:{plain_id(o['id'])}", kind='reply', text=text, who=_name(o.get('from_tumblelog_name')), asked=o['timestamp'],
+        target=str(o.get('target_post_id')))
+
+def _name(who): return who[:100] if who else None
+
+def chunks(asks, chars):
+    "Lists of asks that have about so many characters together"
+    res,size = [],0
+    for o in asks:
+        res.append(o)
+        size += len(o['text'])
+        if size>=chars or len(res)==100:
+            yield res
+            res,size = [],0
+    if res: yield res
+
 class Front:
     "Between a blog and the switchboard"
     def __init__(self, config,
@@ -36,24 +61,22 @@ class Front:
 
     def poll(self):
         "Tell the switchboard what is new"
-        asks = self.blog.asks()
-        self.outages = 0
-        self.known &= {f"ask:{o['id_string']}" for o in asks}
-        for post in asks:
-            blocks,who = ask_of(post)
-            self._put(f"ask:{post['id_string']}", 'ask', text_of(blocks), who, post['timestamp'], post['id_string'])
+        for page in self.blog.asks():
+            self.outages = 0
+            self.take_in(map(_ask, page))
         since = self.switchboard.call('/note', dict(name='replies_since', default=self.clock()-86_400))['value']
-        newest = since
-        for o in self.blog.replies(since-60):
-            self._put(f"reply:{plain_id(o['id'])}", 'reply', plain_text(o.get('reply_text') or ''), o.get('from_tumblelog_name'), o['timestamp'], str(o.get('target_post_id')))
-            newest = max(newest, o['timestamp'])
+        replies = [_reply(o) for o in self.blog.replies(since-60)]
+        self.take_in(replies)
+        newest = max((o['asked'] for o in replies), default=since)
         if newest>since: self.switchboard.call('/set_note', dict(name='replies_since', value=newest))
 
-    def _put(self, key, kind, text, who, asked, target):
-        if key in self.known: return
-        body = dict(key=key, kind=kind, text=shortened(text, most_chars), who=(who or '')[:100] or None, asked=asked, target=target)
-        if self.switchboard.call('/put', body)['new']: log.info('%s is taken in', key)
-        self.known.add(key)
+    def take_in(self, asks):
+        "Tell the switchboard of asks that it may not know"
+        fresh = [o for o in asks if o['key'] not in self.known]
+        for some in chunks(fresh, most_chars):
+            new = self.switchboard.call('/put_all', dict(asks=some))['new']
+            if new: log.info('%s of %s asks are new', new, len(some))
+            self.known.update(o['key'] for o in some)
 
     # To the blog
 
@@ -105,12 +128,13 @@ class Front:
     # For ever
 
     def run(self):
-        "Poll and post until told to stop"
+        "Poll and post until told to stop; looking takes at most a fifth of the time while there is something to post"
         next_poll = 0.
         while True:
-            if self.clock()>=next_poll:
+            start = self.clock()
+            if start>=next_poll:
                 self._tried(self.poll)
-                next_poll = self.clock()+self.config.blog.poll_seconds
+                next_poll = self.clock()+max(self.config.blog.poll_seconds, 4*(self.clock()-start))
             while self._tried(self.post_next) and self.clock()<next_poll: pass
             time.sleep(min(1., self.config.blog.poll_seconds))
 

@@ -109,7 +109,8 @@ def states_for(
 ):
     "A function from texts to vectors"
     if kind_of_states(model)=='hash': return hashed_words
-    if not hasattr(generator, 'tokenizer'): raise ValueError('states = "generator" in [model] wants a language model as generator: use "hash" or "auto" with "words"')
+    if not hasattr(generator, 'tokenizer'): raise ValueError('states = "generator" in [model] wants a language model as generator: '
+        'use "hash" or "auto" with "words"')
     from collab_ext.text_states import TextStates
     return TextStates(generator.model, generator.tokenizer, cache=cache)
 

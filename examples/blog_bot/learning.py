@@ -16,7 +16,8 @@ def prepare(
     "Make targets of note counts: where a post stands among those of its kind in the two weeks around it, most of them before"
     folder = config.files.folder
     posts = [o for o in read_posts(folder) if o['text']]
-    if len(posts)<fewest: raise ValueError(f"{len(posts)} posts with text were collected, and a selector wants {fewest} or more: run `python -m blog_bot collect`, later again if the blog is young")
+    if len(posts)<fewest: raise ValueError(f"{len(posts)} posts with text were collected, and a selector wants {fewest} or more: "
+        "run `python -m blog_bot collect`, and later again if the blog is young")
     df = pd.DataFrame(posts).sort_values('time', kind='stable').reset_index(drop=True)
     now = read_json(folder/'collect.json', {}).get('collected') or df.time.max()
     df['quantile'] = rolling_quantile(df, 'notes', 'time', by='source', now=now)
@@ -25,7 +26,8 @@ def prepare(
         known.to_json(new/'posts.jsonl', orient='records', lines=True, force_ascii=False)
         write_note(new/'note.json', dict(posts=len(posts), too_fresh=len(df)-len(known)))
     n = log_outcomes(folder, known)
-    return f"{len(known)} posts are in {new.folder} ({len(df)-len(known)} are too fresh to judge); {n} choices of the bot got their outcome; next: python -m blog_bot train"
+    return (f"{len(known)} posts are in {new.folder} ({len(df)-len(known)} are too fresh to judge); {n} choices of the bot got their outcome; "
+        "next: python -m blog_bot train")
 
 def log_outcomes(folder, known):
     "Tell the log of choices what came of them"
@@ -51,6 +53,11 @@ def read_labels(file):
     if len(bad): raise ValueError(f"{file} has the label {bad.iloc[0]}: labels are 1 (positive) and -1 (negative)")
     return df.dropna(subset='text')
 
+def read_prepared(folder):
+    "The newest prepared posts, the oldest post first"
+    prepared = open_version(folder, 'prepared', remedy='python -m blog_bot prepare')
+    return pd.read_json(prepared/'posts.jsonl', lines=True)
+
 def train(
     config, # As `read_config` gives it
     labels=None, # CSV of texts and labels, for a sentiment head; prepared posts and a selector by default
@@ -59,8 +66,7 @@ def train(
     "Train a head and keep it as the next run"
     folder = config.files.folder
     head = 'sentiment' if labels else 'selector'
-    if labels: df = read_labels(labels).rename(columns=dict(label='feedback'))
-    else: df = pd.read_json(open_version(folder, 'prepared', remedy='python -m blog_bot prepare')/'posts.jsonl', lines=True).rename(columns=dict(quantile='feedback'))
+    df = (read_labels(labels) if labels else read_prepared(folder)).rename(columns=dict(label='feedback', quantile='feedback'))
     if len(df)<fewest: raise ValueError(f"there are {len(df)} texts to learn from, and {fewest} or more are wanted")
     valid = .2 if labels else np.arange(len(df))>=.8*len(df) # the latest posts
     learn = selector_learner(df[['text','feedback']], states_of_settings(config), loss='votes' if labels else 'quantile', valid=valid, path=folder)

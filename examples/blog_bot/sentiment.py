@@ -1,8 +1,8 @@
 "How positive a text is, by a list of words: what the bot's mood listens to until a sentiment head is trained"
 import math,re
 
-good = set("""adore amazing beautiful best better bright calm charming cheer cheerful clever comfort cute delight delightful dear enjoy excellent excited fun funny
-    glad good gorgeous grateful great happy heart hope hug joy kind laugh like love lovely lucky nice peace perfect pleased proud safe smile sweet thank thanks
+good = set("""adore amazing beautiful best better bright calm charming cheer cheerful clever comfort cute delight delightful dear enjoy excellent excited fun
+    funny glad good gorgeous grateful great happy heart hope hug joy kind laugh like love lovely lucky nice peace perfect pleased proud safe smile sweet thank thanks
     warm welcome win wonderful wow yay""".split())
 bad = set("""afraid alone angry annoying awful bad boring broken cruel cry dead death depressed die disgusting dumb fail fear hate horrible hurt idiot ill kill
     lonely lose lost mad mean miserable nasty pain poor sad scared shame sick sorry stupid suffer terrible tired trash ugly unhappy upset weird worse worst

@@ -47,7 +47,7 @@ def _wait(answer):
 
 class Guard:
     "Lets in who brings the token, up to a size, and says what went wrong without saying what was asked"
-    def __init__(self, app, max_body=2_000_000):
+    def __init__(self, app, max_body=4_000_000):
         self.app,self.max_body = app,max_body
         self.token = b'Bearer '+os.environ.get(token_name, '').encode()
 

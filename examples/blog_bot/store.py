@@ -97,6 +97,10 @@ class Store:
             ON CONFLICT(key) DO NOTHING RETURNING key""", (key, kind, text, who, target, now if asked is None else asked, now, now))
         return bool(rows)
 
+    def put_all(self, asks):
+        "Take in several, all or none; how many are new"
+        with self.transaction(): return sum(self.put(**o) for o in asks)
+
     def get(self, key):
         "An ask; None if there is no such one"
         rows = self.run('SELECT * FROM asks WHERE key=?', (key,))

@@ -23,6 +23,9 @@ class Put(Body):
     asked: float | None = None
     target: Annotated[str, Field(max_length=100)] | None = None
 
+class PutAll(Body):
+    asks: Annotated[list[Put], Field(max_length=1000)]
+
 class Seconds(Body):
     seconds: Annotated[float, Field(gt=0, le=1e6)]
 
@@ -114,8 +117,8 @@ def _add_errors(app):
     async def stale(request, e): return JSONResponse(dict(detail=str(e)), 409)
 
 def _add_queue(app, store):
-    @app.post('/put')
-    async def put(o:Put): return dict(new=store.put(**o.model_dump()))
+    @app.post('/put_all')
+    async def put_all(o:PutAll): return dict(new=store.put_all(o.model_dump()['asks']))
 
     @app.post('/claim_posting')
     async def claim_posting(o:Seconds): return dict(ask=store.claim_posting(o.seconds))

@@ -3,8 +3,7 @@
 The clients on PyPI (pytumblr 0.1.2, pytumblr2 0.2.4) were last released in 2023, wait for ever for a service that does not answer, and
 return errors as data; so this is a thin client on httpx, and oauthlib signs its requests. Posts are in the Neue Post Format, where text is
 plain: markup that somebody writes is shown, not obeyed."""
-import hashlib
-import httpx
+import hashlib,httpx
 from oauthlib.oauth1 import Client as Signer
 from .texts import plain_text
 
@@ -78,13 +77,12 @@ class Tumblr:
         return self.call('GET', 'info')
 
     def asks(self):
-        "All asks that wait for an answer, the oldest first"
-        res = {}
-        while page := self.call('GET', 'posts/submission', dict(npf='true', offset=len(res)))['posts']:
-            fresh = {o['id_string']:o for o in page if o['id_string'] not in res}
-            if not fresh: break
-            res.update(fresh)
-        return sorted(res.values(), key=lambda o: o['timestamp'])
+        "Pages of the asks that wait for an answer"
+        seen = set()
+        while page := self.call('GET', 'posts/submission', dict(npf='true', offset=len(seen)))['posts']:
+            if seen.issuperset(o['id_string'] for o in page): return
+            seen.update(o['id_string'] for o in page)
+            yield page
 
     def replies(self, since):
         "Replies after a time, the oldest first"
