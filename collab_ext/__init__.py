@@ -12,6 +12,7 @@ Modules:
 - `collab_ext.bayes_solver`: What a learner sees of Bayesian matrix factorisation: how to start, what to choose, what to write
 - `collab_ext.bayes_transfer`: A source's rows and prior as the prior of a target, and new rows in a finished model
 - `collab_ext.bundle`: Serve recommendations from one folder of safe files, with no torch and nothing to train
+- `collab_ext.candidates`: A checked frame of texts with votes or counts, and targets that a growing audience does not move
 - `collab_ext.catalogue`: Works like those that somebody liked, among all there are, known ones and new ones, by vectors and by tags
 - `collab_ext.choose`: Of ten candidates that somebody or something wrote, show one: the best, or sometimes another to learn more, with the chance of each on record
 - `collab_ext.cli`: `collab-ext <command>`: what the library does without Python
@@ -55,6 +56,7 @@ Modules:
 - `collab_ext.rows_numba`: The loops of `rows`, by numba, for one core or several
 - `collab_ext.saving`: Save a learner with its vocabulary, and load it into learners with other ones
 - `collab_ext.scores`: One sparse model for the scores of items: for everybody, for each criterion, for each contributor, and how sure they are
+- `collab_ext.selector`: From a few hundred votes on texts to a score of texts that nobody has seen, with an honest error, for everybody and for one person
 - `collab_ext.serve`: A bundle behind HTTP: `/recommend`, `/similar`, `/embed`, health, metrics, and a page to try it
 - `collab_ext.serve_command`: `collab-ext serve`: the newest bundle behind an address, until it is told to stop
 - `collab_ext.several_sources`: Bring the rows of several pretrained models into one space, weigh them by their evidence, and leave out what does harm
@@ -70,6 +72,7 @@ Modules:
 - `collab_ext.spectrum`: Biases, the directions in which ratings differ beyond them, and which of these stand out from chance
 - `collab_ext.splits`: Hold out the latest ratings, a share of each user's, whole users, or each of them once
 - `collab_ext.tables`: Find the user and item tables of any model, under one set of names
+- `collab_ext.text_states`: The hidden states of a frozen language model, for each token, kept on disk: features for models of what people like
 - `collab_ext.tower`: A net that makes items' rows from their content, trained by gradient together with the rows themselves
 - `collab_ext.train_command`: `collab-ext train`: prepared data in, the best of a model's epochs out, with all it takes to train it again
 - `collab_ext.transfer`: Move what one model has learned into the vocabulary of another, and see what was moved
