@@ -11,6 +11,7 @@ from blog_bot.generators import Words,hashed_words,read_posts
 from blog_bot.logs import start_log
 from blog_bot.placed import write_placed
 from blog_bot.sentiment import word_sentiment
+from blog_bot.service import Away
 from blog_bot.standin import Faults,Standin,demo_tokens,envelope
 from blog_bot.store import Full,Stale,Store
 from blog_bot.supervisor import Supervisor,check_ports
@@ -236,12 +237,24 @@ def test_each_ask_is_answered_once_whatever_happens(tmp_path, seed):
     asks = answers_in(world)
     assert set(world.blog.answers) == set(asks) and not world.blog.twice() and not world.blog.waiting, (world.store.counts(), world.blog.twice())
 
-def test_a_wrong_settle_time_would_be_noticed(tmp_path):
-    def twice(seed):
-        world = World(tmp_path, seed, settle=.05, faults=Faults(lag_drop=.4, lag=.9))
-        answers_in(world, 6)
-        return world.blog.twice()
-    assert any(map(twice, range(20))) # the test above can fail
+@pytest.mark.parametrize('settle,answers', [(1., 1), (.05, 2)])
+def test_the_promise_rests_on_the_settle_time(tmp_path, settle, answers):
+    "A post that gets no answer lands half a second later: the one who waits finds it, the hasty one posts again"
+    world = World(tmp_path, 0, settle=settle, kill=0, faults=Faults())
+    world.blog.reply('!')
+    front,outcome = world.live(world.front()),world.blog.outcome
+    assert world.store.counts()['posted'] == 1
+    world.blog.answers.clear()
+    world.blog.reply('?')
+    front.poll()
+    draft_all(world.store)
+    world.blog.outcome = lambda respond,later: world.landing.append((world.now+.5, respond))
+    front._tried(front.post_next)
+    world.blog.outcome = outcome
+    for _ in range(40):
+        front._tried(front.post_next)
+        world.wait(.1)
+    assert world.store.counts()['posted'] == 2 and [len(o) for o in world.blog.answers.values()] == [answers]
 
 class Direct:
     "The switchboard without HTTP"
@@ -311,6 +324,91 @@ def test_collecting_goes_on_where_it_was(tmp_path):
     add_rows(tmp_path/'posts.jsonl', [dict(id='2', text='half \ud83d')])
     assert [o['id'] for o in read_posts(tmp_path)] == ['2']
 
+# Drafting
+
+class FakeModels:
+    "The model service without HTTP: longer texts score higher"
+    def __init__(self, texts): self.texts,self.asked,self.away = texts,[],False
+    def is_up(self): return True
+    def call(self, path, body):
+        if self.away: raise Away('away', 7)
+        self.asked.append((path,body))
+        if path=='/generate': return dict(texts=self.texts, generator='fake')
+        if path=='/embed': return dict(vectors=hashed_words(body['texts']).tolist())
+        n = len(body['texts'])
+        return dict(mean=[len(o) for o in body['texts']], sd=[0.]*n, sentiment=[.5]*n, selector=None, sentiment_by='words')
+    def prompts(self): return [body['prompt'] for path,body in self.asked if path=='/generate']
+
+class Desk:
+    "A drafter that takes the best, and what it needs"
+    def __init__(self, folder, texts, **sections):
+        from blog_bot.drafting import Drafter
+        screen = dict(reject=['spam'], draft=['money'])
+        with Standin() as blog: self.config = config_for(blog, folder, **{'screen':screen, 'choose':dict(how='best'), **sections})
+        self.now = [1e6]
+        self.store = Store(folder/'queue.db', 3, 10., clock=lambda: self.now[0])
+        self.drafter = Drafter(self.config, self.store)
+        self.models = self.drafter.models = FakeModels(texts)
+
+    def ask(self, text, kind='ask'):
+        "What became of an ask"
+        from blog_bot.switchboard import draft_one
+        key = f'{kind}:{len(self.store.run("SELECT key FROM asks"))}'
+        self.store.put(key, kind, text, 'ann')
+        draft_one(self.store, self.drafter, self.store.claim(60), self.config)
+        return self.store.get(key)
+
+def test_what_is_screened_is_not_posted(tmp_path):
+    desk = Desk(tmp_path, ['short','rather long','the longest of all, but sp­am is SPAM','','\x00'])
+    assert desk.ask('Hi')['draft'] | dict(slate=0) == dict(text='rather long', state='published', slate=0)
+    assert 'spam' in desk.ask('buy <b>spam</b>')['error'] and desk.ask(' \n<img src=x>')['error'] == 'it has no text'
+    assert desk.ask('I want money')['draft']['state'] == 'draft'
+    desk.ask('Hi')
+    assert desk.models.prompts() == ['Hi','I want money'] # the same ask again is in the cache
+    desk.ask('日本語 🐦 '*12_500)
+    assert len(desk.models.prompts()[-1]) <= desk.config.model.prompt_chars
+    desk.models.texts = ['all of it is spam']
+    res = desk.ask('Something else')
+    assert res['state'] == 'new' and 'reject' in res['error'] and res['due'] > desk.now[0]
+
+def test_choices_are_logged_and_own_posts_compete_again(tmp_path):
+    from collab_ext.slates import SlateLog
+    desk = Desk(tmp_path, ['one','three','seventeen'], choose=dict(how='best', keep_above=4, diversity=.1))
+    assert desk.ask('', 'post')['draft']['text'] == 'seventeen' and desk.store.note('retained') == ['three']
+    desk.models.texts = ['two']
+    assert desk.ask('', 'post')['draft']['text'] == 'three' and desk.store.note('retained') == []
+    desk.ask('I love it')
+    df = SlateLog(tmp_path/'slates.db').frame()
+    assert list(df.candidate) == ['seventeen','three','two'] and list(df.propensity) == [1,1,1] and df.candidates[1] == ['two','three']
+    assert df['info'][2]['key'] == 'ask:2' and df.user[2] == 'ann' and df.context[2] == 'I love it' and desk.store.note('mood')['time'] == desk.now[0]
+
+def test_a_service_that_is_away_costs_no_try_and_a_low_score_does(tmp_path):
+    desk = Desk(tmp_path, ['one'], choose=dict(min_score=10))
+    desk.models.away = True
+    res = desk.ask('Hi')
+    assert res['state'] == 'new' and res['tries'] == 0 and res['due'] == desk.now[0]+7
+    desk.models.away = False
+    res = desk.ask('Ho')
+    assert res['tries'] == 1 and 'min_score' in res['error']
+
+def test_the_switchboard_says_that_the_disk_is_full_and_goes_on(tmp_path):
+    from blog_bot.service import Guard,token_name
+    from blog_bot.switchboard import create_app
+    from fastapi.testclient import TestClient
+    app = create_app(Desk(tmp_path, ['x']).config)
+    db,ask = app.state.store.db,dict(key='ask:1', kind='ask', text='x'*100_000)
+    db.execute(f"PRAGMA max_page_count={db.execute('PRAGMA page_count').fetchone()[0]}")
+    own = {'authorization':f'Bearer {os.environ.get(token_name, "")}'}
+    client = TestClient(Guard(app), raise_server_exceptions=False)
+    def put(**kwargs): return client.post('/put_all', json=dict(asks=[{**ask, **kwargs}]), headers=own)
+    assert put().status_code == 507 and 'make room' in put().json()['detail'] and app.state.store.counts()['new'] == 0
+    db.execute('PRAGMA max_page_count=1000000')
+    assert put().json() == dict(new=1) and put().json() == dict(new=0)
+    assert put(key='x').status_code == put(text='x'*100_001).status_code == put(kind='vote').status_code == 422
+    assert client.post('/put_all', content=b'x'*5_000_000, headers=own).status_code == 413
+    assert client.post('/posted', json=dict(key='ask:1', post_id='5'), headers=own).status_code == 409
+    assert client.post('/put_all', json={}, headers=dict(authorization='Bearer forged')).status_code == 401
+
 # The model service
 
 def test_the_queue_is_bounded_and_a_bad_request_fails_alone():
@@ -359,14 +457,14 @@ def kill_campaign(folder, n_kills, n_asks, pause, seed=0):
             killed = {} # Process → name
             while len(killed)<n_kills or len(asks)<n_asks:
                 time.sleep(rng.uniform(0, 2*pause))
-                if len(asks)<n_asks: asks.append(blog.ask(f'<b>What</b> about {len(asks)}?') if rng.random()<.8 else tag_of(f"reply:{blog.reply('nice')}"))
+                while len(asks)<min(n_asks, 1+n_asks*(1+len(killed))//n_kills): asks.append(ask_something(blog, rng))
                 name = rng.choice(['front','model','switchboard'])
                 process = supervisor.processes[name]
                 if len(killed)<n_kills and process.is_alive() and process.pid not in killed:
                     os.kill(process.pid, signal.SIGKILL)
                     killed[process.pid] = name
             queue,ended = Store(config.files.folder/'queue.db'),time.monotonic()
-            wait_until(lambda: queue.counts()['posted']>=n_asks, 120)
+            wait_until(lambda: queue.counts()['posted']>=n_asks, 300)
             print(f'killing took {ended-started:.0f} s, all was answered {time.monotonic()-ended:.0f} s later')
             time.sleep(1) # what is still under way lands
             return dict(asks=asks, blog=blog, counts=queue.counts(), killed=killed, restarts=supervisor.restarts, queue=queue,
@@ -374,6 +472,11 @@ def kill_campaign(folder, n_kills, n_asks, pause, seed=0):
         finally:
             supervisor.stop()
             thread.join()
+
+def ask_something(blog, rng):
+    "Four in five ask, the others reply; where the answer is found"
+    if rng.random()<.8: return blog.ask(f'<b>What</b> about {rng.random()}? 🐦')
+    return tag_of(f"reply:{blog.reply('nice')}")
 
 def wait_until(done, seconds):
     end = time.monotonic()+seconds
@@ -384,8 +487,8 @@ def files_with(folder, words):
     return [o.name for o in found if any(w.encode() in o.read_bytes() for w in words)],len(found)
 
 def test_processes_are_killed_and_no_ask_is_lost_or_answered_twice(tmp_path):
-    n_kills,n_asks = (200,150) if full else (6,10)
-    res = kill_campaign(tmp_path, n_kills, n_asks, .35 if full else .25)
+    n_kills,n_asks = (200,100) if full else (6,8)
+    res = kill_campaign(tmp_path, n_kills, n_asks, 1. if full else .5)
     print(res['counts'], res['restarts'], dict(res['blog'].seen))
     assert set(res['blog'].answers) == set(res['asks']) and not res['blog'].twice() and not res['blog'].waiting
     assert res['counts']['posted'] == n_asks and sum(res['restarts'].values()) >= n_kills

@@ -93,7 +93,7 @@ class Supervisor:
             lived = time.monotonic()-self.started[name]
             self.quick[name] = self.quick[name]+1 if lived<2 else 0
             self.restarts[name] += 1
-            self.due[name] = time.monotonic() + min(10., .05*2**min(self.quick[name], 10))
+            self.due[name] = time.monotonic() + min(5., .05*2**min(self.quick[name], 10))
             log.warning('%s has ended (%s): it is started again', name, o.exitcode)
 
     def stop(self): self.ended.set()

@@ -103,6 +103,7 @@ def create_app(config, drafters=2):
         for o in threads: o.join(2)
 
     app = FastAPI(title='blog_bot switchboard', docs_url=None, redoc_url=None, openapi_url=None, lifespan=lifespan)
+    app.state.store = store
     _add_errors(app)
     _add_queue(app, store)
 
