@@ -45,6 +45,7 @@ Modules:
 - `collab_ext.model`: A dot product with biases that starts at the mean rating, and the link between its argument and a rating
 - `collab_ext.mood`: A bot that is cheered up or put down by what people say to it, for hours, and chooses its words accordingly
 - `collab_ext.next_pair`: Which two items to show a contributor next, so that their answer says the most
+- `collab_ext.off_policy`: What another way of choosing would have earned, computed from a log; whether scores mean what they say; and which of several sources people like more, with intervals that stay true however often one looks
 - `collab_ext.plots`: Look at a learner: recall at every length of the list, a map of the items, scores and errors
 - `collab_ext.prepare_command`: `collab-ext prepare`: a file of ratings or clicks in, checked and split data out
 - `collab_ext.rank`: The best items for each user, out of the whole catalogue, without what the user has already
@@ -66,6 +67,7 @@ Modules:
 - `collab_ext.shards`: A folder of encoded ratings that is read piece by piece: what is in it, and how to know that nothing is missing or damaged
 - `collab_ext.simulate`: Draw ratings and clicks whose truth is known, and cut ratings into a source and a target
 - `collab_ext.simulate_comparisons`: Draw comparisons whose true scores are known, with adversaries or without, and measure how well scores agree with the truth
+- `collab_ext.simulate_readers`: Texts that are made of words, and readers who like some words better than others: votes whose truth is known
 - `collab_ext.slates`: What could have been said, with which chance, and what came of it: a log that survives being killed
 - `collab_ext.solver`: What a learner asks of a closed form, and the callback that trains with one
 - `collab_ext.sources`: Take the weights to transfer from wherever they are: a saved pair, a learner, vectors of another model, the hub
@@ -126,6 +128,7 @@ mood: Mood
 slates: SlateLog
 choose: Retained choose select_from
 user_posterior: UserPosterior
+off_policy: compare_sources off_policy votes_needed
 export: # these have methods of the learners
 comparison_plots:
 next_pair:
@@ -157,7 +160,7 @@ class _Loaded:
     def create_module(self, spec): return sys.modules[spec.name]
     def exec_module(self, module): module.__spec__ = self.spec
 
-_alone = {f'{__name__}.{o}' for o in 'bundle catalogue cli content_prior features mood recommend_command serve serve_command shard_writer shards slates versions'.split()} # these are imported without torch
+_alone = {f'{__name__}.{o}' for o in 'bundle catalogue cli content_prior features mood recommend_command serve serve_command shard_writer shards simulate_readers slates versions'.split()} # these are imported without torch
 
 class _Whole:
     "Imports all modules before the first one but those in `_alone`, so that a learner has its methods, whichever module it was imported or unpickled from"
@@ -196,9 +199,9 @@ __all__ = ['BPRLoss', 'Bundle', 'CCLLoss', 'Catalogue', 'CollabDataLoaders', 'Co
     'Fused', 'GraphFilter', 'IALSLoss', 'KFoldSplitters', 'L2SP', 'LeaveLastSplitter', 'Mood', 'RankMetrics', 'Retained',
     'Ring', 'SlateLog', 'SoftmaxLoss', 'SparseRows', 'TimeFoldSplitters', 'TimeSplitter', 'UnknownDropout', 'UserFoldSplitters',
     'UserPosterior', 'UserSplitter', 'Vocab', 'VoteLoss', 'WARPLoss', 'aggregate_scores', 'check_comparisons', 'check_ratings',
-    'choose', 'collab_learner', 'collab_splitter', 'compare', 'comparison_graph', 'comparison_learner', 'comparison_report',
-    'coverage', 'cross_domain_split', 'cross_validate', 'implicit_learner', 'layouts', 'linear_factors', 'linear_learner',
-    'load_pretrained_keys', 'match_embeds', 'match_rows', 'measure', 'measure_cold', 'prepare_shards', 'pull_from_hub',
-    'push_to_hub', 'read_pair', 'read_source', 'read_vocab', 'recommend_shards', 'reliability', 'save_pair', 'select_from',
-    'simulate_clicks', 'simulate_comparisons', 'simulate_ratings', 'split_items', 'tables', 'token_vectors', 'tune',
-    'wins_frame']
+    'choose', 'collab_learner', 'collab_splitter', 'compare', 'compare_sources', 'comparison_graph', 'comparison_learner',
+    'comparison_report', 'coverage', 'cross_domain_split', 'cross_validate', 'implicit_learner', 'layouts', 'linear_factors',
+    'linear_learner', 'load_pretrained_keys', 'match_embeds', 'match_rows', 'measure', 'measure_cold', 'off_policy',
+    'prepare_shards', 'pull_from_hub', 'push_to_hub', 'read_pair', 'read_source', 'read_vocab', 'recommend_shards',
+    'reliability', 'save_pair', 'select_from', 'simulate_clicks', 'simulate_comparisons', 'simulate_ratings', 'split_items',
+    'tables', 'token_vectors', 'tune', 'votes_needed', 'wins_frame']

@@ -38,7 +38,7 @@ def epsilon_greedy(scores, sd, epsilon=.1):
     "The best, but any candidate in a share `epsilon` of the cases"
     return (1-epsilon)*best(scores, sd) + epsilon/len(scores)
 
-# %% ../nbs/14c_choose.ipynb #11130ce3
+# %% ../nbs/14c_choose.ipynb #ca0e9805
 def ucb(scores, sd, width=.5):
     "The highest score plus `width` standard deviations"
     return best(scores+width*sd, sd)
@@ -64,7 +64,7 @@ def thompson(scores, sd, chunk=2**20):
     res *= np.exp(log_ndtr((floor-m)/d).sum())/max(res.sum(), 1)
     x,w = _nodes(m, d, floor)
     for o in np.array_split(np.arange(len(x)), 1+x.size*len(m)//chunk):
-        z = (x[o,None]-m)/d
+        z = ((x[o,None]-m)/d).clip(-40, 40) # beyond, densities are 0
         below = log_ndtr(z)
         others = below.sum(1, keepdims=True)-below
         res[unsure] += w[o]@(np.exp(others-z**2/2)/(d*math.sqrt(2*math.pi)))

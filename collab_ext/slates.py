@@ -213,7 +213,7 @@ def outcome(self:SlateLog,
         con.execute('INSERT INTO outcomes VALUES (?,?,?,?) ON CONFLICT (slate, user) DO UPDATE SET value=excluded.value, time=excluded.time',
             (plain(slate), whose, value, at))
 
-# %% ../nbs/14b_slates.ipynb #9d08e2ea
+# %% ../nbs/14b_slates.ipynb #4ef017e6
 frame_kinds = 'slate','candidate','outcome'
 _json_columns = [k for k,v in slate_columns.items() if v=='TEXT']
 
@@ -224,6 +224,7 @@ def _decoded(rows, columns):
     "A frame of rows of the database"
     df = pd.DataFrame(rows, columns=columns)
     for o in set(_json_columns)&set(columns): df[o] = pd.Series([json.loads(x) for x in df[o]], dtype=object)
+    if 'outcome' in df: df['outcome'] = df.outcome.astype(float)
     return df
 
 def _chosen_of(df):
@@ -232,7 +233,7 @@ def _chosen_of(df):
     return df.assign(chosen=df.chosen.astype('Int64'), candidate=pd.Series(pick('candidates'), dtype=object),
         propensity=pd.Series(pick('propensities'), dtype=float))
 
-# %% ../nbs/14b_slates.ipynb #6550f073
+# %% ../nbs/14b_slates.ipynb #853106f1
 def _by_candidate(df):
     "A row for each candidate of each slate"
     n = df.candidates.str.len().astype(int)
@@ -243,6 +244,14 @@ def _by_candidate(df):
     res['shown'] = res.position.to_numpy()==np.repeat(df.chosen.fillna(-1).to_numpy(int), n)
     return res.assign(outcome=np.where(res.shown, np.repeat(df.outcome.to_numpy(float), n), np.nan))
 
+@contextmanager
+def _same_as_written(path):
+    "Say of a row that can't be read which file it is in"
+    try: yield
+    except (ValueError,TypeError,LookupError,AttributeError) as e:
+        raise ValueError(f"{path} holds a row that is not what was written ({e!r:.80}), so the file is damaged: move it away, or mend it with SQLite's `.recover`") from e
+
+# %% ../nbs/14b_slates.ipynb #3ed59430
 @patch
 def frame(self:SlateLog,
     by='slate', # 'slate', 'candidate' or 'outcome': what has a row
@@ -251,10 +260,11 @@ def frame(self:SlateLog,
     if by not in frame_kinds: raise ValueError(f"`by` is one of {', '.join(map(repr, frame_kinds))}, not {by!r:.80}")
     with log_errors(self.path):
         found = self.connection().execute(_query)
-        df = _decoded(found.fetchall(), [o[0] for o in found.description])
+        rows,columns = found.fetchall(),[o[0] for o in found.description]
         if by=='outcome': outcomes = self.connection().execute('SELECT slate, user, value, time FROM outcomes ORDER BY slate, user').fetchall()
-    df = _chosen_of(df.astype(dict(outcome=float)))
-    if by=='slate': return df
-    if by=='candidate': return _by_candidate(df)
-    res = _decoded(outcomes, ['slate','user','value','time'])
-    return res.merge(df[['slate','context','candidate','propensity']], on='slate', how='left')
+    with _same_as_written(self.path):
+        df = _chosen_of(_decoded(rows, columns))
+        if by=='slate': return df
+        if by=='candidate': return _by_candidate(df)
+        res = _decoded(outcomes, ['slate','user','value','time'])
+        return res.merge(df[['slate','context','candidate','propensity']], on='slate', how='left')
