@@ -1,7 +1,7 @@
 "A blog bot whose processes are killed: no ask is lost, and none is answered twice"
 import asyncio,json,logging,os,random,signal,socket,sqlite3,sys,threading,time
 from pathlib import Path
-import httpx,pytest
+import httpx,numpy as np,pytest
 sys.path.insert(0, str(Path(__file__).parent.parent/'examples'))
 pytest.importorskip('oauthlib')
 from blog_bot.collecting import add_rows,collect
@@ -438,6 +438,15 @@ def test_words_follow_words_and_vectors_are_finite():
     assert set(words.generate(['']*20, 1, 10, 1, 0)[0]) <= {'the sea is blue','the sea is deep'}
     assert {o for o, in words.generate(['deep?']*20, 1, 10, 1, 0)} == {'the sea is deep'}
     assert hashed_words(['', 'x', '\ud83d']).shape == (3,256)
+
+@pytest.mark.skipif(not full, reason="imports transformers")
+def test_a_language_model_writes_and_its_states_are_vectors(tmp_path):
+    from blog_bot.model_service import Generate,Models,Texts
+    with Standin() as blog: models = Models(config_for(blog, tmp_path, model=dict(generator='tiny', max_tokens=12)))
+    res = models.generate([Generate(prompt='Hi', n=2), Generate(prompt='日本語 🐦'*10_000, n=3), Generate(prompt='', n=1)])
+    assert [len(o['texts']) for o in res] == [2,3,1]
+    vectors = models.embed([Texts(texts=['a','']), Texts(texts=['b'])])
+    assert [len(o['vectors']) for o in vectors] == [2,1] and np.isfinite(vectors[0]['vectors']).all()
 
 # All of it
 

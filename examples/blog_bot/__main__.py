@@ -36,7 +36,7 @@ def parser():
 
 def store_of(config):
     file = config.files.folder/'queue.db'
-    if not file.exists(): raise ConfigError(f"- there is no queue in {config.files.folder}: start the bot first, by `python -m blog_bot run`")
+    if not file.exists(): raise FileNotFoundError(f"There is no queue in {config.files.folder}: start the bot first, by `python -m blog_bot run`")
     return Store(file, config.switchboard.retries, config.switchboard.backoff_seconds)
 
 def until_stopped(supervisor):
