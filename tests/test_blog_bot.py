@@ -195,7 +195,11 @@ class World:
         self.wait(self.rng.uniform(0, .02))
         url,body = request.url,json.loads(request.content or b'{}')
         respond = lambda: self.blog.respond(request.method, url.path, dict(url.params), body)
-        answer = self.blog.outcome(respond, lambda f: self.landing.append((self.now+self.rng.uniform(0, self.blog.faults.lag), f)))
+        def later(f): self.landing.append((self.now+self.rng.uniform(0, self.blog.faults.lag), f))
+        if self.rng.random()<self.kill/2: # the front is killed, and its request is under way
+            later(respond)
+            raise Killed
+        answer = self.blog.outcome(respond, later)
         if answer: return httpx.Response(answer.status, content=envelope(answer), headers=answer.headers)
         self.wait(self.rng.uniform(0, .3))
         raise httpx.ReadTimeout('')
@@ -237,8 +241,8 @@ def test_each_ask_is_answered_once_whatever_happens(tmp_path, seed):
     asks = answers_in(world)
     assert set(world.blog.answers) == set(asks) and not world.blog.twice() and not world.blog.waiting, (world.store.counts(), world.blog.twice())
 
-@pytest.mark.parametrize('settle,answers', [(1., 1), (.05, 2)])
-def test_the_promise_rests_on_the_settle_time(tmp_path, settle, answers):
+@pytest.mark.parametrize('settle,killed,answers', [(1., False, 1), (.05, False, 2), (1., True, 1)])
+def test_the_promise_rests_on_the_settle_time(tmp_path, settle, killed, answers):
     "A post that gets no answer lands half a second later: the one who waits finds it, the hasty one posts again"
     world = World(tmp_path, 0, settle=settle, kill=0, faults=Faults())
     world.blog.reply('!')
@@ -248,8 +252,12 @@ def test_the_promise_rests_on_the_settle_time(tmp_path, settle, answers):
     world.blog.reply('?')
     front.poll()
     draft_all(world.store)
-    world.blog.outcome = lambda respond,later: world.landing.append((world.now+.5, respond))
-    front._tried(front.post_next)
+    def late(respond, later):
+        world.landing.append((world.now+.5, respond))
+        if killed: raise Killed
+    world.blog.outcome = late
+    try: front._tried(front.post_next)
+    except Killed: front = world.front()
     world.blog.outcome = outcome
     for _ in range(40):
         front._tried(front.post_next)
