@@ -1,0 +1,125 @@
+"A blog bot. `demo` needs no account; `check` looks at the settings, `run` starts the bot"
+import argparse,signal,sys,tempfile,threading,time
+from pathlib import Path
+from .config import ConfigError,check_config,read_config,secrets_of
+from .logs import start_log
+from .store import Store
+from .supervisor import Supervisor
+from .tumblr import Refused,Tumblr,Unsure,text_of
+
+def parser():
+    p = argparse.ArgumentParser('python -m blog_bot', description=__doc__)
+    commands = p.add_subparsers(dest='command', required=True, metavar='command')
+    def add(name, help, config=True):
+        res = commands.add_parser(name, help=help)
+        if config: res.add_argument('--config', default='config.toml', help='the settings (default: config.toml)')
+        return res
+    demo = add('demo', 'try it with a blog on this machine: type an ask, read the answer', config=False)
+    demo.add_argument('--ask', action='append', default=[], help='ask this instead of reading from the keyboard (may be repeated)')
+    demo.add_argument('--generator', default='words', help='who writes: words, smollm2, or the name or folder of a language model')
+    add('check', 'check the settings, and whether Tumblr accepts the tokens')
+    add('run', 'start the bot')
+    add('status', 'how many asks are in which state, and what is set aside')
+    trace = add('trace', 'what an answer was chosen from')
+    trace.add_argument('key', nargs='?', help='such as ask:1234 (default: the last ten)')
+    retry = add('retry', 'try again what was set aside')
+    retry.add_argument('key', nargs='?', help='such as ask:1234 (default: all)')
+    add('collect', 'fetch the posts of the blog with their notes; may be interrupted, and goes on where it was')
+    add('prepare', 'make what a selector learns from: notes as quantiles among the posts of the two weeks before')
+    train = add('train', 'train the selector, or with --labels the sentiment head')
+    train.add_argument('--labels', help='CSV with the columns text and label (1 or -1): trains the sentiment head')
+    train.add_argument('--epochs', type=int, default=8)
+    place = add('place', 'put a trained head in place; a running bot takes it up')
+    place.add_argument('number', nargs='?', type=int, help='of the run (default: the newest)')
+    place.add_argument('--remove', choices=['selector','sentiment'], help='do without this head from now on')
+    return p
+
+def store_of(config):
+    file = config.files.folder/'queue.db'
+    if not file.exists(): raise FileNotFoundError(f"There is no queue in {config.files.folder}: start the bot first, by `python -m blog_bot run`")
+    return Store(file, config.switchboard.retries, config.switchboard.backoff_seconds)
+
+def until_stopped(supervisor):
+    "Run until Ctrl-C or SIGTERM"
+    for o in (signal.SIGINT,signal.SIGTERM): signal.signal(o, lambda *_: supervisor.stop())
+    supervisor.run()
+
+def run(config, args): until_stopped(Supervisor(config))
+
+def check(config, args):
+    blog = Tumblr(config).info()['blog']
+    print(f"All is well: the blog {blog['name']} has {blog.get('posts', '?')} posts.")
+
+def status(config, args):
+    store = store_of(config)
+    for state,n in store.counts().items(): print(f'{state:9} {n}')
+    for o in store.listed('dead'): print(f"set aside: {o['key']}: {o['error']}")
+    for o in store.listed('rejected', 10): print(f"no answer: {o['key']}: {o['error']}")
+
+def trace(config, args):
+    from collab_ext.slates import SlateLog
+    df = SlateLog(config.files.folder/'slates.db').frame()
+    df = df[[args.key is None or o['key']==args.key for o in df['info']]].tail(10)
+    for _,o in df.iterrows():
+        print(f"{o['info']['key']} {o['context']!r} (mood {o.mood:.2f}, {o.policy}, {o['info']})")
+        for i,text in enumerate(o.candidates):
+            print(f"  {'→' if i==o.chosen else ' '} score {o.scores[i]:.2f} sentiment {o.sentiments[i]:.2f} chance {o.propensities[i]:.2f}  {text}")
+
+def retry(config, args): print(f"{store_of(config).revive(args.key)} are tried again")
+
+def collect(config, args):
+    from .collecting import collect
+    print(collect(config, print))
+
+def prepare(config, args):
+    from .learning import prepare
+    print(prepare(config))
+
+def train(config, args):
+    from .learning import train
+    print(train(config, args.labels, args.epochs))
+
+def place(config, args):
+    from .learning import place
+    print(place(config, args.number, args.remove))
+
+def demo(args):
+    "A blog in memory, and the bot beside it"
+    from .standin import Standin,demo_tokens
+    with Standin() as blog,tempfile.TemporaryDirectory() as folder:
+        tumblr = dict(api=blog.url, timeout_seconds=2., settle_seconds=1., **demo_tokens)
+        config = check_config(dict(blog=dict(name=blog.name, poll_seconds=.2), tumblr=tumblr, switchboard=dict(backoff_seconds=.5),
+            model=dict(generator=args.generator), files=dict(folder=folder, log_level='WARNING')))
+        config.files.folder = Path(folder)
+        start_log('demo', Path(folder)/'logs', 'WARNING', secrets_of(config))
+        supervisor = Supervisor(config)
+        thread = threading.Thread(target=supervisor.run)
+        thread.start()
+        print("The bot starts, which takes some seconds.", flush=True)
+        try: _talk(blog, args.ask)
+        except KeyboardInterrupt: pass
+        finally:
+            supervisor.stop()
+            thread.join()
+
+def _talk(blog, asks):
+    if not asks: print("Type an ask and press Enter; an empty line ends.", flush=True)
+    for text in asks or iter(input, ''):
+        id = blog.ask(text, 'you')
+        while not blog.answers[id]: time.sleep(.05)
+        post = blog.posts[blog.answers[id][0]]
+        asked = sum(len(o['blocks']) for o in post['layout'])
+        print(f'you asked: {text}\nthe bot posts: {text_of(post["content"][asked:])}\n', flush=True)
+
+def main():
+    args = parser().parse_args()
+    try:
+        if args.command=='demo': return demo(args)
+        config = read_config(args.config)
+        start_log(args.command, config.files.folder/'logs', config.files.log_level, secrets_of(config))
+        globals()[args.command](config, args)
+    except ConfigError as e: sys.exit(f"The settings can't be used:\n{e}")
+    except (Refused,Unsure) as e: sys.exit(f"Tumblr: {e}")
+    except (ValueError,OSError) as e: sys.exit(str(e))
+
+if __name__=='__main__': main()
