@@ -200,12 +200,12 @@ def __dir__(): return sorted({*globals(), *__all__})
 # What `from collab_ext import *` gives: what users type. Everything else is imported from its module.
 __all__ = ['BPRLoss', 'Bundle', 'CCLLoss', 'Catalogue', 'CollabDataLoaders', 'CollabLearner', 'ComparisonDataLoaders',
     'ComparisonLearner', 'ContentPrior', 'DotBias', 'EASE', 'EmbeddingDotBias', 'EmbeddingNN', 'Features', 'FreezeRows', 'Fused',
-    'GraphFilter', 'IALSLoss', 'KFoldSplitters', 'L2SP', 'LeaveLastSplitter', 'RankMetrics', 'Ring', 'SelectorLearner',
+    'GraphFilter', 'IALSLoss', 'KFoldSplitters', 'L2SP', 'LeaveLastSplitter', 'RankMetrics', 'Ring',
     'SoftmaxLoss', 'SparseRows', 'TextStates', 'TimeFoldSplitters', 'TimeSplitter', 'UnknownDropout', 'UserFoldSplitters',
     'UserSplitter', 'Vocab', 'VoteLoss', 'WARPLoss', 'aggregate_scores', 'check_comparisons', 'check_ratings', 'collab_learner',
     'collab_splitter', 'compare', 'comparison_graph', 'comparison_learner', 'comparison_report', 'coverage',
     'cross_domain_split', 'cross_validate', 'implicit_learner', 'layouts', 'linear_factors', 'linear_learner',
     'load_pretrained_keys', 'load_selector', 'match_embeds', 'match_rows', 'measure', 'measure_cold', 'prepare_shards',
-    'pull_from_hub', 'push_to_hub', 'quantile_votes', 'read_pair', 'read_source', 'read_vocab', 'recommend_shards',
+    'pull_from_hub', 'push_to_hub', 'read_pair', 'read_source', 'read_vocab', 'recommend_shards',
     'reliability', 'rolling_quantile', 'save_pair', 'selector_learner', 'simulate_clicks', 'simulate_comparisons',
-    'simulate_ratings', 'smollm2', 'split_items', 'tables', 'token_vectors', 'tune', 'wins_frame']
+    'simulate_ratings', 'split_items', 'tables', 'token_vectors', 'tune', 'wins_frame']
