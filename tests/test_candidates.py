@@ -80,7 +80,8 @@ def test_hostile_cache_files_are_computed_again(lm, tmp_path, content):
     assert np.array_equal(states(['to be'])[0], before)
     assert np.array_equal(np.load(file), before)
 
-@pytest.mark.parametrize('x', [np.full((2,32), np.nan, dtype='f2'), np.zeros((2,8), dtype='f2'), np.zeros((2,32)), np.zeros((999,32), dtype='f2'), np.array([dict()]), np.zeros(5)])
+@pytest.mark.parametrize('x', [np.full((2,32), np.nan, dtype='f2'), np.zeros((2,8), dtype='f2'), np.zeros((2,32)),
+    np.zeros((999,32), dtype='f2'), np.array([dict()]), np.zeros(5)])
 def test_arrays_of_another_kind_are_computed_again(lm, tmp_path, x):
     states = TextStates(*lm, cache=tmp_path)
     before = states(['to be'])[0]
