@@ -121,7 +121,8 @@ def test_files_that_claim_too_much_are_refused(tmp_path):
     state = load_file(file)
     from safetensors import safe_open
     with safe_open(file, 'pt') as f: info = json.loads(f.metadata()['collab_ext'])
-    for change in (dict(width=2**30), dict(users=['#na#']), dict(users=[['a']]), dict(hidden=-1), dict(format='x'),
+    for change in (dict(width=2**30), dict(users=['#na#']), 
+            dict(users=[['a']]), dict(hidden=-1), dict(format='x'),
             dict(version=2), dict(columns=dict(evil=1)), dict(loss='x')):
         save_file(state, file, metadata=dict(collab_ext=json.dumps({**info, **change})))
         with pytest.raises(ValueError): load_selector(file, states)
