@@ -26,7 +26,9 @@ def _cell2md(c):
     dirs = c.directives
     if c.cell_type=='raw' or cell_frontmatter(c.source): return ''
     c.remove_directives()
-    if c.cell_type=='markdown': return re.sub(r'\]\((?![a-z]+:|#|/)([^)\s]+)\)', _link, c.source.strip())
+    if c.cell_type=='markdown':
+        text = re.sub(r'\n- search-words:.*', '', c.source.strip()) # these are for the site's search
+        return re.sub(r'\]\((?![a-z]+:|#|/)([^)\s]+)\)', _link, text)
     if _hidden & dirs.keys() or dirs.get('include')=='false': return ''
     code = [f'```python\n{c.source.strip()}\n```'] if c.source.strip() and dirs.get('echo')!='false' else []
     outs = map(_out2md, c.outputs) if dirs.get('output')!='false' else []
