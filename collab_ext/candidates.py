@@ -26,7 +26,7 @@ def candidates(
     source=None, # Column of generators, or other authors
     user=None, # Column of people
     time=None, # Column of times: dates, or seconds since 1970
-    feedback=None, # Column of votes (1, -1) or of counts; missing values are nothing yet
+    feedback=None, # Column of votes (1, -1; or True, False) or of counts; missing values are nothing yet
     weight=None, # Column of weights
 )->pd.DataFrame: # The columns that were named, under the names of `candidate_columns`, with the index of `df`
     "Check feedback on candidates"
@@ -39,7 +39,7 @@ def candidates(
     for k in ('text','context','source','user'):
         if k in res: _check_labels(k, res[k])
     if 'time' in res: res['time'] = as_times(res.time)
-    if 'feedback' in res: res['feedback'] = _numbers('feedback', res.feedback)
+    if 'feedback' in res: res['feedback'] = _numbers('feedback', _thumbs(res.feedback))
     if 'weight' in res: res['weight'] = _weights(res.weight)
     return res
 
@@ -51,6 +51,10 @@ def _check_labels(name, column):
         ", or write '' for an empty text" if name=='text' else ", or name a user such as 'somebody'"))
     bad = first(i for i,o in enumerate(column.tolist()) if isinstance(o, (list,dict,set,np.ndarray)))
     if bad is not None: raise ValueError(f"the {name} of row {bad} is {a_type(column.iloc[bad])}, not text or a label: {column.iloc[bad]!r:.80}")
+
+def _thumbs(column):
+    "Votes ±1 of a column of True and False; another one as it is"
+    return column.map({True:1,False:-1}) if pd.api.types.is_bool_dtype(column) else column
 
 def _numbers(name, column):
     "Finite numbers, and NaN where there is none"
@@ -73,9 +77,10 @@ def as_times(
     column = pd.Series(column)
     is_number = pd.api.types.is_numeric_dtype(column) and not pd.api.types.is_bool_dtype(column)
     is_text = column.dtype==object or pd.api.types.is_string_dtype(column)
-    how = dict(unit='s') if is_number else dict(format='mixed') if is_text else {}
+    how = dict(unit='s') if is_number else dict(format='ISO8601') if is_text else {}
     try: res = pd.to_datetime(column, utc=True, **how)
-    except (ValueError,TypeError,OverflowError) as e: raise ValueError(f"`time` holds what is no time: {e}") from None
+    except (ValueError,TypeError,OverflowError) as e: raise ValueError(f"`time` holds what is no time: {e}; text is read as ISO 8601, such as 2024-03-13, and numbers are seconds since 1970: "
+        "convert others with `pd.to_datetime(…, format=…)`") from None
     bad = np.flatnonzero(res.isna())
     if len(bad): raise ValueError(f"row {bad[0]} has no time: leave such rows out")
     return res.dt.tz_localize(None).astype('datetime64[ns]')
@@ -118,7 +123,7 @@ tie_rules = dict(low=0., mid=.5, high=1.) # Share of equal numbers that counts a
 
 def _span(name, value):
     "A length of time as nanoseconds"
-    try: res = pd.Timedelta(value)
+    try: res = pd.NaT if isinstance(value, (int,float)) else pd.Timedelta(value) # a number would be of nanoseconds
     except (ValueError,TypeError): res = pd.NaT
     if res is pd.NaT or res<pd.Timedelta(0): raise ValueError(f"`{name}` is a length of time such as '14D' or '2h', not {value!r:.80}")
     return res.as_unit('ns').value

@@ -82,6 +82,9 @@ def policy_lists(
     if not isinstance(policy, dict): return _lists_of('policy', policy, df)
     check_kwargs(policy, 'policy', propensities, but=('scores','sd','allowed'))
     if 'scores' not in df: raise KeyError("`log` has no column 'scores', by which a policy that is named would choose: pass chances for each slate")
+    lacking = df.scores.isna()
+    if lacking.any(): raise ValueError(f"{lacking.sum()} of {len(df)} slates were chosen without scores, by which a policy that is named would choose: "
+        "leave them out, or pass a function of a row")
     sds = df.sds if 'sds' in df else [None]*len(df)
     return [propensities(s, sd, **policy) for s,sd in zip(df.scores, sds)]
 
@@ -126,8 +129,13 @@ def effective_number(
 # %% ../nbs/14d_off_policy.ipynb #71c8bb16
 def _groups(df, by):
     "Number of the group of each row; each row its own without a column"
+    if by is not None and by!='user' and by not in df: raise KeyError(f"`by` names the column {by!r}, and `log` has {list(df.columns)}")
     if by is None or by not in df or df[by].isna().all(): return np.arange(len(df))
-    return pd.factorize(df[by].astype(str).where(df[by].notna(), [f'row {i}' for i in range(len(df))]))[0]
+    return _own_groups(df[by])
+
+def _own_groups(labels):
+    "Number of the group of each label; what has none is its own"
+    return pd.factorize(labels.astype(str).where(labels.notna(), [f'row {i}' for i in range(len(labels))]))[0]
 
 def _t_interval(value, se, n, level):
     half = scipy.stats.t.ppf((1+level)/2, max(n-1, 1))*se
@@ -339,7 +347,7 @@ def _check_votes(votes, source, value, user):
     check_frame('votes', votes)
     for o in (source,value,user):
         if o not in votes: raise KeyError(f"`votes` has no column {o!r}; it has {list(votes.columns)}: name the columns of sources, values and users")
-    df = votes[votes[value].notna()&votes[source].notna()]
+    df = votes[votes[value].notna()&votes[source].notna()&votes[user].notna()]
     if not len(df): raise ValueError("`votes` is empty: there is nothing to compare")
     if not np.isfinite(pd.to_numeric(df[value], errors='coerce')).all(): raise ValueError(f"The column {value!r} holds what is no finite number")
     return df
@@ -378,13 +386,15 @@ def compare_sources(
 )->pd.DataFrame: # A row for each source: votes, users, mean, difference, low, high, better (chance that it is better than the reference)
     "Which source people like, with intervals that hold at all looks together"
     _check_level(level)
+    if not isinstance(scale, Real) or not 0<scale<math.inf: raise ValueError(f"`scale` is a number above 0, the size of differences that matter, not {scale!r:.80}")
+    if item!='item' and item not in votes: raise KeyError(f"`item` names the column {item!r}, and `votes` has {list(votes.columns)}")
     df = _check_votes(votes, source, value, user)
     names = df[source].value_counts()
     if reference is None: reference = names.index[0]
     if reference not in names.index: raise ValueError(f"`reference` is one of the sources {list(names.index)}, not {reference!r:.80}" +
         did_you_mean(reference, names.index))
     users = pd.factorize(df[user])[0]
-    items = pd.factorize(df[item])[0] if item in df else None
+    items = _own_groups(df[item]) if item in df else None
     errors = {o:_mean_errors(df, source, value, o) for o in names.index}
     alpha,rows = (1-level)/max(len(names)-1, 1),{}
     for o,(mean,e) in errors.items():

@@ -33,6 +33,8 @@ def _checked_feedback(df, loss):
     if 'feedback' not in df: raise ValueError("there is no feedback: name its column as `feedback`")
     df = df[df.feedback.notna()]
     if loss=='votes':
+        if df.feedback.isin([0,1]).all() and (df.feedback==0).any(): raise ValueError("these votes are 0 and 1, and a dislike is -1, where 0 is no vote: "
+            "pass `2*feedback-1`, or True and False")
         df = df[df.feedback!=0]
         bad = df.feedback[~df.feedback.isin([-1,1])]
         if len(bad): raise ValueError(f"a vote is 1 or -1, not {bad.iloc[0]:g}: make counts into quantiles by `rolling_quantile`, or pass `loss='pairs'`")
@@ -321,8 +323,10 @@ def _scale(model, ds, each):
     "Learn means and standard deviations of the states, so that features have variances of 1: each, or on average"
     means = np.stack([o.astype(np.float32).mean(0) for o in ds.states])
     model.centre.copy_(torch.from_numpy(means.mean(0)))
-    spread = means.std(0) if each else np.full(means.shape[1], means.std(0).mean())
-    model.spread.copy_(torch.from_numpy(spread.astype(np.float32)).clamp(min=1e-4))
+    spread = means.std(0)
+    usual = max(spread.mean(), 1e-4)
+    spread = np.where(spread>1e-3*usual, spread, usual) if each else np.full_like(spread, usual) # what never varied in training says little of new texts
+    model.spread.copy_(torch.from_numpy(spread.astype(np.float32)))
 
 def _find_directions(model, f):
     "The main directions of the features `f`, in which users may differ"
@@ -655,6 +659,7 @@ def load(self:SelectorLearner,
     device=None, # As for `Learner.load`; the model stays where it is
     with_opt=True, # fastai's callbacks pass it; there is no optimizer's state to load
     strict=True, # fastai's callbacks pass it; a selector of another shape is refused
+    weights_only=True, # fastai's callbacks pass it; nothing in a file is ever run
 )->SelectorLearner: # This learner
     "Load a selector with the same users and shape"
     saved = read_selector(self.path/self.model_dir/file)
@@ -665,3 +670,14 @@ def load(self:SelectorLearner,
     if here!=there: raise ValueError(f"{file} is of a selector of another shape: pass `hidden={saved.model.hidden}` to `selector_learner`")
     self.model.load_state_dict(saved.model.state_dict())
     return self
+
+# %% ../nbs/14b_selector.ipynb #94ef03f0
+@patch
+@delegates(Learner.lr_find)
+def lr_find(self:SelectorLearner, **kwargs):
+    "As `Learner.lr_find`; the selector stays what it was"
+    before = deepcopy(self.model.state_dict())
+    try: return Learner.lr_find(self, **kwargs)
+    finally:
+        self.model.load_state_dict(before)
+        self.opt = None

@@ -107,3 +107,13 @@ def test_the_whole_model_stays_whole(lm):
     before = len(model.transformer.h)
     TextStates(model, tokenizer, layers=[1])(['to be'])
     assert len(model.transformer.h)==before and model.config.num_hidden_layers==before
+
+def test_lengths_and_times_are_no_guesses():
+    posts = pd.DataFrame(dict(time=pd.date_range('2024', periods=9), notes=range(9)))
+    with pytest.raises(ValueError, match="`window` is a length of time such as '14D'"): rolling_quantile(posts, 'notes', 'time', window=14) # it was 14 nanoseconds
+    with pytest.raises(ValueError, match='ISO 8601'): as_times(['13/02/2024','03/02/2024']) # it was February and March
+    assert as_times(['2024-02-13','2024-02-13 10:00']).dt.day.tolist()==[13,13]
+
+def test_votes_may_be_true_and_false():
+    df = pd.DataFrame(dict(text=['a','b'], up=[True,False]))
+    assert candidates(df, 'text', feedback='up').feedback.tolist()==[1,-1]

@@ -652,3 +652,10 @@ def test_campaign_of_1000_requests(home, tmp_path, fake_telegram):
         f"MB after 200 {memory[200]:.1f}, after {n} {memory[n]:.1f} ({memory[n]/memory[200]-1:+.1%}), after {len(tg.presses)} votes {memory['votes']:.1f}")
     assert got==Counter(1+i%50 for i in range(n)) and told>.95*n, out
     assert memory[n]<1.05*memory[200] and memory['votes']<1.05*memory[200]
+
+@pytest.mark.parametrize('option,value', [('--per-minute','0'), ('--batch','0'), ('--temperature','nan'), ('--temperature','0'), ('--explore','7'), ('--top-p','2'),
+    ('--retrain-every','-1'), ('--how','greedy')])
+def test_options_are_checked(option, value, capsys):
+    from joke_bot.__main__ import parser
+    with pytest.raises(SystemExit): parser().parse_args(['--chat', option, value])
+    assert option in capsys.readouterr().err

@@ -170,3 +170,23 @@ def test_the_votes_that_are_needed_suffice():
     with pytest.raises(ValueError, match='did you mean'): compare_sources(votes, 'humans')
     with pytest.raises(KeyError, match="no column 'value'"): compare_sources(votes.drop(columns='value'))
     with pytest.raises(ValueError, match='is empty'): compare_sources(votes[:0])
+
+def test_columns_that_are_named_are_there():
+    log = simulate_slates(60)
+    with pytest.raises(KeyError, match="`by` names the column 'usr'"): off_policy(log, 'best', by='usr')
+    votes = simulate_votes(dict(human=.2, model=.1))
+    with pytest.raises(KeyError, match="`item` names the column 'itme'"): compare_sources(votes, item='itme')
+    for bad in (-1,0,np.nan,'x'):
+        with pytest.raises(ValueError, match='`scale` is a number above 0'): compare_sources(votes, scale=bad)
+
+def test_items_and_users_may_be_missing():
+    votes = simulate_votes(dict(human=.2, model=.1))
+    votes.loc[votes.source=='human','item'] = None # jokes of people have no number
+    assert np.isfinite(compare_sources(votes).loc['model',['low','high']].astype(float)).all() or compare_sources(votes).loc['human','low']==0
+    votes.loc[0,'user'] = None
+    assert compare_sources(votes).votes.sum()==len(votes)-1
+
+def test_slates_without_scores_are_no_ground_for_a_named_policy():
+    log = simulate_slates(20)
+    log.at[3,'scores'] = None
+    with pytest.raises(ValueError, match='1 of 20 slates were chosen without scores'): off_policy(log, 'best')

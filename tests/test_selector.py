@@ -137,3 +137,26 @@ def test_a_failed_save_leaves_the_old_file(tmp_path, monkeypatch):
     monkeypatch.setattr(os, 'fsync', full)
     with pytest.raises(OSError): learn.solve(precision=99.).save('it')
     assert file.read_bytes()==before and len([*file.parent.iterdir()])==1
+
+def test_zero_is_no_dislike():
+    df = votes()
+    with pytest.raises(ValueError, match='0 and 1, and a dislike is -1'): selector_learner(df.assign(feedback=(df.feedback>0)*1), states)
+
+def test_what_never_varied_says_little():
+    "A state that is constant in training, and another one in a new text, makes nothing sure and nothing infinitely unsure"
+    def wide(texts): return [np.concatenate([o, np.full((len(o),1), float('zebra' in t))], 1) for o,t in zip(states(texts), texts)]
+    learn = selector_learner(votes(), wide, valid=0).solve()
+    sd = learn.score_candidates([new[0], f'{new[0]} zebra'])[1]
+    assert sd[0]<sd[1]<5
+
+def test_a_search_for_a_rate_changes_nothing():
+    learn = selector_learner(votes(), states, hidden=8).solve()
+    before = learn.score_candidates(new)[0]
+    with learn.no_bar(),learn.no_logging(): learn.lr_find(show_plot=False)
+    assert np.array_equal(learn.score_candidates(new)[0], before)
+
+def test_the_best_epoch_is_kept(tmp_path):
+    from fastai.callback.tracker import SaveModelCallback
+    learn = selector_learner(votes(), states, hidden=8, path=tmp_path)
+    with learn.no_bar(),learn.no_logging(): learn.fit_one_cycle(2, cbs=SaveModelCallback())
+    assert np.isfinite(learn.score_candidates(new)[0]).all()

@@ -8,6 +8,7 @@ from collections import Counter,defaultdict,namedtuple
 from http.server import BaseHTTPRequestHandler,ThreadingHTTPServer
 from urllib.parse import parse_qs,urlsplit
 from oauthlib.oauth1 import Client
+from .tumblr import text_blocks
 
 demo_tokens = dict(consumer_key='demoKey0'*6+'01', consumer_secret='demoKeySecret'*3+'demoSecre02', oauth_token='demoToken'*5+'demo3',
     oauth_secret='demoTokenSecret'*3+'demo4') # Of nobody, in the form of real ones
@@ -70,11 +71,11 @@ class Standin:
         return str(self.last_id)
 
     def ask(self, text, who='reader'):
-        "Somebody asks; the id"
-        blocks = [dict(type='text', text=text)]
+        "Somebody asks, in blocks as long as Tumblr's are at most; the id"
+        blocks = text_blocks(text) or [dict(type='text', text=text)]
         with self.lock:
             id = self._new_id()
-            layout = dict(type='ask', blocks=[0], **(dict(attribution=dict(type='blog', blog=dict(name=who))) if who else {}))
+            layout = dict(type='ask', blocks=list(range(len(blocks))), **(dict(attribution=dict(type='blog', blog=dict(name=who))) if who else {}))
             self.waiting[id] = dict(id_string=id, timestamp=int(self.clock()), state='submission', type='blocks', content=blocks, layout=[layout], tags=[])
         return id
 

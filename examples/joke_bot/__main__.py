@@ -12,6 +12,15 @@ from .worker import Worker
 log = logging.getLogger(__name__)
 own_jokes = Path(__file__).with_name('jokes.csv')
 
+def between(low, high, kind=float):
+    "A function that reads a number of an option, or says what it may be"
+    def read(text):
+        try: value = kind(text)
+        except ValueError: value = None
+        if value is None or not low<=value<=high: raise argparse.ArgumentTypeError(f"a number from {low:g} to {high:g}, not {text!r:.40}")
+        return value
+    return read
+
 def parser():
     p = argparse.ArgumentParser('python -m joke_bot', description=__doc__)
     p.add_argument('--chat', action='store_true', help='talk in the terminal')
@@ -19,18 +28,18 @@ def parser():
     p.add_argument('--jokes', nargs='*', default=[str(own_jokes)], help='files of human jokes; a source each')
     p.add_argument('--no-models', action='store_true', help='tell human jokes only')
     p.add_argument('--owner', type=int, default=_number(os.environ.get('JOKE_BOT_OWNER')), help='Telegram id of who may ask for /stats and /retrain')
-    p.add_argument('--per-minute', type=int, default=20, help='requests of one person')
-    p.add_argument('--buffer', type=int, default=16, help='jokes that each model keeps ready')
-    p.add_argument('--batch', type=int, default=16, help='texts that a model writes at once')
-    p.add_argument('--explore', type=float, default=.2, help='share of the jokes that are chosen at random although there is a selector')
-    p.add_argument('--how', default='thompson', help='how the selector chooses: best, softmax, epsilon, ucb or thompson')
-    p.add_argument('--retrain-every', type=float, metavar='HOURS', help='learn from the votes by schedule')
-    p.add_argument('--temperature', type=float, default=.9)
-    p.add_argument('--top-k', type=int, default=50)
-    p.add_argument('--top-p', type=float, default=.95)
+    p.add_argument('--per-minute', type=between(1, 10_000, int), default=20, help='requests of one person')
+    p.add_argument('--buffer', type=between(1, 10_000, int), default=16, help='jokes that each model keeps ready')
+    p.add_argument('--batch', type=between(1, 1024, int), default=16, help='texts that a model writes at once')
+    p.add_argument('--explore', type=between(0, 1), default=.2, help='share of the jokes that are chosen at random although there is a selector')
+    p.add_argument('--how', default='thompson', choices=['best','softmax','epsilon','ucb','thompson'], help='how the selector chooses')
+    p.add_argument('--retrain-every', type=between(.01, 10_000), metavar='HOURS', help='learn from the votes by schedule')
+    p.add_argument('--temperature', type=between(.01, 100), default=.9)
+    p.add_argument('--top-k', type=between(1, 1_000_000, int), default=50)
+    p.add_argument('--top-p', type=between(.01, 1), default=.95)
     p.add_argument('--token-file', help='a file with the token of @BotFather')
     p.add_argument('--base-url', default='https://api.telegram.org', help='of a stand-in')
-    p.add_argument('--poll-seconds', type=int, default=30)
+    p.add_argument('--poll-seconds', type=between(0, 600, int), default=30)
     p.add_argument('--log-level', default='INFO', choices=['DEBUG','INFO','WARNING','ERROR'])
     p.add_argument('--log-file')
     return p
