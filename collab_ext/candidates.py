@@ -43,6 +43,11 @@ def candidates(
     if 'weight' in res: res['weight'] = _weights(res.weight)
     return res
 
+# %% ../nbs/14_candidates.ipynb #03c8448d
+def _thumbs(column):
+    "Votes ±1 of a column of True and False; another one as it is"
+    return column.map({True:1,False:-1}) if pd.api.types.is_bool_dtype(column) else column
+
 # %% ../nbs/14_candidates.ipynb #98947d6c
 def _check_labels(name, column):
     "Raise a `ValueError` for missing labels, and for what is no label"
@@ -51,10 +56,6 @@ def _check_labels(name, column):
         ", or write '' for an empty text" if name=='text' else ", or name a user such as 'somebody'"))
     bad = first(i for i,o in enumerate(column.tolist()) if isinstance(o, (list,dict,set,np.ndarray)))
     if bad is not None: raise ValueError(f"the {name} of row {bad} is {a_type(column.iloc[bad])}, not text or a label: {column.iloc[bad]!r:.80}")
-
-def _thumbs(column):
-    "Votes ±1 of a column of True and False; another one as it is"
-    return column.map({True:1,False:-1}) if pd.api.types.is_bool_dtype(column) else column
 
 def _numbers(name, column):
     "Finite numbers, and NaN where there is none"

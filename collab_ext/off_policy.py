@@ -133,16 +133,17 @@ def _groups(df, by):
     if by is None or by not in df or df[by].isna().all(): return np.arange(len(df))
     return _own_groups(df[by])
 
-def _own_groups(labels):
-    "Number of the group of each label; what has none is its own"
-    return pd.factorize(labels.astype(str).where(labels.notna(), [f'row {i}' for i in range(len(labels))]))[0]
-
 def _t_interval(value, se, n, level):
     half = scipy.stats.t.ppf((1+level)/2, max(n-1, 1))*se
     return value-half,value+half
 
 def _check_level(level):
     if not isinstance(level, Real) or not 0<level<1: raise ValueError(f"`level` is between 0 and 1, not {level!r:.80}")
+
+# %% ../nbs/14d_off_policy.ipynb #6dd21ed6
+def _own_groups(labels):
+    "Number of the group of each label; what has none is its own"
+    return pd.factorize(labels.astype(str).where(labels.notna(), [f'row {i}' for i in range(len(labels))]))[0]
 
 # %% ../nbs/14d_off_policy.ipynb #97c16bca
 # Slate of each candidate; candidates of each slate; chances by the other way and in the log; of each slate: position of the chosen, weight, outcome, group
