@@ -164,9 +164,9 @@ def from_interactions(cls:CollabDataLoaders,
     if len(found)<2: raise ValueError(f"Interactions need two columns (user, item); this frame has {found}")
     user = ifnone(user_name, found[0])
     item = ifnone(item_name, found[1])
-    if user_name is None: _warn_of_row_ids(df, user)
     if splitter is None: df,count = as_counts(df, user, item, count_name, weight_name)
     else: df,count,splitter = split_counts(df, user, item, splitter, count_name, weight_name)
+    if user_name is None: _warn_of_row_ids(df, user)
     dls = cls.from_df(df, user_name=user, item_name=item, rating_name=count, bs=bs, splitter=splitter, weight_name=weight_name, **kwargs)
     return with_negatives(dls, n_neg, neg_pow)
 

@@ -57,7 +57,7 @@ def test_a_start_below_the_mean_is_said(populations, tmp_path):
     with warnings.catch_warnings():
         warnings.simplefilter('error')
         learn = collab_learner(loaders(new), **harmful)
-    assert learn.transfer.start.rmse<learn.transfer.start.mean_rmse and 'does harm' in repr(learn.report)
+    assert learn.transfer.start.rmse<learn.transfer.start.mean_rmse and 'was not the best start' in repr(learn.report)
 
 @pytest.mark.parametrize('y_range', [None,(0,6)])
 def test_rounding_does_not_grow(populations, tmp_path, y_range):

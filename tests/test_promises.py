@@ -965,7 +965,7 @@ def test_no_bar_for_nothing(source, tmp_path):
             learn = collab_learner(dls, 3, path=tmp_path, cbs=cbs)
             learn.fit(2)
             learn.solve(2)
-            learn.validate()
+            with pytest.raises(ValueError, match='nothing to measure by'): learn.validate()
         assert not [o for o in w if 'empty' in str(o.message)]
         assert hasattr(learn, 'progress') and len(learn.recorder.values)>0
 
