@@ -83,10 +83,11 @@ class Mood:
         tau_habit=336., # Hours in which the habit follows what is heard
         gain=.0915, # By how much a remark of logit 1 moves the mood altogether; .61 × .15 in the original
         habit=0., # Logit that the bot is used to hear, to begin with
-        ranges:pd.DataFrame=mood_ranges, # Columns mood, low, high
+        ranges:pd.DataFrame=None, # Columns mood, low, high; `mood_ranges` by default
     ):
         for name,o in dict(tau=tau, tau_push=tau_push, tau_habit=tau_habit).items():
             if not isinstance(o, Real) or not 0<o<math.inf: raise ValueError(f"`{name}` is a time in hours above 0, not {o!r:.80}")
+        ranges = mood_ranges if ranges is None else ranges
         _check_ranges(ranges)
         self.matrix = mood_matrix(tau, tau_push, tau_habit)
         self.gain,self.ranges = gain,ranges
