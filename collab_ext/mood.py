@@ -69,9 +69,10 @@ def _check_ranges(ranges):
 
 def allowed_range(
     mood:float, # As `Mood.value`
-    ranges:pd.DataFrame=mood_ranges, # Columns mood, low, high
+    ranges:pd.DataFrame=None, # Columns mood, low, high; `mood_ranges` by default
 )->tuple: # Lowest and highest sentiment, each from 0 to 1
     "In which range of sentiment a text has to be"
+    ranges = mood_ranges if ranges is None else ranges
     return tuple(float(np.interp(mood, ranges.mood, ranges[o])) for o in ('low','high'))
 
 # %% ../nbs/14b_mood.ipynb #bb42cebf
