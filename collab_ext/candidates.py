@@ -105,7 +105,7 @@ def count_below(
     asked:np.ndarray, # A number
 )->tuple: # How many of `codes[low:high]` are below `asked`, and how many are equal
     "Ranks within stretches of a list"
-    codes,low,high = codes.astype(np.int64),low.astype(np.int64),high.astype(np.int64)
+    codes,low,high = [o.astype(np.int64) for o in (codes,low,high)]
     below = np.zeros(len(low), dtype=np.int64)
     n_bits = int(max(codes.max(initial=0), asked.max(initial=0))).bit_length()
     for bit in reversed(range(n_bits)):
@@ -158,7 +158,8 @@ def rolling_quantile(
     for o in (value,time):
         if o not in df.columns: raise ValueError(f"`df` has no column {o!r}: it has {', '.join(map(repr, df.columns))}" + did_you_mean(o, df.columns))
     if not len(df): return pd.Series(np.zeros(0), index=df.index, name=value)
-    counts,groups = _numbers(value, df[value]).to_numpy(),_groups(df, by)
+    counts = _numbers(value, df[value]).to_numpy()
+    groups = _groups(df, by)
     at = as_times(df[time]).to_numpy().astype(np.int64)
     now = at.max() if now is None else as_times([now])[0].value
     kept = np.flatnonzero(np.isfinite(counts) & (at<=now-too_young))
@@ -172,7 +173,7 @@ def _quantiles(values, at, groups, span, past, share):
     order = np.lexsort((at,groups))
     at,groups,codes = at[order],groups[order],np.unique(values[order], return_inverse=True)[1]
     starts = np.flatnonzero(np.diff(groups, prepend=-1))
-    low,high = np.empty(len(at), dtype=np.int64),np.empty(len(at), dtype=np.int64)
+    low,high = np.empty((2,len(at)), dtype=np.int64)
     before = int(round(span*past))
     for begin,end in zip(starts, [*starts[1:],len(at)]):
         times = at[begin:end]
