@@ -451,10 +451,16 @@ def test_tokens_are_hidden(tmp_path, monkeypatch):
 
 def start(tg, home, *args, **env):
     "The program in a process of its own"
-    command = [sys.executable, '-m', 'joke_bot', '--home', str(home), '--base-url', tg.url, '--poll-seconds', '1', '--per-minute', '100000', *args]
+    command = [sys.executable, '-m', 'joke_bot', '--home', str(home), '--base-url', tg.url, '--poll-seconds', '1', '--per-minute', '10000', *args]
     env = {**os.environ, 'PYTHONPATH':os.pathsep.join([str(examples), str(examples.parent)]), 'TELEGRAM_TOKEN':tg.token, **env}
     started.append(subprocess.Popen(command, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True))
     return started[-1]
+
+def answered(tg, p, n):
+    "Wait until the program has sent `n` messages; if it ended instead, show what it said"
+    tg.wait(lambda: len(tg.sent)>=n or p.poll() is not None, 60)
+    assert p.poll() is None, p.stdout.read()
+    return len(tg.sent)>=n
 
 started = []
 
@@ -472,7 +478,7 @@ def test_the_program_hides_its_token(tmp_path, fake_telegram):
     tg.fail('sendMessage', body=b'{')
     p = start(tg, tmp_path, '--no-models', '--log-level', 'DEBUG')
     tg.say('/joke', 7)
-    assert tg.wait(lambda: tg.sent, 30)
+    assert answered(tg, p, 1)
     p.send_signal(signal.SIGTERM)
     out,_ = p.communicate(timeout=30)
     assert p.returncode==0 and 'Ready: human' in out and 'next try' in out
@@ -490,7 +496,7 @@ def test_no_vote_is_lost_by_kills(tmp_path, fake_telegram):
     tg,n_kills,rng = fake_telegram,50 if full else 0,random.Random(0)
     p = start(tg, tmp_path, '--no-models')
     for chat in range(1,6): tg.say('/joke', chat)
-    assert tg.wait(lambda: len(tg.sent)>=5, 30)
+    assert answered(tg, p, 5)
     messages,last,asked,pressing = list(tg.sent),{},Counter(),True
     def crowd():
         while pressing:
