@@ -138,7 +138,8 @@ def compiled_baselines(
 ):
     "The module of compiled loops; None if scipy is to be used"
     if path is not None: check_choice('path', path, ['numba','scipy'])
-    use = path=='numba' or path is None and work>1e7 and find_spec('numba') is not None
+    enough = 1e5 if 'numba' in sys.modules else 1e7 # its import takes about a second
+    use = path=='numba' or path is None and work>enough and find_spec('numba') is not None
     return import_module('collab_ext.baselines_numba') if use else None
 
 def _nearest_of(XT, X, scale, k, rows):
