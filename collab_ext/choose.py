@@ -171,6 +171,7 @@ def choose(
     n = len(scores)
     if diversity is not None and vecs is None: raise ValueError("`diversity` is a distance between vectors: pass `vecs`")
     if diversity is not None and not 0<=diversity<=2: raise ValueError(f"`diversity` is a distance (1 − cosine), from 0 to 2, not {diversity!r:.80}")
+    if min_score is not None and (not isinstance(min_score, Real) or math.isnan(min_score)): raise ValueError(f"`min_score` is a number, not {min_score!r:.80}")
     good = np.ones(n, bool) if min_score is None else scores>=min_score
     if not good.any(): return Choice(None, np.zeros(n), good, ())
     conditions = {}
@@ -262,12 +263,15 @@ def select_from(
     candidates = [] if isinstance(candidates, (str,bytes)) else list(candidates)
     if retained is not None: candidates = retained.join(candidates)
     if not candidates: raise ValueError("`candidates` is a list of one text or more: there is nothing to choose from")
+    if log is not None and not isinstance(log, SlateLog): raise ValueError(f"`log` is a `SlateLog`, such as `SlateLog('slates.db')`, not {log!r:.80}")
+    if mood is not None and not hasattr(mood, 'suits'): raise ValueError(f"`mood` is a `Mood`, not {mood!r:.80}")
     if mood is not None and sentiment is None: raise ValueError("A `mood` takes a `sentiment` of each candidate: probabilities, or a function of texts")
     scores,sd = _score(model, candidates, user)
     feels = None if sentiment is None else _of_each('sentiment', sentiment, candidates)
     places = None if vecs is None else _of_each('vecs', vecs, candidates)
-    suits = None if mood is None else mood.allows(feels)
+    suits = None if mood is None else mood.suits(feels)
     choice = choose(scores, sd, how, temp, epsilon, width, min_score, suits, places, diversity, shown, rng)
+    choice = choice._replace(relaxed=tuple('mood' if o=='allowed' else o for o in choice.relaxed))
     return _kept(choice, candidates, scores, sd, feels, user, context, mood, retained, log, dict(how=how, temp=temp, epsilon=epsilon, width=width), info)
 
 def _kept(choice, candidates, scores, sd, feels, user, context, mood, retained, log, policy, info):

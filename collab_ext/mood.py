@@ -88,6 +88,8 @@ class Mood:
     ):
         for name,o in dict(tau=tau, tau_push=tau_push, tau_habit=tau_habit).items():
             if not isinstance(o, Real) or not 0<o<math.inf: raise ValueError(f"`{name}` is a time in hours above 0, not {o!r:.80}")
+        for name,o in dict(gain=gain, habit=habit).items():
+            if not isinstance(o, Real) or not math.isfinite(o): raise ValueError(f"`{name}` is a number, not {o!r:.80}")
         ranges = mood_ranges if ranges is None else ranges
         _check_ranges(ranges)
         self.matrix = mood_matrix(tau, tau_push, tau_habit)
@@ -122,7 +124,7 @@ class Mood:
 def hear(self:Mood,
     sentiment, # Probability that what was said is positive, from 0 to 1
     candidates=None, # The same of what the bot could say to it
-    time=None, # When, in seconds; now by default
+    time=None, # When, in seconds; no time passes by default
 ):
     "Take a remark"
     u = heard_sentiment(sentiment, candidates)
@@ -137,15 +139,23 @@ def range(self:Mood)->tuple: # Lowest and highest sentiment, each from 0 to 1
     "In which range of sentiment a text has to be now"
     return allowed_range(self.value, self.ranges)
 
+# %% ../nbs/14b_mood.ipynb #5d61016f
+@patch
+def suits(self:Mood,
+    sentiments, # Probability of each candidate to be positive (n)
+)->np.ndarray: # n, bool
+    "Which candidates are in the mood's range"
+    p = _probabilities('sentiments', sentiments)
+    low,high = self.range()
+    return (p>=low)&(p<=high)
+
 @patch
 def allows(self:Mood,
     sentiments, # Probability of each candidate to be positive (n)
 )->np.ndarray: # n, bool; all of them if it would be none
-    "Which candidates suit the mood"
-    p = _probabilities('sentiments', sentiments)
-    low,high = self.range()
-    res = (p>=low)&(p<=high)
-    return res if res.any() else np.ones(len(p), bool)
+    "Which candidates may be said in the mood"
+    res = self.suits(sentiments)
+    return res if res.any() else np.ones(len(res), bool)
 
 # %% ../nbs/14b_mood.ipynb #b4fb1d15
 @patch

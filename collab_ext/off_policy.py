@@ -19,6 +19,7 @@ from scipy.optimize import brentq,minimize_scalar
 from fastai.torch_basics import *
 from .args import *
 from .metrics import *
+from .slates import *
 from .choose import *
 from .choose import propensities
 
@@ -60,8 +61,10 @@ def _flat(name, lists, sizes):
 def _lists_of(name, source, df):
     "A list for each slate, from a function of its row or from lists"
     if callable(source): return [source(o) for o in df.itertuples()]
+    if not isinstance(source, (list,tuple,np.ndarray,pd.Series)): raise ValueError(f"`{name}` is a function of a row, or a list for each slate, not {source!r:.80}")
     return list(source[df.index] if isinstance(source, pd.Series) else source)
 
+# %% ../nbs/14d_off_policy.ipynb #2776153e
 def _usable(log):
     "Slates with a choice, its propensity and an outcome"
     if not isinstance(log, pd.DataFrame): raise ValueError(f"`log` is a frame of slates, such as `SlateLog.frame()` gives, not {a_type(log)}")
@@ -70,7 +73,15 @@ def _usable(log):
         "candidates, which was chosen, and what came of it")
     ok = log.chosen.notna()&log.outcome.notna()
     if not ok.any(): raise ValueError(f"None of the {len(log)} slates has an outcome: there is nothing to estimate from")
+    _check_slates(log[ok])
     return ok
+
+def _check_slates(df):
+    "Raise a `ValueError` unless each slate has its chances, a position among them, and a finite outcome"
+    for row,p,i,y in zip(df.index, df.propensities, df.chosen, df.outcome):
+        try: check_propensities(p, int(i) if i==int(i) else i, len(p), tolerance=1e-3)
+        except (ValueError,TypeError) as e: raise ValueError(f"Row {row} of `log` can't be used: {e}") from None
+        if not math.isfinite(y): raise ValueError(f"Row {row} of `log` has the outcome {y}: outcomes are finite numbers, or missing where there is none")
 
 # %% ../nbs/14d_off_policy.ipynb #a3da153b
 def policy_lists(
@@ -163,7 +174,6 @@ def flat_slates(
     wrong = sums[abs(sums-1).argmax()]
     if pi.min()<0 or abs(wrong-1)>1e-6: raise ValueError(f"`policy` gives chances of {wrong} together: they are at least 0 and sum to 1 in each slate")
     chosen = n.cumsum()-n+df.chosen.to_numpy(int)
-    if (p[chosen]<=0).any(): raise ValueError("`log` has a chosen candidate with propensity 0: log the chances by which choices are drawn")
     missed = np.bincount(row, pi*(p<=0))
     if missed.any(): warn(f"In {(missed>0).sum()} of {len(n)} slates the policy would choose what the log could not have, in {missed.mean():.1%} of all cases: "
         "estimates are of what it can see; log with some chance for each candidate")
@@ -201,7 +211,7 @@ def off_policy(
         q = _flat('predicted', lists, flat.n)
     value,errors = _estimate(flat, how, q)
     n_eff = effective_number(flat.w, flat.group)
-    se = cluster_se(errors, flat.group)
+    se = cluster_se(errors, flat.group) or max(abs(value), 1)/max(n_eff, 1) # where all agree: as if one more group had been worth nothing
     low,high = _t_interval(value, se, n_eff, level) if n_eff>1 else (-np.inf,np.inf)
     return pd.Series(dict(value=value, low=low, high=high, se=se, slates=len(df), effective=n_eff, without=int((~ok).sum())))
 
@@ -366,13 +376,19 @@ def _widened(V, n_users, level):
     ratio = scipy.stats.t.ppf((1+level)/2, max(n_users-1, 1e-3))/scipy.stats.norm.ppf((1+level)/2)
     return V*ratio**2
 
-def _difference(d, errors, users, items, both, alpha, scale):
+def _difference(d, errors, users, items, both, alpha, scale, least):
     "A difference of two means, its interval and variance, and the chance that it is above 0"
     n_users = effective_number(np.ones(both.sum()), users[both])
-    V = max(_widened(_two_way_variance(errors, users, items), n_users, 1-alpha), 1e-12)
+    V = max(_widened(_two_way_variance(errors, users, items), n_users, 1-alpha), least)
     half = sequence_halfwidth(V, alpha, scale) if n_users>=min_users else np.inf
     better = scipy.stats.norm.cdf(d*scale/np.sqrt(V*(V+scale**2)))
     return dict(difference=d, low=d-half, high=d+half, better=better, variance=V)
+
+# %% ../nbs/14d_off_policy.ipynb #6e5a90a7
+def _least_variance(df, source, value, users, name):
+    "Of the mean of a source, however much its votes agree"
+    n_users = effective_number((df[source]==name).to_numpy(float), users)
+    return float((np.abs(df[value].to_numpy(float)).max()/n_users)**2)
 
 # %% ../nbs/14d_off_policy.ipynb #df410dea
 def compare_sources(
@@ -397,11 +413,13 @@ def compare_sources(
     users = pd.factorize(df[user])[0]
     items = _own_groups(df[item]) if item in df else None
     errors = {o:_mean_errors(df, source, value, o) for o in names.index}
+    least = {o:_least_variance(df, source, value, users, o) for o in names.index}
     alpha,rows = (1-level)/max(len(names)-1, 1),{}
     for o,(mean,e) in errors.items():
         mine = df[df[source]==o]
         row = dict(votes=len(mine), users=mine[user].nunique(), mean=mean, difference=0., low=0., high=0., better=np.nan, variance=0.)
-        if o!=reference: row.update(_difference(mean-errors[reference][0], e-errors[reference][1], users, items, df[source].isin([o,reference]), alpha, scale))
+        if o!=reference: row.update(_difference(mean-errors[reference][0], e-errors[reference][1], users, items,
+            df[source].isin([o,reference]), alpha, scale, least[o]+least[reference]))
         rows[o] = row
     res = pd.DataFrame(rows).T.astype(dict(votes=int, users=int)).rename_axis(source)
     res.attrs.update(reference=reference, alpha=alpha, scale=scale)
@@ -441,7 +459,7 @@ def votes_needed(
     difference=None, # What there is to be told from 0; the estimated differences by default
     power=.8, # Chance to tell it
     **kwargs
-)->pd.DataFrame: # A row for each source but the reference: difference, votes now, votes needed altogether, more
+)->pd.DataFrame: # A row for each source but the reference: difference, votes now, votes needed altogether, more; NaN where fewer than `min_users` have voted, who say too little of how much votes vary
     "How many votes of all sources it takes to tell a source from the reference"
     check_kwargs(kwargs, 'votes_needed', compare_sources, but=('votes',))
     if not isinstance(power, Real) or not 0<power<1: raise ValueError(f"`power` is a chance between 0 and 1, not {power!r:.80}")
@@ -451,6 +469,7 @@ def votes_needed(
     now,rows = int(found.votes.sum()),{}
     for o,r in found.drop(index=found.attrs['reference']).iterrows():
         d = r.difference if difference is None else difference
-        needed = np.inf if abs(d)<1e-6 else now*r.variance/_needed_variance(d, found.attrs['alpha'], found.attrs['scale'], power)
+        few = not np.isfinite(r.high)
+        needed = np.nan if few else np.inf if abs(d)<1e-6 else now*r.variance/_needed_variance(d, found.attrs['alpha'], found.attrs['scale'], power)
         rows[o] = dict(difference=d, now=now, needed=np.ceil(needed), more=max(np.ceil(needed)-now, 0))
     return pd.DataFrame(rows).T

@@ -9,13 +9,14 @@ Docs: https://collab-ext.github.io/collab_ext/selector.html.md"""
 # %% auto #0
 __all__ = ['selector_losses', 'target_weights', 'HeadFit', 'SavedSelector', 'context_pairs', 'Judgements', 'user_rows', 'padded',
            'judgement_batch', 'AttentionPool', 'mean_states', 'Selector', 'SelectorLoss', 'fit_head', 'fit_users',
-           'SelectorLearner', 'LastLayer', 'text_features', 'head_inputs', 'head_mean', 'fit_posterior',
-           'selector_loaders', 'selector_learner', 'transfer_selector', 'order_accuracy', 'read_selector',
-           'load_selector']
+           'check_feedback', 'SelectorLearner', 'LastLayer', 'text_features', 'head_inputs', 'head_mean',
+           'fit_posterior', 'selector_loaders', 'selector_learner', 'transfer_selector', 'order_accuracy',
+           'read_selector', 'load_selector']
 
 # %% ../nbs/14b_selector.ipynb #0e2f843e
 import json,os,secrets
 from collections.abc import Hashable
+from numbers import Real
 from statistics import NormalDist
 from fastai.basics import *
 from fastai.callback.schedule import *
@@ -80,8 +81,8 @@ class Judgements:
         check_choice('loss', loss, selector_losses)
         df = _checked_feedback(df, loss)
         codes,texts = pd.factorize(df.text)
-        self.loss,self.at = loss,codes
-        self.states = states_of(states, list(texts)) if len(texts) else []
+        self.loss,self.at,self.texts = loss,codes,list(texts)
+        self.states = states_of(states, self.texts) if len(texts) else []
         self.users = user_rows(df.user, users) if users is not None and 'user' in df else np.zeros(len(df), dtype=np.int64)
         self.target = ((df.feedback+1)/2 if loss=='votes' else df.feedback).to_numpy(np.float64)
         self.weight = (df.weight.to_numpy() if 'weight' in df else np.ones(len(df)))*target_weights[loss]
@@ -272,6 +273,13 @@ def fit_users(
     covs[[u for u in range(n_users) if u not in groups]] = np.diag(prior)
     return rows,covs,prior
 
+# %% ../nbs/14b_selector.ipynb #f411e24f
+def check_feedback(
+    learn:Learner, # A learner of judgements
+):
+    "Raise a `ValueError` if there is nothing to learn from, as in a selector that was loaded"
+    if not len(learn.dls.judgements[0]): raise ValueError("there is no feedback to learn from: make the learner with `selector_learner` and a frame")
+
 # %% ../nbs/14b_selector.ipynb #7c2f89e4
 class SelectorLearner(Learner):
     "`Learner` of judgements on texts, which scores new ones"
@@ -282,10 +290,22 @@ class SelectorLearner(Learner):
         self.report,self.columns = None,{}
         self.add_cb(LastLayer())
 
+    def predict(self,
+        text:str, # A text
+        user=None, # A user; everybody by default
+    )->tuple: # Mean and standard deviation, as of `score_candidates`
+        "Score of one text"
+        return tuple(float(o[0]) for o in self.score_candidates([text], user))
+
+    def export(self, *args, **kwargs):
+        "Not for selectors, whose files run no code"
+        raise ValueError("`export` would pickle: `save` the selector, and open it by `load_selector`")
+
 class LastLayer(Callback):
     "Learns how sure the head is, after training by gradient"
+    def before_fit(self): check_feedback(self.learn)
     def after_fit(self):
-        if not hasattr(self.learn, 'lr_finder') and len(self.learn.dls.judgements[0]): fit_posterior(self.learn)
+        if not hasattr(self.learn, 'lr_finder'): fit_posterior(self.learn)
 
 # %% ../nbs/14b_selector.ipynb #79190b63
 @torch.no_grad()
@@ -296,6 +316,8 @@ def text_features(
 )->Tensor: # (texts × features)
     "Features of texts, of which long ones are batched apart from short ones"
     was_training = model.training
+    if len(states) and states[0].shape[1]!=model.width: raise ValueError(f"`states` gives {states[0].shape[1]} numbers, and the selector was trained "
+        f"on {model.width}: use the language model, layers and function of its training")
     model.eval()
     order = np.argsort([len(o) for o in states], kind='stable')
     res = torch.zeros(len(states), model.n_features)
@@ -352,8 +374,9 @@ def solve(self:SelectorLearner,
     precision=None, # Precision of the prior of the weights; found by default
 )->SelectorLearner: # This learner
     "Train the head and users' rows in closed form"
+    check_feedback(self)
+    if precision is not None and not (isinstance(precision, Real) and 0<precision<math.inf): raise ValueError(f"`precision` is a number above 0, not {precision!r:.80}")
     ds,model = self.dls.judgements[0],self.model
-    if not len(ds): raise ValueError("there is no feedback to learn from: make the learner with `selector_learner` and a frame")
     f = text_features(model, ds.states).numpy()
     prior_mean = head_mean(model) if self.report is not None else None
     inputs,y,w,_ = head_inputs(ds, _with_bias(f))
@@ -389,12 +412,12 @@ def fit_posterior(
 def _split(df, valid, seed):
     "Which rows are for validation"
     if isinstance(valid, (int,float)) and not isinstance(valid, bool):
-        if not 0<=valid<1: raise ValueError(f"`valid` is a share from 0 to 1, a mask, or a column, not {valid!r}")
+        if not 0<=valid<1: raise ValueError(f"`valid` is a share from 0 to 1, or a mask of rows, not {valid!r}")
         texts = df.text.drop_duplicates()
         chosen = texts.sample(frac=valid, random_state=seed)
         return df.text.isin(chosen).to_numpy()
     mask = np.asarray(valid)
-    if mask.dtype!=bool or mask.shape!=(len(df),): raise ValueError(f"`valid` is a share, or a mask with True or False for each of {len(df)} rows")
+    if mask.dtype!=bool or mask.shape!=(len(df),): raise ValueError(f"`valid` is a share from 0 to 1, or a mask with True or False for each of {len(df)} rows, not {valid!r:.80}")
     return mask
 
 def selector_loaders(
@@ -431,11 +454,15 @@ def selector_learner(
 )->SelectorLearner:
     "A learner that scores texts"
     check_kwargs(kwargs, 'selector_learner', selector_learner, candidates, but=['df'])
+    check_count('hidden', hidden, 'the width of a net, 0 for none', 0)
+    check_count('n_user_factors', n_user_factors, 'in how many directions users may differ', 0)
+    check_count('bs', bs, 'how many judgements are in a batch')
     df = candidates(df, feedback=feedback, **kwargs)
     held_out = _split(df, valid, seed)
     users = ['#na#', *pd.unique(df.user[~held_out])] if 'user' in df else ['#na#']
     train,test = [Judgements(df[o], states, loss, users) for o in (~held_out,held_out)]
-    if not len(train): raise ValueError(f"no row has feedback that can be learned from: {len(df)} rows were given")
+    if not len(train): raise ValueError(f"of {len(df)} rows, none has feedback that can be learned from" if loss!='pairs' else
+        f"of {len(df)} rows, no two of one context differ in feedback: there is no pair to learn from")
     n_layers = getattr(states, 'n_layers', 1)
     model = Selector(train.states[0].shape[1], n_layers, len(users), hidden, n_user_factors, dropout)
     _scale(model, train, scale)
@@ -566,6 +593,19 @@ def evaluate(self:SelectorLearner,
     for k,groups in ds.groups.items(): res[f'pairs within a {k}'] = order_accuracy(scores, ds.target, groups, level)
     return pd.DataFrame(res).T
 
+# %% ../nbs/14b_selector.ipynb #0820998e
+@patch
+@checks_names
+def show_results(self:SelectorLearner,
+    ds_idx=1, # 1: the validation set; 0: the training set
+    max_n=9, # How many judgements
+)->pd.DataFrame: # text, target (0 to 1), score, sd
+    "Judgements and what the selector says of their texts"
+    ds = self.dls.judgements[ds_idx]
+    texts = [ds.texts[i] for i in ds.at[:max_n]]
+    score,sd = self.score_candidates(texts, [self.users[i] if i else None for i in ds.users[:max_n]])
+    return pd.DataFrame(dict(text=texts, target=ds.target[:max_n], score=score, sd=sd))
+
 # %% ../nbs/14b_selector.ipynb #5b5bba15
 SavedSelector = namedtuple('SavedSelector', 'model users info') # A model, labels of users, and plain data
 
@@ -623,7 +663,7 @@ def read_selector(
     "Read a selector; nothing in the file is run"
     from safetensors import SafetensorError,safe_open
     file = _file(file)
-    if not file.is_file(): raise FileNotFoundError(f"There is no file {file}")
+    if not file.is_file(): raise FileNotFoundError(f"There is no file {file}: `save` writes into the folder `models` of its learner, and returns where")
     try:
         with safe_open(file, 'pt') as f:
             info = _read_info(file, (f.metadata() or {}).get('collab_ext'))
@@ -676,6 +716,7 @@ def load(self:SelectorLearner,
 @delegates(Learner.lr_find)
 def lr_find(self:SelectorLearner, **kwargs):
     "As `Learner.lr_find`; the selector stays what it was"
+    check_feedback(self)
     before = deepcopy(self.model.state_dict())
     try: return Learner.lr_find(self, **kwargs)
     finally:

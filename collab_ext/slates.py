@@ -94,6 +94,7 @@ class SlateLog:
         path, # The file; made if it is not there
         timeout=30., # Seconds to wait while others write
     ):
+        if not isinstance(path, (str,os.PathLike)): raise ValueError(f"`path` names a file, such as 'slates.db', not {path!r:.80}")
         self.path,self.timeout = Path(path),timeout
         self._local = threading.local()
         if self.path.is_dir(): raise ValueError(f"{self.path} is a folder: name a file in it, such as {self.path/'slates.db'}")
@@ -241,7 +242,8 @@ def _by_candidate(df):
     res = df[['slate','time','user','context','policy','mood']].loc[df.index.repeat(n)].reset_index(drop=True)
     res['position'] = np.concatenate([np.arange(o) for o in n]) if len(n) else []
     for many,one in dict(candidates='candidate', scores='score', sds='sd', sentiments='sentiment', propensities='propensity').items():
-        res[one] = [x for o,k in zip(df[many], n) for x in (o or [None]*k)]
+        each = [x for o,k in zip(df[many], n) for x in (o or [None]*k)]
+        res[one] = pd.Series(each, dtype=object if many=='candidates' else float)
     res['shown'] = res.position.to_numpy()==np.repeat(df.chosen.fillna(-1).to_numpy(int), n)
     return res.assign(outcome=np.where(res.shown, np.repeat(df.outcome.to_numpy(float), n), np.nan))
 

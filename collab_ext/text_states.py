@@ -69,6 +69,8 @@ def load_lm(
     transformers = import_transformers()
     safe = dict(trust_remote_code=False, gguf_file=gguf) if gguf else dict(trust_remote_code=False)
     local = Path(source).is_dir()
+    is_hub_name = isinstance(source, str) and source.count('/')<2 and source[:1] not in './~'
+    if not local and not is_hub_name: raise FileNotFoundError(f"There is no folder {source}: pass one that `save_pretrained` wrote, or a name on the hub such as 'org/model'")
     if local and not gguf and not list(Path(source).glob('*.safetensors')):
         raise FileNotFoundError(f"{source} holds no safetensors: save the model there with `save_pretrained`, which writes them")
     tokenizer = transformers.AutoTokenizer.from_pretrained(source, local_files_only=local, **safe)
@@ -281,6 +283,7 @@ def states_of(
 )->list: # For each an array (tokens × width)
     "States of texts, whoever makes them"
     texts = check_texts(texts)
+    if not callable(states): raise ValueError(f"`states` is a `TextStates`, or a function that makes vectors of a list of texts, not {states!r:.80}")
     res = states(texts)
     if len(res)!=len(texts): raise ValueError(f"`states` gave {len(res)} rows for {len(texts)} texts: it must give one for each")
     res = [np.asarray(o) for o in res]

@@ -293,3 +293,19 @@ def test_the_order_of_ratings_does_not_matter():
     for o in range(6): a.rate('new', f'i{o}', o-2.)
     for o in reversed(range(6)): b.rate('new', f'i{o}', 9.).rate('new', f'i{o}', o-2.)
     for x,y in zip(a.score_candidates(['i9','i11'], 'new'), b.score_candidates(['i9','i11'], 'new')): assert np.allclose(x, y)
+
+def test_what_gave_way_is_named():
+    class Lengths:
+        def score_candidates(self, texts, user=None): return [len(o) for o in texts],None
+    def pick(**kwargs): return select_from(Lengths(), ['a','bb'], **kwargs)
+    assert pick(mood=Mood(), sentiment=[1.,1.]).relaxed==('mood',) and pick(mood=Mood(), sentiment=[.5,1.]).relaxed==()
+    for bad,words in ((dict(mood=3, sentiment=[1.,1.]), '`mood` is'), (dict(log='s.db'), 'SlateLog'), (dict(min_score=float('nan')), '`min_score`')):
+        with pytest.raises(ValueError, match=words): pick(**bad)
+    for bad in (dict(gain=float('nan')), dict(habit='x')):
+        with pytest.raises(ValueError, match=next(iter(bad))): Mood(**bad)
+
+def test_half_a_character_is_kept(tmp_path):
+    log = SlateLog(tmp_path/'slates.db')
+    log.add(['\ud83d','b'], [.5,.5], 0)
+    assert log.frame('candidate').candidate.tolist()==['\ud83d','b']
+    with pytest.raises(ValueError, match='names a file'): SlateLog(None)

@@ -94,7 +94,10 @@ def test_what_a_log_cannot_see_is_said():
     assert np.isnan(nothing.value) and nothing.high==np.inf
 
 @pytest.mark.parametrize('change,error,words', [
-    (dict(chosen=[1]), ValueError, 'propensity 0'), (dict(propensities=[[1.,float('nan')]]), ValueError, 'not finite'),
+    (dict(chosen=[1]), ValueError, 'has 0 for the candidate 1'), (dict(propensities=[[1.,float('nan')]]), ValueError, 'Row 0 .* holds nan'),
+    (dict(chosen=[-1]), ValueError, 'Row 0 .* from 0 to 1'), (dict(chosen=[.5]), ValueError, 'position of a candidate'),
+    (dict(propensities=[[5.,0.]]), ValueError, 'sum to 5'), (dict(outcome=[float('inf')]), ValueError, 'Row 0 .* outcome inf'),
+    (dict(policy=3), ValueError, 'not 3'), (dict(policy=None), ValueError, 'not None'),
     (dict(policy=[[.5,.4]]), ValueError, 'sum to 1'), (dict(policy=[[1.]]), ValueError, '1 numbers for 2'), (dict(policy='greedy'), ValueError, '`how`'),
     (dict(policy=[[.5,.5]]*2), ValueError, '2 lists for 1'), (dict(outcome=[None]), ValueError, 'nothing to estimate'), (dict(level=95), ValueError, '`level`'),
     (dict(how='dm'), ValueError, "'snips'"), (dict(policy=dict(how='softmax', tmp=1)), TypeError, 'temp')])
@@ -102,6 +105,16 @@ def test_bad_input_is_named(change, error, words):
     df = pd.DataFrame(dict(propensities=[[1.,0.]], chosen=[0], outcome=[1.], scores=[[1.,0.]]))
     policy,how,level = change.pop('policy', [[1.,0.]]),change.pop('how', 'ips'),change.pop('level', .95)
     with pytest.raises(error, match=words): off_policy(df.assign(**change), policy, how, level=level)
+
+def test_agreement_of_a_few_proves_little():
+    "Where all outcomes are alike, intervals have a width that shrinks with their number"
+    def log(n): return pd.DataFrame(dict(propensities=[[.5,.5]]*n, chosen=[0,1]*(n//2), outcome=[1.]*n))
+    few,many = [off_policy(log(n), [[1.,0.]]*n) for n in (10,100)]
+    assert few.low<.8<few.high and many.low<.98<many.high and many.se<few.se/5
+    votes = pd.DataFrame(dict(user=range(40), source=['human','model']*20, value=[1,-1]*20))
+    row = compare_sources(votes, 'human').loc['model']
+    assert row.difference==-2 and -2.5<row.low<-2.1 and -1.9<row.high<-1.5
+    assert votes_needed(votes.assign(user='a'), .5).needed.isna().all()
 
 # ---- Calibration and order ------------------------------------------------------------------------------------------
 

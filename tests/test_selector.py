@@ -1,5 +1,5 @@
 "A selector: the same whatever the order, honest errors, files that are believed only as far as they fit"
-import json,os,pytest
+import json,math,os,pytest
 from safetensors.torch import load_file,save_file
 from helpers import *
 from collab_ext.candidates import *
@@ -81,7 +81,7 @@ def test_order_accuracy_is_that_of_all_pairs():
     found = order_accuracy(s, t, g)
     assert np.isclose(found['value'], won) and found['pairs']==len(pairs) and found['low']<won<found['high']
 
-@pytest.mark.parametrize('change,message', [(dict(feedback=[3]*20), 'a vote is 1 or -1'), (dict(feedback=[np.nan]*20), 'no row has feedback'),
+@pytest.mark.parametrize('change,message', [(dict(feedback=[3]*20), 'a vote is 1 or -1'), (dict(feedback=[np.nan]*20), 'none has feedback'),
     (dict(text=[None]*20), 'has no text'), (dict(text=[5]*20), 'not text'), (dict(user=[None]*20), 'no user')])
 def test_bad_judgements_are_named(change, message):
     with pytest.raises(ValueError, match=message): selector_learner(votes(20).assign(**change), states, valid=0, user='user')
@@ -160,3 +160,20 @@ def test_the_best_epoch_is_kept(tmp_path):
     learn = selector_learner(votes(), states, hidden=8, path=tmp_path)
     with learn.no_bar(),learn.no_logging(): learn.fit_one_cycle(2, cbs=SaveModelCallback())
     assert np.isfinite(learn.score_candidates(new)[0]).all()
+
+def test_what_a_selector_is_asked_for_otherwise(tmp_path):
+    "What other learners have is there, or refused by name"
+    learn,file = saved(tmp_path)
+    assert learn.predict(new[0])==tuple(float(o[0]) for o in learn.score_candidates([new[0]]))
+    assert list(learn.show_results(0, max_n=3).columns)==['text','target','score','sd'] and len(learn.show_results(0, max_n=3))==3
+    with pytest.raises(ValueError, match='load_selector'): learn.export()
+    loaded = load_selector(file, states)
+    for o in (loaded.solve, loaded.lr_find, lambda: loaded.fit(1)):
+        with pytest.raises(ValueError, match='no feedback to learn from'): o()
+    with pytest.raises(ValueError, match='gives 2 numbers'): load_selector(file, lambda texts: [np.ones(2)]*len(texts)).score_candidates(new)
+    for change,words in ((dict(hidden=-1), '`hidden`'), (dict(bs=0), '`bs`'), (dict(valid='v'), "not 'v'"), (dict(n_user_factors=-1), 'directions')):
+        with pytest.raises(ValueError, match=words): selector_learner(votes(), states, **change)
+    with pytest.raises(ValueError, match='`states` is'): selector_learner(votes(), 3)
+    with pytest.raises(ValueError, match='no pair to learn from'): selector_learner(votes().assign(c=range(len(votes()))), states, 'pairs', context='c')
+    for o in (-1, math.nan, 'x'):
+        with pytest.raises(ValueError, match='`precision`'): learn.solve(precision=o)

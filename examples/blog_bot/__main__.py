@@ -60,6 +60,7 @@ def trace(config, args):
     from collab_ext.slates import SlateLog
     df = SlateLog(config.files.folder/'slates.db').frame()
     df = df[[args.key is None or o['key']==args.key for o in df['info']]].tail(10)
+    if not len(df): raise ValueError(f"Nothing was chosen for {args.key} yet: `trace` alone shows the last ten" if args.key else "Nothing was chosen yet")
     for _,o in df.iterrows():
         print(f"{o['info']['key']} {o['context']!r} (mood {o.mood:.2f}, {o.policy}, {o['info']})")
         for i,text in enumerate(o.candidates):
@@ -111,11 +112,13 @@ def _talk(blog, asks):
         asked = sum(len(o['blocks']) for o in post['layout'])
         print(f'you asked: {text}\nthe bot posts: {text_of(post["content"][asked:])}\n', flush=True)
 
+talks_to_tumblr = 'check','run','collect'
+
 def main():
     args = parser().parse_args()
     try:
         if args.command=='demo': return demo(args)
-        config = read_config(args.config)
+        config = read_config(args.config, tokens=args.command in talks_to_tumblr)
         start_log(args.command, config.files.folder/'logs', config.files.log_level, secrets_of(config))
         globals()[args.command](config, args)
     except ConfigError as e: sys.exit(f"The settings can't be used:\n{e}")

@@ -132,6 +132,7 @@ def _unknown(name, known, place):
 
 def check_config(
     data:dict, # As TOML gives it
+    tokens:bool=True, # Read the tokens of Tumblr? False for what needs none of them
 ): # Namespaces by section
     "The settings in `data`; all its flaws in one `ConfigError`"
     flaws = [_unknown(o, list(fields), f'[{o}]') for o in data if o not in fields]
@@ -142,16 +143,17 @@ def check_config(
             flaws.append(f"{section} must be a section: write [{section}] on a line of its own")
             given = {}
         flaws += [_unknown(o, list(known), f'{o} in [{section}]') for o in given if o not in known]
-        setattr(res, section, _read_section(section, given, known, flaws))
+        setattr(res, section, _read_section(section, given, known, flaws, tokens))
     if flaws: raise ConfigError('\n'.join(f'- {o}' for o in flaws))
     if res.switchboard.port==res.model.port: raise ConfigError("- port in [switchboard] and in [model] is the same: change one of them")
     return res
 
-def _read_section(section, given, known, flaws):
+def _read_section(section, given, known, flaws, tokens):
     "A namespace of checked values; what is wrong goes to `flaws`"
     res = SimpleNamespace()
     for name,field in known.items():
         place = f'{name} in [{section}]'
+        if field.kind is Secret and not tokens: continue
         if name not in given: setattr(res, name, field.default)
         if name not in given and field.default is needed: flaws.append(f"{place} is missing: " + (field.remedy or f'add {name} = "env:NAME"'))
         if name not in given: continue
@@ -161,6 +163,7 @@ def _read_section(section, given, known, flaws):
 
 def read_config(
     file, # Path of a TOML file
+    tokens:bool=True, # Read the tokens of Tumblr? False for what needs none of them
 ): # Namespaces by section; `files.folder` is absolute
     "Read and check the settings"
     file = Path(file)
@@ -168,7 +171,7 @@ def read_config(
     except FileNotFoundError: raise ConfigError(f"- {file} is not there: copy config.toml from the folder of the program, and edit it") from None
     except UnicodeDecodeError: raise ConfigError(f"- {file} is not UTF-8: save it anew as UTF-8") from None
     except tomllib.TOMLDecodeError as e: raise ConfigError(f"- {file} is not TOML: {e}") from None
-    res = check_config(data)
+    res = check_config(data, tokens)
     res.blog.name = res.blog.name.removesuffix('.tumblr.com')
     res.files.folder = (file.parent/res.files.folder).resolve()
     return res
