@@ -31,6 +31,8 @@ from collab_ext.implicit import *
 from collab_ext.bundle import *
 from collab_ext import *
 
+full = bool(os.environ.get('FULL')) # the campaign at full size, instead of what CI can bear
+
 def frame(users, items): # every user rates every item
     rows = [(u, i, 1+n%5, n) for n,(u,i) in enumerate(itertools.product(users, items))]
     return pd.DataFrame(rows, columns=['user','item','rating','time'])

@@ -504,7 +504,7 @@ def files_with(folder, words):
     return [o.name for o in found if any(w.encode() in o.read_bytes() for w in words)],len(found)
 
 def test_processes_are_killed_and_no_ask_is_lost_or_answered_twice(tmp_path):
-    n_kills,n_asks = (200,100) if full else (4,6)
+    n_kills,n_asks = (200,100) if full else (3,4)
     res = kill_campaign(tmp_path, n_kills, n_asks, 1. if full else .5)
     print(res['counts'], res['restarts'], dict(res['blog'].seen))
     assert set(res['blog'].answers) == set(res['asks']) and not res['blog'].twice() and not res['blog'].waiting

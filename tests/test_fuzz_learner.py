@@ -5,7 +5,6 @@ import os,random,traceback,warnings
 import pytest,torch
 from pathlib import Path
 
-full = bool(os.environ.get('FULL'))
 n_calls = 40 if full else 3 # of each function
 ours = (ValueError,TypeError,KeyError,FileNotFoundError)
 here = Path(collab_learner.__code__.co_filename).parent

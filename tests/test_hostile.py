@@ -15,7 +15,6 @@ from collab_ext.export import *
 from helpers import fit,learner,loaders,same,weights
 
 pytest.importorskip('pyarrow')
-full = os.environ.get('FULL')=='1'
 
 def size(small, large): return large if full else small
 

@@ -505,5 +505,5 @@ def test_interrupted_anywhere(world, tmp_path, kind, order, method):
         if diff:
             bad.append(f'{place}: {", ".join(diff)}')
             learn = fresh(n+1)
-        n += 1+n//(50 if full else 4) # every entry at first, then some of them
+        n += 1+n//(50 if full else 1 if method in ('fine_tune','transfer_from') else 4) # every entry at first, then some of them
     assert not bad, f'{len(bad)} places:\n' + '\n'.join(bad[:20])
