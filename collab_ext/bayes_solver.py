@@ -87,7 +87,7 @@ def _structures(guess, found):
     "Name → arguments of `BayesMF.from_scratch`: what there may be to learn, the simplest first"
     def first(k): return dict(guess=guess._replace(vectors=[o[:,:k] for o in guess.vectors]))
     res = dict(biases=dict(first(0), sets=False), sets=first(0))
-    if found: res.update(found=first(found))
+    if found: res.update(plain=dict(first(found), sets=False), wider=dict(first(found+2), sets=False), found=first(found))
     if found<guess.vectors[0].shape[1]: res.update(more=dict(guess=guess))
     return res
 
@@ -96,18 +96,16 @@ def _swept(mf, n):
     for _ in range(n-mf.sweeps): mf.sweep()
     return mf
 
+_without_sets = dict(sets='biases', found='plain') # what is the same before features begin
+
 def _held_out_errors(make, rm, sweeps, structures, ids, y):
     "Name → squared error of each held-out rating `y`, after training on `rm`"
-    res = {}
-    biases = make(rm, **structures['biases'])
+    res,begun = {},{}
     for name,kwargs in structures.items():
-        if name=='biases':
-            mf = biases
-            without_sets = _swept(biases, min(sweeps, renewed_sweeps[0])).copy()
-        elif name=='sets':
-            mf = without_sets
-            mf.sets = True
-        else: mf = make(rm, **kwargs)
+        mf = begun.pop(_without_sets.get(name), None)
+        if mf is None: mf = make(rm, **kwargs)
+        mf.sets = kwargs.get('sets', True)
+        if not mf.sets: begun[name] = _swept(mf, min(sweeps, renewed_sweeps[0])).copy()
         res[name] = (_swept(mf, sweeps).predict(ids)-y).square()
     return res
 
