@@ -107,7 +107,7 @@ def _fine_tune_gradient(learn, epochs, base_lr, freeze_epochs, lr_mult, cbs, **k
 
 # %% ../nbs/06b_adapt.ipynb #d2fccdcf
 @patch
-@delegates(Learner.fit_one_cycle)
+@delegates(Learner.fit_one_cycle, but=['n_epoch','lr_max'])
 def fine_tune(self:CollabLearner,
     epochs, # Epochs (in closed form, sweeps) in which everything trains; if closed forms drop the source, they take as many as they need from scratch
     base_lr=None, # By gradient: learning rate of the first phase; 5e-3 by default

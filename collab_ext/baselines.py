@@ -60,7 +60,10 @@ def _n_unseen(users, items, seen):
 # %% ../nbs/08a_baselines.ipynb #b325fc8f
 class Random:
     "Any order, another one for each user"
-    def __init__(self, ds, seed=0):
+    def __init__(self,
+        ds, # Ratings or clicks
+        seed=0, # Of the draw
+    ):
         self.seed = seed
         self.n_items = ds.vocab.sizes[1]
     def _generator(self, users): return torch.Generator().manual_seed(self.seed*1_000_003+int(users[0]))

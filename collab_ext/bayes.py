@@ -84,7 +84,9 @@ def kept_table(
 
 class SetFeatures:
     "`row_features` of a side, kept or made again; without `rows`, a one for each row"
-    def __init__(self, rm, s,
+    def __init__(self,
+        rm:RatingMatrix, # Ratings
+        s:int, # 0 for users, 1 for items
         rows:Tensor=None, # Rows of the other side (m × k+1)
         most=most_kept, # As in `kept_table`
     ):

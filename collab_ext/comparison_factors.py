@@ -1,6 +1,6 @@
 r"""Some people like what some films have: low-rank structure in what contributors think beside the rest
 
-What contributors think beside the common score need not be chance. People who like slow films like all slow films, also those that they never compared. Then the score of contributor $u$ for item $v$ is $g_v + p_u\\cdot q_v + h_{uv}$, with a few factors for each contributor and each item, as for ratings. This module finds such factors in what a solver of comparisons has found, or finds that there are none.
+What contributors think beside the common score need not be chance. People who like slow films like all slow films, also those that they never compared. Then the score of contributor $u$ for item $v$ is $g_v + p_u\cdot q_v + h_{uv}$, with a few factors for each contributor and each item, as for ratings. This module finds such factors in what a solver of comparisons has found, or finds that there are none.
 
 Docs: https://collab-ext.github.io/collab_ext/comparison_factors.html.md"""
 

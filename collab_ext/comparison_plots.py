@@ -131,7 +131,7 @@ def plot_components(self:ComparisonLearner,
     graph,title = one_criterion(graph, criterion)
     ax = _axes(ax)
     for c,items in graph.groupby(graph.component.clip(upper=most)):
-        what = f'component {c+1}' if c<most else 'the rest'
+        what = f'component {c}' if c<most else 'the rest'
         ax.scatter(items.comparisons, items.won, s=12, label=f'{what}: {plural(len(items), "item")}')
     ax.set(xlabel='comparisons', ylabel='share that the item won', xscale='log', title=title)
     ax.legend()

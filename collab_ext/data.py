@@ -552,9 +552,16 @@ def rebatch(
 class CollabDL(TfmdDL):
     "Batches of ratings, cut from tensors"
     _n_inp,_types = 1,(Tensor,Tensor) # fastai would look at a batch, which an empty set does not have
-    def __init__(self, dataset, bs=64, shuffle=False, num_workers=0, batch_size=None, **kwargs):
+    def __init__(self,
+        dataset, # `Ratings`
+        bs=64, # Ratings in a batch
+        shuffle=False, # In another order in each epoch?
+        num_workers=0, # Not used: batches are cut faster than processes could pass them
+        batch_size=None, # PyTorch's name for `bs`
+        **kwargs
+    ):
         check_kwargs(kwargs, type(self).__name__, type(self).__init__, TfmdDL.__init__)
-        bs = ifnone(batch_size, bs) # PyTorch's name for it
+        bs = ifnone(batch_size, bs)
         bs = check_count('bs', bs, 'how many ratings are in a batch')
         super().__init__(dataset, bs=bs, shuffle=shuffle, num_workers=0, **kwargs)
 

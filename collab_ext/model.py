@@ -79,7 +79,13 @@ class Link:
 class DotBias(EmbeddingDotBias):
     "`EmbeddingDotBias` plus the global mean of the ratings: mean + user's bias + item's bias + dot product of their vectors"
     prior = None # also of models pickled before there was one
-    def __init__(self, n_factors, n_users, n_items, y_range=None, mean=0.):
+    def __init__(self,
+        n_factors, # Width of the vectors
+        n_users, # Rows of users, `#na#` included
+        n_items, # Rows of items, `#na#` included
+        y_range=None, # Ends of a sigmoid between which predictions stay; none by default
+        mean=0., # Mean rating
+    ):
         super().__init__(n_factors, n_users, n_items, y_range=y_range)
         start = Link(y_range).inverse(mean) if mean else torch.tensor(0.)
         self.register_buffer('mean', start)

@@ -59,7 +59,9 @@ def plot_items(self:CollabLearner,
     shown = df[df.columns[min(1, len(df.columns)-1)]]
     ax = _axes(ax, figsize=(8,6))
     ax.scatter(*xy.T, s=8)
-    for x,y,label in zip(*xy.T, shown): ax.annotate(str(label), (x,y), fontsize=8)
+    for x,y,label in zip(*xy.T, shown): ax.annotate(str(label), (x,y), fontsize=8, annotation_clip=True)
+    ax.set(xlabel='first principal component', ylabel='second')
+    ax.margins(x=.12)
     return ax
 
 # %% ../nbs/09a_plots.ipynb #d52f648b

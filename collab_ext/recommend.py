@@ -271,8 +271,11 @@ def recommend(self:CollabLearner,
     return _shown_frame(vocab, labels, shown, preds, items)
 
 # %% ../nbs/09_recommend.ipynb #37548bc4
-def vectors_of(learn, s:int)->Tensor:
-    "Vectors of users (`s=0`) or items (1)"
+def vectors_of(
+    learn, # A `CollabLearner`
+    s:int, # 0 for users, 1 for items
+)->Tensor: # Rows × numbers
+    "Vectors of a side"
     model = get_model(learn.model)
     if hasattr(model, 'vectors'): return model.vectors(s)
     return tables(model)[table_names[s]].detach().float().cpu()
