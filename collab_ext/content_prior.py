@@ -92,7 +92,9 @@ def kernel(
 # %% ../nbs/13a_content_prior.ipynb #901de9cc
 few = 20. # Ratings by which half of a row's deviation from what is expected is chance
 
-def own_noise(counts): return 1+few/(1+np.asarray(counts, dtype=np.float64))
+def own_noise(counts):
+    "Variance of what is an item's own, for each number of its users, in units of that of an item with very many"
+    return 1+few/(1+np.asarray(counts, dtype=np.float64))
 
 def left_out_errors(
     K:np.ndarray, # Kernel of the items, with what is their own on the diagonal

@@ -112,7 +112,7 @@ def demo(
     item:str=None, # Its column of items; the second one by default
     rating:str=None, # Its column of ratings; the third one by default
     title:str=None, # Its column of titles, if it has one
-    epochs:int=None, # Number of epochs; 20 from scratch and 3 from the source by default
+    epochs:int=None, # Number of sweeps; 15 from scratch and 3 from the source by default
     out:str='demo_out', # Folder for the saved models and the picture
     seed:int=42, # Seed of the split and of the models
 ):

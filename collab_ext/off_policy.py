@@ -400,7 +400,7 @@ def compare_sources(
     item='item', # Column of items, if there is one
     level=.95, # Chance that none of the intervals ever misses the truth
     scale=.2, # Scale of the differences one hopes to find, in units of the votes
-)->pd.DataFrame: # A row for each source: votes, users, mean, difference, low, high, better (chance that it is better than the reference)
+)->pd.DataFrame: # A row for each source: votes, users, mean, difference, low, high, better (chance that it is better than the reference), variance (of the difference)
     "Which source people like, with intervals that hold at all looks together"
     _check_level(level)
     if not isinstance(scale, Real) or not 0<scale<math.inf: raise ValueError(f"`scale` is a number above 0, the size of differences that matter, not {scale!r:.80}")

@@ -364,7 +364,9 @@ def _write_head(model, fit):
     model.head.bias.copy_(torch.from_numpy(fit.mean[-1:]))
     model.cov.copy_(torch.from_numpy(fit.cov))
 
-def head_mean(model): return np.append(to_np(model.head.weight.detach().cpu())[0], float(model.head.bias.detach())).astype(np.float64)
+def head_mean(model):
+    "Weights of the head, the bias last"
+    return np.append(to_np(model.head.weight.detach().cpu())[0], float(model.head.bias.detach())).astype(np.float64)
 
 # %% ../nbs/14b_selector.ipynb #d90aa3e2
 @patch

@@ -176,7 +176,9 @@ def train_learner(
     else: learn.fit_one_cycle(ifnone(o.epochs, 5), ifnone(o.lr, learn.lr), cbs=cbs)
 
 # %% ../nbs/16c_train_command.ipynb #ad595ae0
-def data_is_clicks(learn): return hasattr(learn.dls.train, 'n_neg')
+def data_is_clicks(learn):
+    "Does a learner train on clicks, with negatives?"
+    return hasattr(learn.dls.train, 'n_neg')
 
 def best_value(
     learn:CollabLearner, # Trained, with the metric
