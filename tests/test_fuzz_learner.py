@@ -1,6 +1,6 @@
 "Odd arguments in the public calls of learners and transfers: each is used, or refused by a message of ours that changes nothing"
 from helpers import *
-import os,random,traceback,warnings
+import random,traceback,warnings
 
 import pytest,torch
 from pathlib import Path
