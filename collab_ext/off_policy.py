@@ -379,7 +379,7 @@ def _widened(V, n_users, level):
 def _difference(d, errors, users, items, both, alpha, scale, least):
     "A difference of two means, its interval and variance, and the chance that it is above 0"
     n_users = effective_number(np.ones(both.sum()), users[both])
-    V = max(_widened(_two_way_variance(errors, users, items), n_users, 1-alpha), least)
+    V = max(_widened(_two_way_variance(errors, users, items), n_users, 1-alpha), least, 1e-12)
     half = sequence_halfwidth(V, alpha, scale) if n_users>=min_users else np.inf
     better = scipy.stats.norm.cdf(d*scale/np.sqrt(V*(V+scale**2)))
     return dict(difference=d, low=d-half, high=d+half, better=better, variance=V)

@@ -115,6 +115,7 @@ def test_agreement_of_a_few_proves_little():
     row = compare_sources(votes, 'human').loc['model']
     assert row.difference==-2 and -2.5<row.low<-2.1 and -1.9<row.high<-1.5
     assert votes_needed(votes.assign(user='a'), .5).needed.isna().all()
+    assert compare_sources(votes.assign(value=0), 'human').difference.eq(0).all()
 
 # ---- Calibration and order ------------------------------------------------------------------------------------------
 
