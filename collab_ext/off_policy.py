@@ -211,7 +211,8 @@ def off_policy(
         q = _flat('predicted', lists, flat.n)
     value,errors = _estimate(flat, how, q)
     n_eff = effective_number(flat.w, flat.group)
-    se = cluster_se(errors, flat.group) or max(abs(value), 1)/max(n_eff, 1) # where all agree: as if one more group had been worth nothing
+    se = cluster_se(errors, flat.group)
+    if np.ptp(flat.r)==0: se = max(se, max(abs(value), 1)/max(n_eff, 1)) # all agree: as if one more group had been worth nothing
     low,high = _t_interval(value, se, n_eff, level) if n_eff>1 else (-np.inf,np.inf)
     return pd.Series(dict(value=value, low=low, high=high, se=se, slates=len(df), effective=n_eff, without=int((~ok).sum())))
 

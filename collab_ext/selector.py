@@ -546,7 +546,7 @@ def _scores(model, f, rows, personal):
 # %% ../nbs/14b_selector.ipynb #50c374d2
 def _group_pairs(s, t):
     "Of one group: pairs won, pairs, and for each candidate both"
-    won,n = np.zeros(len(s)),np.zeros(len(s))
+    won,n = np.zeros((2,len(s)))
     for i in range(0, len(s), 512):
         ds,dt = s[i:i+512,None]-s,t[i:i+512,None]-t
         won[i:i+512] = np.where(dt!=0, np.where(ds==0, .5, np.sign(ds)==np.sign(dt)), 0).sum(1)
@@ -566,7 +566,7 @@ def order_accuracy(
     s,t = s[known],t[known]
     groups = None if groups is None else np.asarray(groups, dtype=object)[known]
     codes = np.zeros(len(s), dtype=np.int64) if groups is None else pd.factorize(pd.Series(groups))[0]
-    won,n = np.zeros(len(s)),np.zeros(len(s))
+    won,n = np.zeros((2,len(s)))
     for g,o in pd.Series(range(len(s))).groupby(codes).indices.items():
         if g>=0: won[o],n[o] = _group_pairs(s[o], t[o])
     total = n.sum()

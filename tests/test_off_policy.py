@@ -108,9 +108,11 @@ def test_bad_input_is_named(change, error, words):
 
 def test_agreement_of_a_few_proves_little():
     "Where all outcomes are alike, intervals have a width that shrinks with their number"
-    def log(n): return pd.DataFrame(dict(propensities=[[.5,.5]]*n, chosen=[0,1]*(n//2), outcome=[1.]*n))
+    def log(n, worth=1.): return pd.DataFrame(dict(propensities=[[.5,.5]]*n, chosen=[0,1]*(n//2), outcome=[worth]*n))
     few,many = [off_policy(log(n), [[1.,0.]]*n) for n in (10,100)]
     assert few.low<.8<few.high and many.low<.98<many.high and many.se<few.se/5
+    tenth = off_policy(log(14, .1), [[.7,.3]]*14) # a mean of tenths is a tenth but for rounding
+    assert tenth.high-tenth.low>.1
     votes = pd.DataFrame(dict(user=range(40), source=['human','model']*20, value=[1,-1]*20))
     row = compare_sources(votes, 'human').loc['model']
     assert row.difference==-2 and -2.5<row.low<-2.1 and -1.9<row.high<-1.5
