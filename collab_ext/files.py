@@ -11,7 +11,7 @@ __all__ = ['Pair', 'read_plain', 'vocab_entry', 'read_vocab', 'read_weights', 'w
            'save_pair', 'read_prior', 'read_pair', 'find_pair']
 
 # %% ../nbs/03_files.ipynb #89428d51
-import errno,hashlib,io,math,mmap,os,pickle,re,secrets,struct,sys,zipfile,zlib
+import errno,gc,hashlib,io,math,mmap,os,pickle,re,secrets,struct,sys,zipfile,zlib
 from collections import OrderedDict
 from collections.abc import Mapping
 from contextlib import contextmanager
@@ -209,6 +209,17 @@ class _Account:
 def _need_file(file):
     if not Path(file).is_file(): raise FileNotFoundError(f"There is no file {file}")
 
+@contextmanager
+def _without_collector():
+    "Do not look for garbage meanwhile"
+    was_on = gc.isenabled()
+    gc.disable()
+    try: yield
+    finally:
+        if was_on: gc.enable()
+
+
+# %% ../nbs/03_files.ipynb #ae3a5698
 def read_plain(
     file:str|Path, # A pickle of plain data
 ): # dicts, lists, tuples, numbers and text
@@ -218,7 +229,8 @@ def read_plain(
     size = len(data)
     if data.lstrip()[:1] in (b'{',b'['): raise ValueError(f"Cannot read {file}: it is text, such as JSON, and no pickle: "
         "read it yourself, and write the labels with `save_pickle`")
-    try: return _bare(_PlainUnpickler(io.BytesIO(data), size).load(), spend=_Account(10**6+8*size))
+    try:
+        with _without_collector(): return _bare(_PlainUnpickler(io.BytesIO(data), size).load(), spend=_Account(10**6+8*size))
     except _bad_pickle as e: raise ValueError(f"Cannot read {file}: {e or type(e).__name__}") from e
 
 # %% ../nbs/03_files.ipynb #fbfd7535

@@ -175,29 +175,44 @@ def _columns(items, n_items):
 def _nth_place(seen, users, order, nth):
     "Places in `order` of the unseen items number `nth` of each user; at least `len(order)` where there is none"
     beginning = 32*(int(nth.max())+1)
-    if beginning<len(order): # it holds what is asked for, but for a few users who have most of it
-        res = _nth_place_of_all(seen, users, order[:beginning], nth)
-        beyond = (res>=beginning).any(1)
-        if beyond.any(): res[beyond] = _nth_place_of_all(seen, users[beyond], order, nth[beyond])
-        return res
-    return _nth_place_of_all(seen, users, order, nth)
+    if beginning>=len(order): return _nth_place_of_all(seen, users, order, nth)
+    bs = max(1, 2**22//beginning)
+    batches = zip(users.split(bs), nth.split(bs))
+    res = torch.cat([_nth_place_of_few(seen, us, order[:beginning], o) for us,o in batches])
+    beyond = (res>=beginning).any(1)
+    if beyond.any(): res[beyond] = _nth_place_of_all(seen, users[beyond], order, nth[beyond])
+    return res
 
-def _nth_place_of_all(seen, users, order, nth):
+def _nth_place_of_few(seen, users, order, nth):
+    "As `_nth_place`, by a table of users and items"
+    place,item = seen.of(users)
+    unseen = torch.ones(len(users), len(order)+1, dtype=torch.bool)
+    unseen[place,_columns(order, seen.n_items)[item]] = False # what is not in the order falls on the last column
+    so_far = unseen[:,:-1].cumsum(1, dtype=torch.int32)
+    return torch.searchsorted(so_far, (nth+1).int())
+
+
+# %% ../nbs/08_rank.ipynb #74776124
+def _pairs_in_order(seen, users, order):
+    "What `users` have of `order`, by user and place: owner × (len(order)+1) + place; how many each owner has; and who owns what `users` have"
     n = len(order)+1
+    if n==seen.n_items and bool((order==torch.arange(1, n)).all()): return seen.keys-1,seen.count,users # all rows, and they are kept in this order
     place,item = seen.of(users)
     at = _columns(order, seen.n_items)[item]
     in_order = (at>=0).nonzero()[:,0]
     if len(in_order)<len(at): place,at = place[in_order],at[in_order]
-    owner,key = place,place*n+at
-    if (key[1:]<key[:-1]).any(): # not yet by user, then by place in the order
-        key = key.sort().values
-        at = key - owner*n # each user has as many as before
-    count = torch.bincount(owner, minlength=len(users))
+    key = place*n+at
+    if (key[1:]<key[:-1]).any(): key = key.sort().values
+    return key,torch.bincount(place, minlength=len(users)),torch.arange(len(users))
+
+def _nth_place_of_all(seen, users, order, nth):
+    n = len(order)+1
+    key,count,owner = _pairs_in_order(seen, users, order)
     begin = count.cumsum(0)-count
-    number = torch.arange(len(key))-begin[owner] # of the user's items, in the order
-    asked = torch.arange(len(users))[:,None]*n + nth.clamp(max=n-1)
-    unseen_before = at-number
-    return nth + torch.searchsorted(owner*n+unseen_before, asked, right=True) - begin[:,None]
+    unseen_before = key-torch.arange(len(key))+begin.repeat_interleave(count)
+    asked = owner[:,None]*n + nth.clamp(max=n-1)
+    return nth + torch.searchsorted(unseen_before, asked, right=True) - begin[owner][:,None]
+
 
 # %% ../nbs/08_rank.ipynb #fce62bcf
 def nth_unseen(

@@ -106,9 +106,8 @@ class Dies(Callback):
 def test_killed_process(folder, tmp_path, batch):
     "The other one ends with a message; 1 → 2 → 1 processes go on from the checkpoint to the same bits, and no half-written file is left"
     alone,*_ = ring_weights(folder, 4)
-    start = time.monotonic()
     dead,other = in_processes(2, lambda rank: ring_weights(folder, 4, Dies(0, batch), checkpoint=tmp_path/'run'), tmp_path)
-    assert dead==-signal.SIGKILL and time.monotonic()-start<60
+    assert dead==-signal.SIGKILL
     assert 'Process 1 could not' in other and 'another process has ended' in other
     after,*_ = ring_weights(folder, 4, checkpoint=tmp_path/'run')
     assert same(after, alone)
