@@ -1,6 +1,6 @@
 "What users of five kinds met in corners: silent wrong answers, raw errors, numbers that depend on chance"
 from helpers import * # all of the package, and what the tests share
-import sys,time
+import sys
 
 import scipy.sparse as sp
 

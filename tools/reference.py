@@ -1,9 +1,12 @@
 "The reference part of the site's pages: what nbdev leaves out of it, its links, its order, and its signatures"
 import ast, re
+from functools import cache
+from pathlib import Path
 
 from fastai.callback.core import event
 from fastcore.basics import merge
 from fastcore.nbio import mk_cell, read_nb, write_nb
+from nbdev.config import get_config
 from nbdev.doclinks import NbdevLookup
 from nbdev.process import Processor
 from nbdev.processors import FilterDefaults, add_show_docs
@@ -45,6 +48,18 @@ def our_names():
     syms = NbdevLookup().entries['collab_ext']['syms']
     return {mod:{k.removeprefix(f'{mod}.'):v for k,v in names.items()} for mod,names in syms.items()}
 
+@cache
+def lines_of(file):
+    "Name of what has an entry, such as `CollabLearner.solve`, → its line in the module `file`"
+    res = {}
+    for o in ast.parse(Path(file).read_text(encoding='utf-8')).body:
+        if isinstance(o, ast.ClassDef): res |= {o.name:o.lineno, **{f'{o.name}.{m.name}':m.lineno for m in filter(is_shown, o.body)}}
+        if not is_shown(o): continue
+        is_patch = any(ast.unparse(d).startswith('patch') for d in o.decorator_list)
+        owners = re.findall(r'\w+', ast.unparse(o.args.args[0].annotation)) if is_patch else []
+        res |= {f'{c}.{o.name}':o.lineno for c in owners} or {o.name:o.lineno}
+    return res
+
 def first_links():
     "Where each of our names leads; of two that are alike, to the one that nbdev finds first"
     return merge(*reversed(our_names().values()))
@@ -53,7 +68,12 @@ def own_links(nb):
     "Where the names of the module that the notebook `nb` exports lead: to its own page and source, though another module may have them too"
     found = (re.search(r'^#\|\s*default_exp (\S+)', c.source, flags=re.M) for c in nb.cells)
     own = next((m[1] for m in found if m), None)
-    return our_names().get(f'collab_ext.{own}', {})
+    names = our_names().get(f'collab_ext.{own}', {})
+    shown = lines_of(get_config().lib_path/f"{own.replace('.', '/')}.py") if own else ()
+    methods = {k.partition('.')[2]:v for k,v in reversed(names.items()) if '.' in k and k in shown}
+    elsewhere = method_links()
+    called = {f'{o}{m}':v for m,v in methods.items() for o in ('','learn.') if f'{o}{m}' in elsewhere} # `solve` is here this module's own
+    return {**called, **names}
 
 _words = {'vocab','serve'} # methods whose names are those of arguments and of a command, too
 
@@ -90,6 +110,14 @@ def line_of(cell):
     m = re.search(r'#L(\d+)\)', entry_of(cell))
     return int(m[1]) if m else 0
 
+def with_source(md):
+    "The entry `md` of a decorated method with a link to where it is; nbdev looks for a function of no class"
+    name,first = re.search(r'^#+ (\S+)$', md, flags=re.M)[1],first_links()
+    if '#LNone' not in md or name not in first: return md
+    _,file,address = first[name]
+    line = lines_of(get_config().config_path/file).get(name)
+    return re.sub(r'https?://\S+#LNone', f'{address}#L{line}' if line else address, md)
+
 def in_order(cells):
     "`cells` with neighbouring reference entries in the order of the module; nbdev reverses those of one cell"
     res,run = [],[]
@@ -119,6 +147,6 @@ def mend(f):
         if c.get('outputs'): c.outputs = [o for o in c.outputs if is_shown_output(o)]
         if c.cell_type=='markdown': c.remove_directives()
         elif entry_of(c):
-            for o in c.outputs: o['data']['text/markdown'] = tidy(''.join(o['data']['text/markdown']))
+            for o in c.outputs: o['data']['text/markdown'] = with_source(tidy(''.join(o['data']['text/markdown'])))
     nb.cells = in_order(nb.cells)
     write_nb(nb, f)
