@@ -473,4 +473,4 @@ def votes_needed(
         few = not np.isfinite(r.high)
         needed = np.nan if few else np.inf if abs(d)<1e-6 else now*r.variance/_needed_variance(d, found.attrs['alpha'], found.attrs['scale'], power)
         rows[o] = dict(difference=d, now=now, needed=np.ceil(needed), more=max(np.ceil(needed)-now, 0))
-    return pd.DataFrame(rows).T
+    return pd.DataFrame.from_dict(rows, orient='index')
