@@ -10,11 +10,12 @@ Docs: https://collab-ext.github.io/collab_ext/content_prior.html.md"""
 
 # %% auto #0
 __all__ = ['few', 'Expected', 'tag_weights', 'parts_of', 'similarities', 'start_params', 'kernel', 'own_noise', 'left_out_errors',
-           'search_kernel', 'explained', 'ContentPrior', 'moved_row']
+           'search_kernel', 'Landmarks', 'kernel_times', 'explained', 'ContentPrior', 'moved_row']
 
 # %% ../nbs/13a_content_prior.ipynb #5a2b75f1
-import json
-from collections import namedtuple
+import json,os
+from collections import deque,namedtuple
+from concurrent.futures import ThreadPoolExecutor
 import numpy as np,pandas as pd
 from fastcore.basics import patch
 from scipy import linalg,optimize,sparse
@@ -29,21 +30,32 @@ def tag_weights(
     counts = {k:np.bincount(flat, minlength=blocks.sizes[k]) for k,(flat,_) in blocks.codes.items()}
     return {k:np.sqrt(np.log1p(n/np.maximum(c, 1))).astype(np.float32) for k,c in counts.items()}
 
+def _squares(A):
+    "Squared lengths of the rows of `A`"
+    if not sparse.issparse(A): return (A**2).sum(1)
+    row = np.repeat(np.arange(A.shape[0]), np.diff(A.indptr))
+    return np.bincount(row, A.data**2, A.shape[0]).astype(np.float32)
+
 def _unit(X):
     "Rows of `X` at length 1; zeros stay"
     scale = 1/np.maximum(np.sqrt(_squares(X)), 1e-9).astype(np.float32)
-    return (sparse.diags(scale) @ X).tocsr() if sparse.issparse(X) else X*scale[:,None]
-
-def _squares(A): return np.asarray(A.multiply(A).sum(1)).ravel() if sparse.issparse(A) else (A**2).sum(1)
+    if not sparse.issparse(X): return X*scale[:,None]
+    return sparse.csr_matrix((X.data*np.repeat(scale, np.diff(X.indptr)), X.indices, X.indptr), X.shape)
 
 # %% ../nbs/13a_content_prior.ipynb #159a91e7
+def _weighted_tags(flat, start, weights):
+    "Codes of items as a sparse matrix (items × codes), each code once and with its weight"
+    X = sparse.csr_matrix((weights[flat], flat, start), shape=(len(start)-1,len(weights)))
+    X.sum_duplicates() # several unknown labels
+    X.data = weights[X.indices]
+    return X
+
 def parts_of(
     blocks:Blocks, # Features of some items
     weights:dict, # As `tag_weights` returns them
 )->dict: # Field → (items × columns), dense or sparse; the numbers together are `numbers`
     "What distances are measured between"
-    X,slices = blocks.matrix(),blocks.slices
-    tags = {k:_unit((X[:,slices[k]]!=0).astype(np.float32).multiply(w).tocsr()) for k,w in weights.items()}
+    tags = {k:_unit(_weighted_tags(*blocks.codes[k], w)) for k,w in weights.items()}
     texts = {k:_unit(v) for k,v in blocks.text.items()}
     numbers = dict(numbers=blocks.dense) if blocks.dense.shape[1] else {}
     return {**numbers, **tags, **texts}
@@ -76,15 +88,17 @@ def start_params(
     n = len(fields)
     return np.log(np.array([.5]*n + [.7]*n + [.2]*n + [1.,3.]))
 
+def _heights(params, n):
+    "Heights and widths of the bumps of `n` fields, and the heights of their lines"
+    return np.exp(params[:3*n]).reshape(3, n).astype(np.float32)
+
 def kernel(
     sims:dict, # As `similarities` returns them
     params:np.ndarray, # As `start_params`
 )->np.ndarray: # As the matrices of `sims`
     "Covariances of items, in units of the variance of rows"
-    n = len(sims)
-    bump,width,line = np.exp(params[:3*n]).reshape(3, n).astype(np.float32)
     far,res = 0,0
-    for (dots,d),a,w,l in zip(sims.values(), bump, width, line):
+    for (dots,d),a,w,l in zip(sims.values(), *_heights(params, len(sims))):
         far = far + w*d
         res = res + a*np.exp(-w*d) + l*dots
     return res + np.float32(np.exp(params[-2]))*np.exp(-far)
@@ -163,6 +177,98 @@ def _solve_landmarks(K, Kz, noise, Y):
     S = Kz + (K.T/noise)@K
     S_inverse = linalg.inv(S)
     return S_inverse@((K.T/noise)@Y),linalg.inv(Kz)-S_inverse
+
+# %% ../nbs/13a_content_prior.ipynb #51d03c9b
+def _as_columns(rows, most=2**23):
+    "The transpose of `rows`, dense if it has at most so many numbers: products with it are far quicker then"
+    if not sparse.issparse(rows): return np.ascontiguousarray(rows.T)
+    return rows.T.tocsr() if rows.shape[0]*rows.shape[1]>most else np.ascontiguousarray(rows.T.toarray())
+
+class Landmarks:
+    "Items that others are compared with"
+    def __init__(self,
+        parts:dict, # As `parts_of` returns them
+    ):
+        self.parts = parts
+        self.columns = {k:_as_columns(o) for k,o in parts.items()}
+        self.squares = {k:_squares(o).astype(np.float32) for k,o in parts.items()}
+
+    def compared(self,
+        k:str, # Field
+        A, # Rows of some items (n × columns of the field)
+    )->tuple: # Inner products, and squared distances with a minus before them, each (n × landmarks)
+        "How near items are to the landmarks in one field"
+        dots = A@self.columns[k]
+        if sparse.issparse(dots): dots = dots.toarray()
+        near = 2*dots
+        near -= self.squares[k]
+        near -= _squares(A).astype(np.float32)[:,None]
+        return dots,np.minimum(near, 0, out=near)
+
+
+# %% ../nbs/13a_content_prior.ipynb #6981d2d9
+def _distinct(A):
+    "The distinct rows of `A`, and the place among them of each of its rows"
+    if sparse.issparse(A): rows = [A.indices[a:b].tobytes()+A.data[a:b].tobytes() for a,b in zip(A.indptr, A.indptr[1:])]
+    else: rows = [o.tobytes() for o in A]
+    first = {}
+    for i,o in enumerate(rows): first.setdefault(o, i)
+    number = {o:i for i,o in enumerate(first)}
+    return A[list(first.values())],np.array([number[o] for o in rows], dtype=np.int64)
+
+_Field = namedtuple('_Field', 'name bump width line')
+
+def _field_kernel(landmarks, field, A):
+    "What a field adds to the kernel by itself, and its part of the exponent of all fields together, for the rows `A`"
+    dots,near = landmarks.compared(field.name, A)
+    near *= field.width
+    alone = np.exp(near)
+    alone *= field.bump
+    dots *= field.line
+    alone += dots
+    return alone,near
+
+
+# %% ../nbs/13a_content_prior.ipynb #b827040d
+def kernel_times(
+    part:dict, # Parts of some items, as `parts_of` returns them
+    landmarks:Landmarks, # What they are compared with
+    params:np.ndarray, # Of the kernel
+    W:np.ndarray, # Columns (landmarks × columns, float32)
+    threads=1, # Blocks at the same time
+    block=100, # Items of a block
+)->np.ndarray: # Items × columns
+    "The product of the items' kernel and `W`, without the whole kernel in memory"
+    fields = [_Field(*o) for o in zip(part, *_heights(params, len(part)))]
+    height = np.float32(np.exp(params[-2])) # of the bump of all fields together
+    n = next(iter(part.values())).shape[0]
+    res,shared = np.zeros((n,W.shape[1]), np.float32),{}
+    for f in fields:
+        rows,place = _distinct(part[f.name])
+        if 4*rows.shape[0]>n: continue
+        alone,near = _field_kernel(landmarks, f, rows)
+        res += (alone@W)[place]
+        shared[f.name] = near,place
+    def add_block(i):
+        exponent,K = np.zeros((2,min(block, n-i),len(W)), np.float32)
+        for f in fields:
+            if f.name in shared:
+                near,place = shared[f.name]
+                exponent += near[place[i:i+block]]
+            else:
+                alone,near = _field_kernel(landmarks, f, part[f.name][i:i+block])
+                exponent += near
+                K += alone
+        together = np.exp(exponent, out=exponent)
+        together *= height
+        K += together
+        res[i:i+block] += K@W
+    starts = range(0, n, block)
+    if min(threads, len(starts))<2: deque(map(add_block, starts), 0)
+    else:
+        with ThreadPoolExecutor(threads) as pool: deque(pool.map(add_block, starts), 0)
+    return res
+
 
 # %% ../nbs/13a_content_prior.ipynb #09ad2ed3
 def _only(sims, params, kept):
@@ -250,12 +356,13 @@ def _learn(self, blocks, Y, noise, counts):
     most = np.argsort(-counts, kind='stable')[:self.max_landmarks]
     every = len(most)==len(blocks)
     if every: most = np.arange(len(blocks))
-    self.landmarks = parts_of(blocks.take(most), self.weights)
-    Kz = kernel(similarities(self.landmarks, self.landmarks), self.params).astype(np.float64)
-    K = None if every else kernel(similarities(parts_of(blocks, self.weights), self.landmarks), self.params).astype(np.float64)
+    chosen = parts_of(blocks.take(most), self.weights)
+    Kz = kernel(similarities(chosen, chosen), self.params).astype(np.float64)
+    K = None if every else kernel(similarities(parts_of(blocks, self.weights), chosen), self.params).astype(np.float64)
     alpha,lower = _solve_landmarks(K, Kz, noise, Y)
     left = Y - (Kz if every else K)@alpha
     self.cov = left.T@(left/noise[:,None])/len(Y) + (alpha.T@Kz@alpha)/len(Y)
+    self.landmarks = Landmarks(chosen)
     self.alpha,self.lower = alpha.astype(np.float32),lower.astype(np.float32)
 
 # %% ../nbs/13a_content_prior.ipynb #8540bb28
@@ -270,32 +377,34 @@ def expect(self:ContentPrior,
     items:pd.DataFrame, # What is known of the items
     spread=False, # Also say how far from it their rows may be?
     bs=2_000, # Items at a time
+    threads=None, # How many cores to use; all by default
 )->Expected: # `spread` is None unless asked for
     "What is expected of items' rows"
     if self.params is None: raise ValueError("this prior was not fitted: call `fit_rows`, or `fit_content` of a learner, first")
-    found = [_expect_some(self, items[i:i+bs], spread) for i in range(0, len(items), bs)]
+    threads = threads or os.cpu_count()
+    found = [_expect_some(self, items[i:i+bs], spread, threads) for i in range(0, len(items), bs)]
     rows = np.concatenate([o.rows for o in found]) if found else np.zeros((0,len(self.mean)), dtype=np.float32)
     return Expected(rows, np.concatenate([o.spread for o in found]) if spread and found else None)
 
-def _expect_some(self, items, spread):
+def _expect_some(self, items, spread, threads):
     part = parts_of(self.features.transform(items), self.weights)
-    K = kernel(similarities(part, self.landmarks), self.params)
-    rows = (K@self.alpha + self.mean).astype(np.float32)
-    if not spread: return Expected(rows, None)
+    if not spread: return Expected((kernel_times(part, self.landmarks, self.params, self.alpha, threads) + self.mean).astype(np.float32), None)
+    K = kernel(similarities(part, self.landmarks.parts), self.params)
     left = _kernel_of_itself(self, part) - ((K@self.lower)*K).sum(1)
-    return Expected(rows, np.maximum(left, 0) + np.exp(self.params[-1]))
+    return Expected((K@self.alpha + self.mean).astype(np.float32), np.maximum(left, 0) + np.exp(self.params[-1]))
 
 # %% ../nbs/13a_content_prior.ipynb #333694e1
 @patch
 def embed(self:ContentPrior,
     works, # A frame of items, or records: a list of dicts
     bs=2_000, # Works at a time
+    threads=None, # How many cores to use; all by default
 )->np.ndarray: # Rows [vector, bias] (works × k+1), float32
     "What is expected of the rows of works, also of unseen ones"
-    if isinstance(works, pd.DataFrame): return self.expect(works, bs=bs).rows
+    if isinstance(works, pd.DataFrame): return self.expect(works, bs=bs, threads=threads).rows
     if not len(works): return np.zeros((0,len(self.mean)), dtype=np.float32)
     frame = self.features.frame
-    return np.concatenate([self.expect(o, bs=bs).rows for o in _frames(frame, works, bs)])
+    return np.concatenate([self.expect(o, bs=bs, threads=threads).rows for o in _frames(frame, works, bs)])
 
 def _frames(frame, works, bs):
     "Frames of `bs` records at a time; errors name a record by its place among all"
@@ -344,9 +453,9 @@ def to_arrays(self:ContentPrior)->tuple: # JSON, dict of name → array
     "What was learned, as text and arrays"
     if self.params is None: raise ValueError("this prior was not fitted: call `fit_rows`, or `fit_content` of a learner, first")
     arrays = {o:np.ascontiguousarray(getattr(self, o)) for o in _array_names}
-    for i,part in enumerate(self.landmarks.values()): arrays.update(_part_arrays(i, part))
+    for i,part in enumerate(self.landmarks.parts.values()): arrays.update(_part_arrays(i, part))
     for i,w in enumerate(self.weights.values()): arrays[f'weights.{i}'] = w
-    parts = {k:o.shape[1] if sparse.issparse(o) else None for k,o in self.landmarks.items()}
+    parts = {k:o.shape[1] if sparse.issparse(o) else None for k,o in self.landmarks.parts.items()}
     text = dict(format=_prior_format, features=self.features.to_json(), parts=parts, weights=list(self.weights), explained=self.explained.to_dict('index'))
     return json.dumps(text),arrays
 
@@ -361,7 +470,7 @@ def _from_arrays(cls,
         if d['format']!=_prior_format: raise ValueError(f"format {d['format']!r:.20} is not {_prior_format}")
         res = cls(Features.from_json(d['features'], encoder))
         for o in _array_names: setattr(res, o, np.asarray(arrays[o]))
-        res.landmarks = {k:_part_of_arrays(i, width, arrays) for i,(k,width) in enumerate(d['parts'].items())}
+        res.landmarks = Landmarks({k:_part_of_arrays(i, width, arrays) for i,(k,width) in enumerate(d['parts'].items())})
         res.weights = {k:arrays[f'weights.{i}'] for i,k in enumerate(d['weights'])}
         res.explained = pd.DataFrame.from_dict(d['explained'], orient='index').rename_axis('field')
     except (KeyError,TypeError,AttributeError) as e:

@@ -6,7 +6,7 @@ import numpy as np,pandas as pd,pytest,torch
 from collab_ext import CollabDataLoaders,Features,collab_learner,implicit_learner
 from collab_ext.catalogue import Catalogue
 from collab_ext.cold_start import list_quality,measure_cold,split_items
-from collab_ext.content_prior import ContentPrior,kernel,moved_row,own_noise,parts_of,similarities,tag_weights
+from collab_ext.content_prior import ContentPrior,Landmarks,kernel,kernel_times,moved_row,own_noise,parts_of,similarities,start_params,tag_weights
 from collab_ext.tower import copy_tower,list_net
 
 names = np.array(list('abcdefgh'))
@@ -53,6 +53,23 @@ def test_the_exact_answer():
     mean,spread = exact(prior.features, items, rows, counts, new, prior.params, prior.mean)
     got = prior.expect(new, spread=True)
     assert np.allclose(got.rows, mean, atol=1e-3) and np.allclose(got.spread, spread, atol=1e-2)
+
+@pytest.mark.parametrize('n,block,threads', [(1,100,1), (7,3,1), (90,20,3)])
+@pytest.mark.parametrize('fields', [dict(tags='tags'), dict(tags='tags', numbers='size'), dict(categories='kind', tags='tags', numbers='size')])
+def test_the_kernel_in_blocks(n, block, threads, fields):
+    "Fields in which many items are alike, and fields in which none are; also items without tags, and with several unknown ones"
+    some = pd.concat([items_of(n, 7)[0], pd.DataFrame(dict(tags=[None,'never|not yet|a'], size=[None,1e9]))])
+    items,some = [o.assign(kind=['x' if i%3 else 'y' for i in range(len(o))]) for o in (items_of(40)[0],some)]
+    features = Features(**fields).fit(items)
+    blocks = features.transform(items)
+    weights = tag_weights(blocks)
+    landmarks,part = parts_of(blocks, weights),parts_of(features.transform(some), weights)
+    params = start_params(part)+np.random.default_rng(n).normal(size=3*len(part)+2)*.3
+    W = np.random.default_rng(0).normal(size=(40,3)).astype(np.float32)
+    got = kernel_times(part, Landmarks(landmarks), params, W, threads, block)
+    assert np.allclose(got, kernel(similarities(part, landmarks), params)@W, atol=2e-4)
+    for k,A in part.items():
+        if k!='numbers': assert np.allclose(np.asarray(A.multiply(A).sum(1)).ravel(), [1]*n+[float(k=='kind'), 1], atol=1e-6)
 
 def test_landmarks_are_near_the_exact_answer():
     items,rows,counts = some_rows(150)
