@@ -92,6 +92,8 @@ def _heights(params, n):
     "Heights and widths of the bumps of `n` fields, and the heights of their lines"
     return np.exp(params[:3*n]).reshape(3, n).astype(np.float32)
 
+
+# %% ../nbs/13a_content_prior.ipynb #8446dd20
 def kernel(
     sims:dict, # As `similarities` returns them
     params:np.ndarray, # As `start_params`
