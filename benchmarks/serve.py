@@ -1,11 +1,13 @@
-"""The service under load: requests per second, latency, requests per CPU second, memory, reloads
+"""The service under load: requests per second, latency, requests per CPU second, memory, reloads; and works embedded by a bundle
 
-    python benchmarks/serve.py [--quick]
+    python benchmarks/serve.py [--quick] [--dry]
 
 The service is `collab-ext serve` in a process of its own, asked over keep-alive connections of this process, each of which sends its next
 request when the last is answered. CPU seconds are those of the service, from /proc. Catalogues: ml-1m with 64 factors (solved here; drawn
 at random if `$COLLAB_EXT_DATA` has no ml-1m), and 40,000 items drawn at random."""
-import argparse,asyncio,json,os,shutil,subprocess,sys,tempfile,time
+import argparse,asyncio,json,os,platform,shutil,subprocess,sys,tempfile,time
+from datetime import datetime
+from importlib.metadata import version
 from pathlib import Path
 import numpy as np,pandas as pd
 
@@ -130,47 +132,91 @@ def next_version(folder):
     os.rename(folder/'.next', folder/str(max(numbers)+1))
 
 def run(name, folder, port, n, many, rounds):
+    "The lines of the report about one catalogue"
     from collab_ext.bundle import Bundle
     bundle = Bundle(folder/'1')
-    rng = np.random.default_rng(0)
     server = start(folder, port, '--poll', '.5')
-    rows = []
     try:
         wait_for(port)
-        asked = endpoints(bundle, rng, n)
+        asked = endpoints(bundle, np.random.default_rng(0), n)
+        rows = []
         for endpoint,messages in asked.items():
             asyncio.run(load(port, messages[:50], 1))
             for c in (1,8,64):
                 best = min((measured(server.pid, port, messages, c) for _ in range(rounds)), key=lambda o: o['p99_ms'])
-                rows.append(dict(catalogue=name, endpoint=endpoint, **best))
-        table = pd.DataFrame(rows)
-        print(table.round(1).to_string(index=False), flush=True)
+                rows.append(dict(endpoint=endpoint, **best))
+                print(rows[-1], flush=True)
         messages = asked['/recommend, history of 20']
-        print('reloads', reloads(server.pid, port, folder, messages*max(1, 20_000//len(messages)//(4 if many<100_000 else 1))), flush=True)
+        during = reloads(server.pid, port, folder, messages*max(1, 20_000//len(messages)//(4 if many<100_000 else 1)))
         asyncio.run(load(port, messages, 8))
-        before = cpu_and_memory(server.pid)[1]
-        seen = [before]
+        seen = [cpu_and_memory(server.pid)[1]]
         for _ in range(10):
             asyncio.run(load(port, (messages*(many//10//len(messages)+1))[:many//10], 8))
             seen.append(cpu_and_memory(server.pid)[1])
-        print(f'memory (MB), each {many//10} requests: {[round(o) for o in seen]}', flush=True)
     finally:
         server.terminate()
-        print('exit', server.wait(60), flush=True)
+        ended = server.wait(60)
+    return [f'## {name}', '', *lines(rows), '', f"While five newer bundles were taken in, {during['requests']:,} requests to `/recommend` over 8 connections: "
+        f"{during['failed']} failed, p99 {during['p99_ms']:.0f} ms.", '', f"Memory (MB) after each {many//10:,} of {many:,} requests: {', '.join(f'{o:.0f}' for o in seen)}. "
+        f"The service ended with exit code {ended}.", '']
 
-if __name__=='__main__':
-    parser = argparse.ArgumentParser()
-    parser.add_argument('--quick', action='store_true', help='fewer requests')
-    parser.add_argument('--only', help='ml-1m or 40000')
-    args = parser.parse_args()
+def lines(rows):
+    "A table in markdown"
+    head = ['endpoint','connections','requests','failed','per second','per CPU second','p50 (ms)','p99 (ms)']
+    cells = [[o['endpoint'], o['connections'], o['requests'], o['failed'], *(f'{o[k]:.0f}' for k in ('per_second','per_cpu_second')), *(f'{o[k]:.1f}' for k in ('p50_ms','p99_ms'))] for o in rows]
+    return ['| '+' | '.join(map(str, o))+' |' for o in (head, ['---']*len(head), *cells)]
+
+def embedded(folder, sizes):
+    "The lines of the report about works embedded by a bundle, each number of works in a process of its own"
+    rows = []
+    for n in sizes:
+        res = json.loads(subprocess.run([sys.executable, __file__, '--embed', str(folder), str(n)], capture_output=True, text=True, check=True).stdout.splitlines()[-1])
+        rows.append(f"| {n:,} | {n/res['wall']:,.0f} | {n/res['cpu']:,.0f} | {res['megabytes']:.0f} |")
+        print(rows[-1], flush=True)
+    head = ['| works | per second | per CPU second | MB beyond those works and their rows |', '| --- | --- | --- | --- |']
+    return ['## Works embedded by a bundle', '', 'Records with titles and genres, checked and embedded by `Bundle.embed` (3,700 landmarks, 64 factors), best of three; memory at its peak.', '', *head, *rows, '']
+
+def embed(folder, n):
+    "Embed `n` works three times; print the best time, and the memory that it took"
+    import resource
+    from collab_ext.bundle import Bundle
+    b = Bundle(folder)
+    works = b.items[['title','genres']].sample(n, replace=True, random_state=0).to_dict('records')
+    b.embed(works[:2000])
+    res = []
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    for _ in range(3):
+        wall,cpu = time.perf_counter(),time.process_time()
+        rows = b.embed(works)
+        res.append((time.perf_counter()-wall,time.process_time()-cpu))
+    more = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss-before)/1024-2*rows.nbytes/2**20
+    wall,cpu = min(res)
+    print(json.dumps(dict(wall=wall, cpu=cpu, megabytes=more)))
+
+def machine():
+    versions = ', '.join(f'{o} {version(o)}' for o in ('numpy','scipy','fastapi','uvicorn','pydantic'))
+    return f'{os.cpu_count()} cores; Python {platform.python_version()}, {versions}; {datetime.now():%Y-%m-%d}'
+
+def main():
+    p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    p.add_argument('--quick', action='store_true', help='fewer requests')
+    p.add_argument('--only', nargs='+', default=['ml-1m','40000','embed'], choices=['ml-1m','40000','embed'])
+    p.add_argument('--dry', action='store_true', help='write nothing')
+    p.add_argument('--embed', nargs=2, help=argparse.SUPPRESS)
+    args = p.parse_args()
+    if args.embed: return embed(Path(args.embed[0]), int(args.embed[1]))
     n,many,rounds = (200,2000,1) if args.quick else (2000,100_000,2)
+    text = ['# The service under load', '', f'`python benchmarks/serve.py`. {machine()}.', '', 'The load generator runs on the same cores. CPU seconds are those of the service. '
+        'The better of two runs of each endpoint. A history is 20 liked items, folded in for each request; 64 factors.', '']
     with tempfile.TemporaryDirectory() as tmp:
-        if args.only!='40000':
-            one = Path(tmp)/'ml-1m'
-            if (data/'ml-1m').exists(): movielens(one/'1')
-            else: drawn(one/'1', 6040, 3706)
-            run('ml-1m', one, 8211, n, many, rounds)
-        if args.only!='ml-1m':
-            two = Path(tmp)/'large'
+        one,two = Path(tmp)/'ml-1m',Path(tmp)/'large'
+        if {'ml-1m','embed'}&set(args.only): movielens(one/'1') if (data/'ml-1m').exists() else drawn(one/'1', 6040, 3706)
+        if 'embed' in args.only: text += embedded(one/'1', [2000,20_000] if args.quick else [20_000,100_000])
+        if 'ml-1m' in args.only: text += run('ml-1m, 3,706 items', one, 8211, n, many, rounds)
+        if '40000' in args.only:
             drawn(two/'1', 10_000, 40_000)
-            run('40,000 items', two, 8212, n//2, many if args.quick else many//5, rounds)
+            text += run('40,000 items drawn at random', two, 8212, n//2, many if args.quick else many//5, rounds)
+    print('\n'.join(text))
+    if not args.dry: (Path(__file__).parent/'serve.md').write_text('\n'.join(text))
+
+if __name__=='__main__': main()
