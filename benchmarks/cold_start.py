@@ -145,7 +145,7 @@ def tuned(seed, peers=True, epochs=(10,20,30), factors=(32,64)):
         fit,valid = split_items(train, 'item', seed=100+o)
         known = items[items.item.isin(train.item)].reset_index(drop=True)
         tried,final = lightfm_table(fit, valid, known, o, epochs=epochs).ndcg,lightfm_table(train, test, items, o, epochs=epochs)
-        for way,e in tried.groupby(level=0).idxmax(): rows.append(dict(seed=o, method=way, setting=f'{e} epochs', **final.loc[(way,e)]))
+        for way,(_,e) in tried.groupby(level=0).idxmax().items(): rows.append(dict(seed=o, method=way, setting=f'{e} epochs', **final.loc[(way,e)]))
         k = max(factors, key=lambda k: own_row(fit, valid, known, k).ndcg)
         rows.append(dict(seed=o, method='rows from content', setting=f'iALS, {k} factors', **own_row(train, test, items, k)))
         print(pd.DataFrame(rows[-4:]).round(4).to_string(), flush=True)

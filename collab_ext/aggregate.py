@@ -40,7 +40,9 @@ def _balance(e, strengths, lipschitz, default, target, n_groups, tol=1e-10, n_st
     "The score of each group at which spring and ropes add up to `target`"
     up,down = (lipschitz*s*np.bincount(e.group, e.weight, n_groups) for s in strengths)
     start = default + lipschitz*target
-    lo,hi,x = start-down,start+up,start.clip(default-down, default+up)
+    lo = start-down
+    hi = start+up
+    x = start.clip(default-down, default+up)
     res,left_over = x.copy(),np.arange(n_groups)
     for i in range(n_steps):
         pull,slope = _total_pull(x, e, strengths)

@@ -67,7 +67,8 @@ def nearest(
     "The nearest neighbours of each item"
     n = X.shape[1]
     X,XT = X.tocsr(),X.T.tocsr()
-    vals,cols = np.empty((n,k), np.float32),np.zeros((n,k), np.int32)
+    vals = np.empty((n,k), np.float32)
+    cols = np.zeros((n,k), np.int32)
     count = partial(_nearest, start=_long(X.indptr), items=_rows(X.indices), item_start=_long(XT.indptr), item_users=_rows(XT.indices))
     shares = work_shares(XT@np.diff(X.indptr)+n)
     in_threads(lambda part: count(*part, scale=scale, vals=vals, cols=cols), shares, threads)
@@ -99,7 +100,8 @@ def lists(
     threads=1, # How many users to rank at once
 )->tuple: # The highest sums for each user, -1 where there is nothing left to show, and the rows of the items (users × k)
     "The best items of each user"
-    vals,rows = np.empty((len(users),k), np.float32),np.zeros((len(users),k), np.int32)
+    vals = np.empty((len(users),k), np.float32)
+    rows = np.zeros((len(users),k), np.int32)
     others = np.setdiff1d(np.arange(len(near)), items.numpy())
     pairs = dict(start=has.indptr.numpy(), has=_rows(has.items), hidden_start=hidden.indptr.numpy(), hidden=_rows(hidden.items))
     rank = partial(_lists, near=near, near_cols=_rows(near_cols), users=users.numpy(), others=_rows(others), **pairs)

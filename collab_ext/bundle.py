@@ -397,7 +397,9 @@ def _tangent(z, y, y_range):
 class _RatingsFold:
     "Solves for the row [vector, bias] of somebody new, from ratings"
     def __init__(self, V, tables, info, rounds=5):
-        self.V,self.coefs,self.cov = V,tables['fold_coefs'].astype(np.float64),tables['fold_cov'].astype(np.float64)
+        self.V = V
+        self.coefs = tables['fold_coefs'].astype(np.float64)
+        self.cov = tables['fold_cov'].astype(np.float64)
         self.noise,self.mean,self.y_range = info['fold']['noise'],info['mean'],info['y_range']
         self.rounds = 1 if self.y_range is None else rounds
 

@@ -216,7 +216,8 @@ def votes_auc(
     votes, # 1 and -1; NaN for those that are left out
 )->float: # Between 0 and 1; NaN if all votes are alike
     "How often a liked candidate is above a disliked one; equal scores count half"
-    scores,votes = np.asarray(scores, dtype=np.float64),np.asarray(votes, dtype=np.float64)
+    scores = np.asarray(scores, dtype=np.float64)
+    votes = np.asarray(votes, dtype=np.float64)
     if scores.shape!=votes.shape or scores.ndim!=1: raise ValueError(f"there are {scores.shape} scores and {votes.shape} votes: each candidate has one of both")
     liked,disliked = scores[votes>0],np.sort(scores[votes<0])
     if not len(liked) or not len(disliked): return math.nan

@@ -64,7 +64,8 @@ class Catalogue:
         self.items = items.reset_index(drop=True)
         self.labels = pd.Index(self.items[item])
         if not self.labels.is_unique: raise ValueError(f"`items` has {self.labels[self.labels.duplicated()][0]!r} more than once in {item!r}: each work needs one row")
-        self.known,self.counts = np.asarray(known, dtype=bool),np.asarray(counts)
+        self.known = np.asarray(known, dtype=bool)
+        self.counts = np.asarray(counts)
         self.rows = np.zeros((len(items),rows.shape[1]), dtype=np.float32)
         self.rows[self.known] = rows
         if not self.known.all(): self.rows[~self.known] = prior.embed(self.items[~self.known])
@@ -84,7 +85,8 @@ def add(self:Catalogue,
     new = works[~works[self.item].isin(self.labels[self.known])]
     items = pd.concat([self.items[kept], new], ignore_index=True)
     n = len(new)
-    known,counts = np.r_[self.known[kept], np.zeros(n, dtype=bool)],np.r_[self.counts[kept], np.zeros(n, dtype=self.counts.dtype)]
+    known = np.r_[self.known[kept], np.zeros(n, dtype=bool)]
+    counts = np.r_[self.counts[kept], np.zeros(n, dtype=self.counts.dtype)]
     more = Catalogue(self.prior, items[len(items)-n:], self.item, np.zeros(n, dtype=bool), self.rows[:0], np.zeros(n))
     self.items,self.labels,self.known,self.counts = items,pd.Index(items[self.item]),known,counts
     self.rows,self.index = np.concatenate([self.rows[kept], more.rows]),None

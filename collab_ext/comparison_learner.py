@@ -268,7 +268,8 @@ def steadied(
     n_like = np.bincount(like)
     mean,squares = [np.bincount(like, o)/n_like for o in (ratio, ratio**2)]
     true_squares = squares/(1+2/n_draws)
-    noise,spread = 2/n_draws*true_squares,np.maximum(true_squares-mean**2, 0)
+    noise = 2/n_draws*true_squares
+    spread = np.maximum(true_squares-mean**2, 0)
     own = spread/np.maximum(noise+spread, 1e-300)
     return rough*(mean[like] + own[like]*(ratio-mean[like]))
 
@@ -308,7 +309,8 @@ def _log_posterior_fall(solver, sd):
     n = len(system.cells)
     sides = list(zip(system.pairs.T, (-1.,1.))) # the score of the first item counts negatively
     d = posterior.differences(solver.x)
-    weight,slope = solver.tau*system.w,law.slope*expected(law.mean, d)
+    weight = solver.tau*system.w
+    slope = law.slope*expected(law.mean, d)
     W,base = posterior.curvature(d),expected(law.cumulant, d)
     prior_variance = sum(solver.variance[l]*(system.at[l]>=0) for l in system.levels)
     of_prior = np.minimum(1/prior_variance, 1/sd**2)
@@ -477,7 +479,8 @@ def _state_flaw(state, levels, sizes):
     if cells is None: return "its cells are missing"
     n_items = len(state['item_keys']) if 'item' in levels and 'item_keys' in state else 0
     if any(k not in state or len(state[k])!=n_items for k in ('item_mean','item_known')): return "what a source said of its items does not fit"
-    draws,n_scores = state.get('draws'),sum(len(state.get(f'{l}_score', ())) for l in levels)
+    draws = state.get('draws')
+    n_scores = sum(len(state.get(f'{l}_score', ())) for l in levels)
     if draws is not None and len(draws) and (draws.ndim!=2 or len(draws)!=n_scores): return "its draws of errors do not fit"
     for o in ('contributor','item'):
         table = state.get(f'{o}_factors')

@@ -131,7 +131,10 @@ def rescaled(
 # %% ../nbs/12e_comparison_solver.ipynb #0cf1b82c
 def _joint_product(posterior, W, G, mixed, scale_precision):
     "The matrix of second derivatives of scores and scales, as a function that multiplies it with a column"
-    Z,Zt,n,Gt = posterior.Z,posterior.Zt,len(posterior.precision),G.T.tocsr()
+    Z = posterior.Z
+    Zt = posterior.Zt
+    n = len(posterior.precision)
+    Gt = G.T.tocsr()
     of_cells,bend = posterior.system.product(W),posterior.bend[:,None]
     def times(v):
         x,s = v[:n],v[n:]
@@ -563,7 +566,9 @@ class LicchaviSolver(Solver):
     ):
         super().__init__(model, dls, loss_func)
         settings = ScoreSettings(w=ifnone(w, 1.), w0=ifnone(w0, 1.)) if model.settings is None else model.settings
-        self.w,self.w0,self.local = ifnone(w, settings.w),ifnone(w0, settings.w0),None
+        self.w = ifnone(w, settings.w)
+        self.w0 = ifnone(w0, settings.w0)
+        self.local = None
 
     @classmethod
     def suits(cls, model, dls, loss_func): return isinstance(model, ComparisonScores) and model.kind=='licchavi'

@@ -332,7 +332,8 @@ def fit_rows(self:ContentPrior,
     gram=None, # Second moment of the users' rows [vector, 1]; all columns count alike by default
 )->ContentPrior:
     "Learn how rows depend on content"
-    rows,counts = np.asarray(rows, dtype=np.float64),np.asarray(counts)
+    rows = np.asarray(rows, dtype=np.float64)
+    counts = np.asarray(counts)
     if not len(items)==len(rows)==len(counts): raise ValueError(f"there are {len(items)} items, {len(rows)} rows and {len(counts)} counts: one of each is needed")
     if len(items)<3: raise ValueError(f"rows of {len(items)} items say nothing of how rows depend on content: at least 3 are needed")
     if self.features is None: self.features = Features.of(items)
@@ -365,7 +366,8 @@ def _learn(self, blocks, Y, noise, counts):
     left = Y - (Kz if every else K)@alpha
     self.cov = left.T@(left/noise[:,None])/len(Y) + (alpha.T@Kz@alpha)/len(Y)
     self.landmarks = Landmarks(chosen)
-    self.alpha,self.lower = alpha.astype(np.float32),lower.astype(np.float32)
+    self.alpha = alpha.astype(np.float32)
+    self.lower = lower.astype(np.float32)
 
 # %% ../nbs/13a_content_prior.ipynb #8540bb28
 def _kernel_of_itself(self, part):

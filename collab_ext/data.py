@@ -481,7 +481,9 @@ def with_folded(self:Ratings,
             f"{len(labels)} labels of the old one: make it with `vocab.extend(df)`")
     counts = {name:torch.cat([own, new.counts[name][len(own):]]) for name,own in (self.counts or {}).items()}
     folded,targ = new.ids.cpu(),new.targ.cpu()
-    if self.folded is not None: folded,targ = torch.cat([self.folded, folded]),torch.cat([self.folded_targ, targ])
+    if self.folded is not None:
+        folded = torch.cat([self.folded, folded])
+        targ = torch.cat([self.folded_targ, targ])
     return self.replace(vocab=new.vocab, counts=counts or None, folded=folded, folded_targ=targ)
 
 # %% ../nbs/01_data.ipynb #56deb48a
@@ -569,8 +571,8 @@ class CollabDL(TfmdDL):
     def remake(cls, dls, df, called, **kwargs):
         "`DataLoaders` of other ratings `df` in the columns of `dls`, with loaders of this kind"
         check_kwargs(kwargs, called, CollabDataLoaders.from_df, TfmdDL.__init__, but=['ratings','vocab',*_unused])
-        (user,item),name = vocab_of(dls).names,train_data(dls).rating_name
-        here = dict(user_name=user, item_name=item, rating_name=name, bs=dls.train.bs, path=dls.path, device=dls.device)
+        user,item = vocab_of(dls).names
+        here = dict(user_name=user, item_name=item, rating_name=train_data(dls).rating_name, bs=dls.train.bs, path=dls.path, device=dls.device)
         return CollabDataLoaders.from_df(df, vocab=vocab_of(dls), **merge(here, kwargs))
 
     @TfmdDL.device.setter

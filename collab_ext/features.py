@@ -324,7 +324,8 @@ class Features:
         numbers = _names_of('numbers', numbers)
         self.numbers = numbers if popularity else _without_popularity(numbers)
         self.categories = _names_of('categories', categories)
-        self.tags,self.text = _names_of('tags', tags),_names_of('text', text)
+        self.tags = _names_of('tags', tags)
+        self.text = _names_of('text', text)
         self.sep,self.item,self.encoder = sep,item,encoder
         self.min_count,self.max_labels = min_count,max_labels
         self.scales,self.labels,self.dims,self.notes = None,None,None,{}

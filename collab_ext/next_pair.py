@@ -202,7 +202,8 @@ def next_pairs(self:ComparisonLearner,
 
     a,b = candidate_pairs(known.mean, rng)
     if row: a,b = [o[~np.isin(a*len(items)+b, compared_pairs(dls, row, k, items))] for o in (a,b)]
-    d,sd = known.mean[b]-known.mean[a],np.sqrt(pair_variance(known, a, b))
+    d = known.mean[b]-known.mean[a]
+    sd = np.sqrt(pair_variance(known, a, b))
     precision = answer_precision(law, d, sd, solver.tau)
     order = None if how=='information' else rng.permutation(len(a))
     if how=='neighbours': order = order[np.argsort(np.abs(d[order]), kind='stable')]
@@ -210,7 +211,8 @@ def next_pairs(self:ComparisonLearner,
 
     answers = expected_answers(law, d[picked], sd[picked])*dls.train_ds.scale
     exchanged = rng.random(len(picked))<.5
-    first,second = np.where(exchanged, b[picked], a[picked]),np.where(exchanged, a[picked], b[picked])
+    first = np.where(exchanged, b[picked], a[picked])
+    second = np.where(exchanged, a[picked], b[picked])
     names,columns = dls.train_ds.columns,{}
     columns[names.contributor] = [contributor]*len(picked)
     for name,at in ((names.item_a,first),(names.item_b,second)): columns[name] = [labels[o] for o in at]

@@ -244,7 +244,8 @@ def vote_reliability(
     res = reliability(*_chances(p, y), bins).rename(columns=dict(rating='share', ratings='votes'))
     z2 = scipy.stats.norm.ppf((1+level)/2)**2
     n,x = res.votes,res.share
-    middle,half = (x+z2/n/2)/(1+z2/n),np.sqrt(z2*(x*(1-x)/n+z2/n**2/4))/(1+z2/n)
+    middle = (x+z2/n/2)/(1+z2/n)
+    half = np.sqrt(z2*(x*(1-x)/n+z2/n**2/4))/(1+z2/n)
     res.insert(2, 'low', middle-half)
     res.insert(3, 'high', middle+half)
     return res
@@ -281,7 +282,8 @@ def _pairs(y, most, rng):
     n = len(y)
     if n*(n-1)//2<=most: a,b = np.triu_indices(n, 1)
     else: a,b = rng.integers(n, size=(2,most))
-    higher,lower = np.where(y[a]>y[b], a, b),np.where(y[a]>y[b], b, a)
+    higher = np.where(y[a]>y[b], a, b)
+    lower = np.where(y[a]>y[b], b, a)
     differ = y[a]!=y[b]
     return higher[differ],lower[differ]
 

@@ -129,7 +129,8 @@ def with_items(
     if items is None: return res
     items = _by_label(items, name)
     cols = [o for o in items if o not in res]
-    labels,shown = label_list('items', items.index),as_labels(res[name])
+    labels = label_list('items', items.index)
+    shown = as_labels(res[name])
     rows = match_rows(labels, shown)
     if len(rows) and (rows<0).all(): warn(f"`items` says nothing of what is shown: {name!r} is such as {shown[0]!r} there, and such as {labels[0]!r} in `items`" if labels else "`items` is empty")
     found = items[cols].reset_index(drop=True).reindex(rows.numpy()) # NaN for row -1

@@ -274,7 +274,8 @@ class ScoreSystem:
         return sp.csr_matrix((v, self.columns, self.ends), shape=(n,n))
     def product(self, W, dtype=np.float64):
         "The second derivatives of the answers' loss in the scores of cells, as a function that multiplies them with an array (cells × columns)"
-        above,diagonal = self.above(W).astype(dtype, copy=False),self.total(W, 1.)[:,None].astype(dtype)
+        above = self.above(W).astype(dtype, copy=False)
+        diagonal = self.total(W, 1.)[:,None].astype(dtype)
         below = above.T
         def times(z):
             res = diagonal*z
@@ -401,7 +402,8 @@ class Posterior:
     def product(self, W, dtype=np.float64):
         "The matrix of second derivatives, as a function that multiplies it with an array (unknowns × columns)"
         Z,Zt = [o.astype(dtype, copy=False) for o in (self.Z,self.Zt)]
-        of_cells,precision = self.system.product(W, dtype),self.precision[:,None].astype(dtype)
+        of_cells = self.system.product(W, dtype)
+        precision = self.precision[:,None].astype(dtype)
         def times(v):
             res = Zt@of_cells(Z@v)
             res += precision*v

@@ -117,8 +117,13 @@ def judgement_batch(
 )->tuple: # States, numbers of tokens, users; target and weight (n × 2)
     "A batch; of a pair, the better candidate comes first, and the worse one next"
     rows = np.asarray(rows, dtype=np.int64)
-    if ds.pairs is None: at,target = rows,np.column_stack([ds.target[rows], ds.weight[rows]])
-    else: at,target = ds.pairs[rows].ravel(),np.column_stack([np.ones(len(rows)), ds.pair_weight[rows]*len(ds.pairs)/ds.pair_weight.sum()])
+    if ds.pairs is None:
+        at = rows
+        target = np.column_stack([ds.target[rows], ds.weight[rows]])
+    else:
+        at = ds.pairs[rows].ravel()
+        weight = ds.pair_weight[rows]*len(ds.pairs)/ds.pair_weight.sum()
+        target = np.column_stack([np.ones(len(rows)), weight])
     x,n = padded([ds.states[i] for i in ds.at[at]])
     return x,n,torch.from_numpy(ds.users[at]),torch.from_numpy(target).float()
 
@@ -126,7 +131,9 @@ def judgement_batch(
 class AttentionPool(Module):
     "One vector from the states of a layer: several heads, each a weighted mean over tokens"
     def __init__(self, width, n_out, n_heads=4):
-        self.norm,self.query,self.value = nn.LayerNorm(width),nn.Linear(width, n_heads),nn.Linear(width, n_out)
+        self.norm = nn.LayerNorm(width)
+        self.query = nn.Linear(width, n_heads)
+        self.value = nn.Linear(width, n_out)
         nn.init.zeros_(self.query.weight)
         nn.init.zeros_(self.query.bias)
 
@@ -264,7 +271,9 @@ def fit_users(
 )->tuple: # Rows (n_users × k+1), their covariances, and variances of the prior
     "Rows of users in closed form"
     k = G.shape[1]
-    rows,covs,prior = np.zeros((n_users,k)),np.zeros((n_users,k,k)),np.full(k, .25)
+    rows = np.zeros((n_users,k))
+    covs = np.zeros((n_users,k,k))
+    prior = np.full(k, .25)
     groups = {u:o for u,o in pd.Series(range(len(users))).groupby(users).indices.items() if u>0}
     for _ in range(6 if groups else 0):
         for u,o in groups.items(): rows[u],covs[u] = _user_fit(G[o], offset[o], y[o], w[o], prior)
@@ -560,7 +569,8 @@ def order_accuracy(
     level=.95, # Share of such intervals that hold the true value
 )->dict: # value, low, high, pairs
     "How often the better one of two has the higher score; equal scores count half"
-    s,t = np.asarray(scores, dtype=np.float64),np.asarray(target, dtype=np.float64)
+    s = np.asarray(scores, dtype=np.float64)
+    t = np.asarray(target, dtype=np.float64)
     if s.shape!=t.shape or s.ndim!=1: raise ValueError(f"there are {s.shape} scores and {t.shape} targets: each candidate has one of both")
     known = np.isfinite(s)&np.isfinite(t)
     s,t = s[known],t[known]

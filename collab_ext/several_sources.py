@@ -115,7 +115,8 @@ def moved_rows(
     C_a,C_b = items_a[:,:-1]@root_a,items_b[:,:-1]@root_b
     turn = rotation(C_a[both], C_b[both], weight)
     vecs = C_b@turn@torch.linalg.pinv(root_a)
-    at_mean_a,at_mean_b = items_a[:,-1]+items_a[:,:-1]@mean_a,items_b[:,-1]+items_b[:,:-1]@mean_b
+    at_mean_a = items_a[:,-1]+items_a[:,:-1]@mean_a
+    at_mean_b = items_b[:,-1]+items_b[:,:-1]@mean_b
     shift = ((at_mean_a-at_mean_b)[both]*weight).sum()/weight.sum()
     bias = at_mean_b+shift-vecs@mean_a
     users_b = _rows(other, 0)
@@ -137,7 +138,8 @@ def combined(
         any_knows = (n.sum(0)>0).nonzero()[:,0]
         if s==0: strangers = len(any_knows)<2
         if s==0 and strangers: # the base's users say what users are like
-            rows,kept = packed_rows(tables(base.src.wgts), 0),list(base.src.vocab.labels[0])
+            rows = packed_rows(tables(base.src.wgts), 0)
+            kept = list(base.src.vocab.labels[0])
             total = source_counts(base.src.info, 0, len(kept)).float()
         else:
             stacked = torch.stack([_rows(base, s), *[o[s] for o in moved]])

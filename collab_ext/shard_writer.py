@@ -417,7 +417,8 @@ def _cut_block(db, plan, work, b, starts, rows, preparation, path):
         n = _n_buckets(rows[name], plan.blocks**2 if name=='train' else plan.blocks, plan.bucket_rows)
         keys = dict(item_block=block_sql('item', starts[1])) if name=='train' else {}
         n_open = n*plan.blocks if name=='train' else n
-        fresh,target = path/name/f'user_block={b}',work.out/name/f'user_block={b}'
+        fresh = path/name/f'user_block={b}'
+        target = work.out/name/f'user_block={b}'
         for o in (fresh,target): o.parent.mkdir(parents=True, exist_ok=True)
         if target.is_dir(): shutil.rmtree(target)
         cut(db, stage, fresh, dict(keys, bucket=plan.bucket(n)), which, plan.weight and name=='train', preparation, n_open)

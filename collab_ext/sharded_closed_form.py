@@ -56,7 +56,9 @@ class ItemSums:
     def __init__(self, n_items, k, n_groups):
         self.k = k
         self.A = torch.zeros(n_items, k*(k+1)//2)
-        self.h,self.c,self.w = torch.zeros(n_items, k),torch.zeros(n_items),torch.zeros(n_items, n_groups)
+        self.h = torch.zeros(n_items, k)
+        self.c = torch.zeros(n_items)
+        self.w = torch.zeros(n_items, n_groups)
     @property
     def tensors(self): return self.A,self.h,self.c,self.w
 
@@ -195,7 +197,8 @@ def solve_items(
     P = inv_psd(items.prior_cov)
     mu = items.prior_mean[:,None]
     k = sums.k
-    mean,error = torch.empty(len(sums.h), k),torch.empty(len(sums.h), dtype=torch.float64)
+    mean = torch.empty(len(sums.h), k)
+    error = torch.empty(len(sums.h), dtype=torch.float64)
     total = torch.zeros(len(items.rows_of), k, k, dtype=torch.float64)
     for r in torch.arange(len(mean)).split(2**12):
         A = unpacked(sums.A[r], k) + (sums.w[r]@cov_xx.flatten(1)).view(-1, k, k)
@@ -271,7 +274,8 @@ def _sweep_users(mf):
     users,k = mf.users,mf.users.mean.shape[1]
     mean = users.mean.clone()
     sums = ItemSums(mf.shards.sizes[1], k, len(users.rows_of))
-    total,n_total = torch.zeros(len(users.rows_of), k, k).double(),torch.zeros(len(users.rows_of)).double()
+    total = torch.zeros(len(users.rows_of), k, k).double()
+    n_total = torch.zeros(len(users.rows_of)).double()
     error,moments = 0.,[torch.zeros(()).double(), torch.zeros(k).double(), torch.zeros(k,k).double()]
     for b in mf.blocks:
         block = UserBlock(mf.shards, b)

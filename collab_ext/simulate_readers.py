@@ -50,8 +50,10 @@ class Readers:
     ):
         rng = np.random.default_rng(seed)
         def scaled(share, *size): return rng.normal(size=size)*spread*np.sqrt(share/5)
-        self.words,self.neighbours = scaled(1-pairs, 5, 12),scaled(pairs, 5, 12, 12)
-        self.own,self.mood = scaled(personal, n, 5, 12),.3*rng.normal(size=n)
+        self.words = scaled(1-pairs, 5, 12)
+        self.neighbours = scaled(pairs, 5, 12, 12)
+        self.own = scaled(personal, n, 5, 12)
+        self.mood = .3*rng.normal(size=n)
         self.n = n
         self.numbers = [{w:i for i,w in enumerate(p)} for p in places]
 

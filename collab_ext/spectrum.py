@@ -43,14 +43,16 @@ def fit_biases(
     y = rm.y-rm.y.mean()
     noise = max(y.var(unbiased=False).item(), 1e-6)
     biases = [torch.zeros(n) for n in rm.sizes]
-    variances,uncertain = [share*noise]*2,[torch.zeros(n) for n in rm.sizes]
+    variances = [share*noise]*2
+    uncertain = [torch.zeros(n) for n in rm.sizes]
     for _ in range(n_sweeps):
         for s in (1,0):
             seen,count = rm.count[s]>0,rm.count[s].float()
             rest = torch.zeros(rm.sizes[s]).index_add_(0, rm.ids[s], y-biases[1-s][rm.ids[1-s]])
             variances[s] = bias_variance((rest/count)[seen], noise/count[seen], variances[s], share*noise)
             ridge = noise/variances[s]
-            biases[s],uncertain[s] = rest/(count+ridge),noise/(count+ridge)
+            biases[s] = rest/(count+ridge)
+            uncertain[s] = noise/(count+ridge)
         u,i = [b[rows] for b,rows in zip(biases, rm.ids)]
         left = y-u-i
         noise = max(((left**2).mean() + sum(v[rows].mean() for v,rows in zip(uncertain, rm.ids))).item(), 1e-6)

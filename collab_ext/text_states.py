@@ -196,7 +196,8 @@ class TextStates:
         self.max_tokens = check_count('max_tokens', max_tokens, 'how many tokens are read')
         self.batch_tokens = check_count('batch_tokens', batch_tokens, 'how many tokens are in a batch')
         self.tokenizer,self.model = tokenizer,shallow(model, max(*self.layers, 1))
-        self.n_layers,self.width = len(self.layers),len(self.layers)*model.config.hidden_size
+        self.n_layers = len(self.layers)
+        self.width = len(self.layers)*model.config.hidden_size
         self.start = first(o for o in (tokenizer.bos_token_id,tokenizer.eos_token_id,0) if o is not None)
         self.fingerprint = _fingerprint(self)
         self.cache = StateCache(Path(cache)/self.fingerprint[:16], max_bytes) if cache else None

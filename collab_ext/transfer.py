@@ -382,7 +382,9 @@ class TransferReport:
 
     def _row(self, t):
         m,s,fill = self.transfer.matches,side(t),self.transfer.fill
-        missing,solved,unused = m.missing(s),self.transfer.solved[s],m.unused(s)
+        missing = m.missing(s)
+        solved = self.transfer.solved[s]
+        unused = m.unused(s)
         n_known = len(m.old.labels[s])-m.old.first_row(s)
         how = f'mean of {n_known} rows' if fill=='mean' else getattr(fill, '__name__', fill)
         if self.transfer.dropped: missing,solved,unused = m.n_labels(s),m.n_rated(s),n_known

@@ -73,7 +73,9 @@ class UserPosterior:
         if not isinstance(solver, BayesSolver): raise ValueError("The scores of a user have a distribution where the model is a `DotBias` "
             f"with squared error: this learner has {a_type(get_model(learn.model))}")
         warn_if_untrained(learn, 'UserPosterior')
-        model,prior,self.vocab = get_model(learn.model),solver.known_prior(),learn.vocab
+        model = get_model(learn.model)
+        prior = solver.known_prior()
+        self.vocab = learn.vocab
         users,items = [to_np(packed_rows(tables(model), s)).astype(np.float64) for s in (0,1)]
         self.x = np.concatenate([items[:,:-1],np.ones((len(items),1))], 1)
         self.offset = items[:,-1]+model.mean.item()
