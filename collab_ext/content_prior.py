@@ -385,7 +385,8 @@ def expect(self:ContentPrior,
 )->Expected: # `spread` is None unless asked for
     "What is expected of items' rows"
     if self.params is None: raise ValueError("this prior was not fitted: call `fit_rows`, or `fit_content` of a learner, first")
-    threads = threads or os.cpu_count()
+    if threads is None: threads = os.cpu_count()
+    if type(threads) is not int or threads<1: raise ValueError(f"`threads` is how many cores to use, at least 1, not {threads!r:.80}")
     found = [_expect_some(self, items[i:i+bs], spread, threads) for i in range(0, len(items), bs)]
     rows = np.concatenate([o.rows for o in found]) if found else np.zeros((0,len(self.mean)), dtype=np.float32)
     return Expected(rows, np.concatenate([o.spread for o in found]) if spread and found else None)

@@ -53,6 +53,9 @@ def test_the_exact_answer():
     mean,spread = exact(prior.features, items, rows, counts, new, prior.params, prior.mean)
     got = prior.expect(new, spread=True)
     assert np.allclose(got.rows, mean, atol=1e-3) and np.allclose(got.spread, spread, atol=1e-2)
+    assert np.allclose(prior.embed(new, threads=2), mean, atol=1e-3)
+    for o in (0, -1, 1.5, '2', True):
+        with pytest.raises(ValueError, match='`threads` is how many cores'): prior.embed(new, threads=o)
 
 @pytest.mark.parametrize('n,block,threads', [(1,100,1), (7,3,1), (90,20,3)])
 @pytest.mark.parametrize('fields', [dict(tags='tags'), dict(tags='tags', numbers='size'), dict(categories='kind', tags='tags', numbers='size')])
