@@ -8,7 +8,7 @@ import numpy as np, pandas as pd
 import speed
 
 here = Path(__file__).resolve().parent
-large = {'million':(1_000_000,20_000,5_000), 'users':(2_000_000,200_000,20_000)} # ratings, users, items
+large = {'million':(1_000_000,20_000,5_000), 'users':(2_000_000,200_000,20_000), 'twenty':(20_000_000,138_000,27_000)} # ratings, users, items
 
 # ---- One measurement, in a process of its own -----------------------------------------------------------------------
 
@@ -137,7 +137,7 @@ def sweeps_table(sets, factors, threads, repeats):
 
 about = """# Closed forms
 
-Written by `python benchmarks/closed_forms.py`. {machine}.
+Written by `python benchmarks/closed_forms.py{args}`. {machine}.
 
 Each measurement is a process of its own, the two in turns; median (lowest–highest), while other work shares the cores.
 
@@ -149,12 +149,14 @@ A sweep here holds more: covariances, priors, features of the set of ratings, im
 | --- | --- | --- | --- | --- | --- |
 {sweeps}
 
-## `learn.solve()`, beside myFM
+{solved}{memory}"""
+
+about_solve = """## `learn.solve()`, beside myFM
 
 | ratings | way | factors | seconds | RMSE |
 | --- | --- | --- | --- | --- |
-{solved}
-{memory}"""
+{lines}
+"""
 
 def main(argv=None):
     p = argparse.ArgumentParser(description=__doc__)
@@ -166,6 +168,7 @@ def main(argv=None):
     p.add_argument('--solve', nargs='*', default=['u1','ml1m'])
     p.add_argument('--myfm', nargs='*', default=['u1'], help='myFM takes minutes on ml1m')
     p.add_argument('--memory', action='store_true', help='Two million users')
+    p.add_argument('--out', default='closed_forms.md', help='File for the report')
     p.add_argument('--dry', action='store_true', help='Write nothing')
     args = p.parse_args(argv)
     if args.child: return child(*args.child)
@@ -181,8 +184,10 @@ def main(argv=None):
         text = f"\n## Memory\n\nFive sweeps of 2,000,000 users with 50 factors and 40,000,000 ratings: {res['peak']/1e9:.2f} GB, {res['peak']/res['data']:.2f} times tables and ratings ({res['data']/1e9:.2f} GB).\n"
     peers = ', '.join(f'{o} {version(o)}' for o in ('cmfrec','myfm') if find_spec(o))
     machine = f"{os.cpu_count()} cores; Python {platform.python_version()}, torch {version('torch')}, numba {version('numba')}, {peers}; {datetime.now():%Y-%m-%d}"
-    report = about.format(machine=machine, sweeps=sweeps, solved='\n'.join(solved), memory=text)
+    solved = about_solve.format(lines='\n'.join(solved)) if solved else ''
+    said = ' '.join(['', *(sys.argv[1:] if argv is None else argv)]).rstrip()
+    report = about.format(machine=machine, sweeps=sweeps, solved=solved, memory=text, args=said)
     if args.dry: print(report)
-    else: (here/'closed_forms.md').write_text(report)
+    else: (here/args.out).write_text(report)
 
 if __name__=='__main__': main()
