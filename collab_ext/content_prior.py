@@ -19,6 +19,7 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np,pandas as pd
 from fastcore.basics import patch
 from scipy import linalg,optimize,sparse
+from threadpoolctl import threadpool_limits
 from .features import Blocks,Features,RecordError
 
 # %% ../nbs/13a_content_prior.ipynb #a2216aef
@@ -268,7 +269,7 @@ def kernel_times(
     starts = range(0, n, block)
     if min(threads, len(starts))<2: deque(map(add_block, starts), 0)
     else:
-        with ThreadPoolExecutor(threads) as pool: deque(pool.map(add_block, starts), 0)
+        with threadpool_limits(1), ThreadPoolExecutor(threads) as pool: deque(pool.map(add_block, starts), 0)
     return res
 
 

@@ -67,7 +67,8 @@ def serve_command(
     "Serve a bundle over HTTP, with a page to try it"
     app = _app(folder or (Path(root)/'dev' if dev else root), read_token(token_file), max_body, timeout, poll)
     import uvicorn
+    from threadpoolctl import threadpool_limits
     logging.basicConfig(format='%(asctime)s %(levelname)s %(message)s', level=logging.ERROR if quiet else logging.INFO)
     config = uvicorn.Config(app, host=host, port=port, access_log=False, log_config=None, limit_concurrency=concurrency, server_header=False,
         timeout_graceful_shutdown=max(1, int(timeout)), timeout_keep_alive=30)
-    uvicorn.Server(config).run()
+    with threadpool_limits(1): uvicorn.Server(config).run() # products for one request are too small for several cores
