@@ -8,7 +8,7 @@ import numpy as np, pandas as pd
 import speed
 
 here = Path(__file__).resolve().parent
-large = {'million':(1_000_000,20_000,5_000), 'users':(2_000_000,200_000,20_000), 'twenty':(20_000_000,138_000,27_000)} # ratings, users, items
+large = dict(million=(1_000_000,20_000,5_000), users=(2_000_000,200_000,20_000), twenty=(20_000_000,138_000,27_000)) # ratings, users, items
 
 # ---- One measurement, in a process of its own -----------------------------------------------------------------------
 
