@@ -13,13 +13,11 @@ __all__ = ['few', 'Expected', 'tag_weights', 'parts_of', 'similarities', 'start_
            'search_kernel', 'Landmarks', 'kernel_times', 'explained', 'ContentPrior', 'moved_row']
 
 # %% ../nbs/13a_content_prior.ipynb #5a2b75f1
-import json,os
-from collections import deque,namedtuple
-from concurrent.futures import ThreadPoolExecutor
+import json
+from collections import namedtuple
 import numpy as np,pandas as pd
 from fastcore.basics import patch
 from scipy import linalg,optimize,sparse
-from threadpoolctl import threadpool_limits
 from .features import Blocks,Features,RecordError
 
 # %% ../nbs/13a_content_prior.ipynb #a2216aef
@@ -238,7 +236,6 @@ def kernel_times(
     landmarks:Landmarks, # What they are compared with
     params:np.ndarray, # Of the kernel
     W:np.ndarray, # Columns (landmarks × columns, float32)
-    threads=1, # Blocks at the same time
     block=100, # Items of a block
 )->np.ndarray: # Items × columns
     "The product of the items' kernel and `W`, without the whole kernel in memory"
@@ -266,10 +263,7 @@ def kernel_times(
         together *= height
         K += together
         res[i:i+block] += K@W
-    starts = range(0, n, block)
-    if min(threads, len(starts))<2: deque(map(add_block, starts), 0)
-    else:
-        with threadpool_limits(1), ThreadPoolExecutor(threads) as pool: deque(pool.map(add_block, starts), 0)
+    for i in range(0, n, block): add_block(i)
     return res
 
 
@@ -382,19 +376,16 @@ def expect(self:ContentPrior,
     items:pd.DataFrame, # What is known of the items
     spread=False, # Also say how far from it their rows may be?
     bs=2_000, # Items at a time
-    threads=None, # How many cores to use; all by default
 )->Expected: # `spread` is None unless asked for
     "What is expected of items' rows"
     if self.params is None: raise ValueError("this prior was not fitted: call `fit_rows`, or `fit_content` of a learner, first")
-    if threads is None: threads = os.cpu_count()
-    if type(threads) is not int or threads<1: raise ValueError(f"`threads` is how many cores to use, at least 1, not {threads!r:.80}")
-    found = [_expect_some(self, items[i:i+bs], spread, threads) for i in range(0, len(items), bs)]
+    found = [_expect_some(self, items[i:i+bs], spread) for i in range(0, len(items), bs)]
     rows = np.concatenate([o.rows for o in found]) if found else np.zeros((0,len(self.mean)), dtype=np.float32)
     return Expected(rows, np.concatenate([o.spread for o in found]) if spread and found else None)
 
-def _expect_some(self, items, spread, threads):
+def _expect_some(self, items, spread):
     part = parts_of(self.features.transform(items), self.weights)
-    if not spread: return Expected((kernel_times(part, self.landmarks, self.params, self.alpha, threads) + self.mean).astype(np.float32), None)
+    if not spread: return Expected((kernel_times(part, self.landmarks, self.params, self.alpha) + self.mean).astype(np.float32), None)
     K = kernel(similarities(part, self.landmarks.parts), self.params)
     left = _kernel_of_itself(self, part) - ((K@self.lower)*K).sum(1)
     return Expected((K@self.alpha + self.mean).astype(np.float32), np.maximum(left, 0) + np.exp(self.params[-1]))
@@ -404,13 +395,12 @@ def _expect_some(self, items, spread, threads):
 def embed(self:ContentPrior,
     works, # A frame of items, or records: a list of dicts
     bs=2_000, # Works at a time
-    threads=None, # How many cores to use; all by default
 )->np.ndarray: # Rows [vector, bias] (works × k+1), float32
     "What is expected of the rows of works, also of unseen ones"
-    if isinstance(works, pd.DataFrame): return self.expect(works, bs=bs, threads=threads).rows
+    if isinstance(works, pd.DataFrame): return self.expect(works, bs=bs).rows
     if not len(works): return np.zeros((0,len(self.mean)), dtype=np.float32)
     frame = self.features.frame
-    return np.concatenate([self.expect(o, bs=bs, threads=threads).rows for o in _frames(frame, works, bs)])
+    return np.concatenate([self.expect(o, bs=bs).rows for o in _frames(frame, works, bs)])
 
 def _frames(frame, works, bs):
     "Frames of `bs` records at a time; errors name a record by its place among all"

@@ -53,13 +53,11 @@ def test_the_exact_answer():
     mean,spread = exact(prior.features, items, rows, counts, new, prior.params, prior.mean)
     got = prior.expect(new, spread=True)
     assert np.allclose(got.rows, mean, atol=1e-3) and np.allclose(got.spread, spread, atol=1e-2)
-    assert np.allclose(prior.embed(new, threads=2), mean, atol=1e-3)
-    for o in (0, -1, 1.5, '2', True):
-        with pytest.raises(ValueError, match='`threads` is how many cores'): prior.embed(new, threads=o)
+    assert np.allclose(prior.embed(new), mean, atol=1e-3)
 
-@pytest.mark.parametrize('n,block,threads', [(1,100,1), (7,3,1), (90,20,3)])
+@pytest.mark.parametrize('n,block', [(1,100), (7,3), (90,20)])
 @pytest.mark.parametrize('fields', [dict(tags='tags'), dict(tags='tags', numbers='size'), dict(categories='kind', tags='tags', numbers='size')])
-def test_the_kernel_in_blocks(n, block, threads, fields):
+def test_the_kernel_in_blocks(n, block, fields):
     "Fields in which many items are alike, and fields in which none are; also items without tags, and with several unknown ones"
     some = pd.concat([items_of(n, 7)[0], pd.DataFrame(dict(tags=[None,'never|not yet|a'], size=[None,1e9]))])
     items,some = [o.assign(kind=['x' if i%3 else 'y' for i in range(len(o))]) for o in (items_of(40)[0],some)]
@@ -69,7 +67,7 @@ def test_the_kernel_in_blocks(n, block, threads, fields):
     landmarks,part = parts_of(blocks, weights),parts_of(features.transform(some), weights)
     params = start_params(part)+np.random.default_rng(n).normal(size=3*len(part)+2)*.3
     W = np.random.default_rng(0).normal(size=(40,3)).astype(np.float32)
-    got = kernel_times(part, Landmarks(landmarks), params, W, threads, block)
+    got = kernel_times(part, Landmarks(landmarks), params, W, block)
     assert np.allclose(got, kernel(similarities(part, landmarks), params)@W, atol=2e-4)
     for k,A in part.items():
         if k!='numbers': assert np.allclose(np.asarray(A.multiply(A).sum(1)).ravel(), [1]*n+[float(k=='kind'), 1], atol=1e-6)
