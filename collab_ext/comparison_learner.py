@@ -366,7 +366,6 @@ def scores(self:ComparisonLearner,
     unit = solver.scale[system.contributor] if solver.has_scales else 1.
     score = solver.posterior().Z@solver.x
     n_times = np.bincount(system.pairs.ravel(), np.repeat(system.w, 2), len(system.cells))
-    if (system.w==1).all(): n_times = n_times.astype(int)
     res = _labels(self.vocab, self.dls.criteria, system.parts)
     return res.assign(score=score/unit, left=left/unit, right=right/unit, comparisons=n_times)
 
