@@ -30,10 +30,10 @@ def matrix(train, test):
 def ours(name, k, threads, sweeps=6):
     "Seconds of each sweep with exactly `k` factors"
     import torch
-    from collab_ext.bayes import BayesMF,first_guess
+    from collab_ext.bayes import BayesMF,guess_of_width
     torch.set_num_threads(threads)
     rm,_ = matrix(*ratings(name))
-    mf = BayesMF.from_scratch(rm, k, rm.y.mean().item(), guess=first_guess(rm, k, least=k))
+    mf = BayesMF.from_scratch(rm, k, rm.y.mean().item(), guess=guess_of_width(rm, k))
     res = []
     for _ in range(sweeps):
         t = time.perf_counter()

@@ -35,6 +35,7 @@ Modules:
 - `collab_ext.fused`: `cbs=Fused()`: forward, gradient and update of each rating in one compiled loop, inside a fastai `Learner`
 - `collab_ext.fused_negatives`: BPR, softmax and cosine contrastive loss in the compiled loop, which draws negatives itself
 - `collab_ext.fused_numba`: The rule of `fused` as one compiled loop over ratings, by numba
+- `collab_ext.fused_pools`: Ratings of the same users side by side, so that their rows stay in a processor's cache
 - `collab_ext.fused_threads`: Threads that share no rows train at once, and a seed still gives the same bits
 - `collab_ext.fused_triton`: The rule of `fused` for a whole batch at once, by Triton kernels
 - `collab_ext.ials`: Weighted least squares over all pairs of users and items, for clicks

@@ -10,7 +10,7 @@ Docs: https://collab-ext.github.io/collab_ext/bayes.html.md"""
 __all__ = ['most_kept', 'FirstGuess', 'renewed_sweeps', 'learned_sweeps', 'Posterior', 'row_features', 'kept_table',
            'SetFeatures', 'inv_psd', 'dot_and_biases', 'BayesMF', 'regressors', 'kind_shares', 'known_rows',
            'solve_coefs', 'expected_rows', 'fit_coefs', 'fit_spread', 'refit', 'implicit_means', 'fit_implicit',
-           'UsedFactors', 'first_guess', 'start_cov', 'prior_means', 'evidence_bound', 'mean_rows']
+           'UsedFactors', 'first_guess', 'guess_of_width', 'start_cov', 'prior_means', 'evidence_bound', 'mean_rows']
 
 # %% ../nbs/05a_bayes.ipynb #f0d96db5
 from fastai.basics import *
@@ -365,6 +365,13 @@ class UsedFactors:
 # %% ../nbs/05a_bayes.ipynb #ec33c068
 FirstGuess = namedtuple('FirstGuess', 'biases bias_vars variance found vectors') # biases of users and of items, their variances, variance of what is left of the ratings, how many factors stand out, vectors of users and of items
 
+def _guess(rm, find):
+    "A `FirstGuess` with factors as `find` finds them, from what is left of the ratings: how many stand out, and vectors"
+    if not len(rm.y): return FirstGuess([torch.zeros(n) for n in rm.sizes], [.2,.2], 1., 0, [torch.zeros(n,0) for n in rm.sizes])
+    fit = fit_biases(rm)
+    variance = fit.residual.var(unbiased=False).clamp(min=1e-3).item()
+    return FirstGuess(fit.rows, fit.variances, variance, *find(fit.residual))
+
 def first_guess(
     rm:RatingMatrix, # Ratings
     n_factors:int, # At most as many factors
@@ -372,11 +379,18 @@ def first_guess(
     least=10, # At least as many, if there may be
 )->FirstGuess: # In the units of ratings
     "Biases, and the factors that stand out from chance"
-    if not len(rm.y): return FirstGuess([torch.zeros(n) for n in rm.sizes], [.2,.2], 1., 0, [torch.zeros(n,0) for n in rm.sizes])
-    fit = fit_biases(rm)
-    variance = fit.residual.var(unbiased=False).clamp(min=1e-3).item()
-    spectrum = factor_spectrum(rm, fit.residual, n_factors, seed, least=least)
-    return FirstGuess(fit.rows, fit.variances, variance, spectrum.found, spectrum.vectors)
+    def find(residual):
+        spectrum = factor_spectrum(rm, residual, n_factors, seed, least=least)
+        return spectrum.found,spectrum.vectors
+    return _guess(rm, find)
+
+def guess_of_width(
+    rm:RatingMatrix, # Ratings
+    k:int, # Number of factors
+    seed=0, # Seed of the search for them
+)->FirstGuess: # In the units of ratings
+    "Biases, and the `k` strongest factors, whether they stand out from chance or not"
+    return _guess(rm, lambda residual: (k,strongest_factors(rm, residual, k, seed)))
 
 # %% ../nbs/05a_bayes.ipynb #23661f44
 def start_cov(

@@ -136,7 +136,7 @@ def start_from_scratch(
     structures = _structures(guess, found)
     names,errors = list(structures),{}
     for kept,ids,y in _held_out_parts(rm):
-        tried = _structures(first_guess(kept, k, least=k), found)
+        tried = _structures(guess_of_width(kept, k), found)
         new = _held_out_errors(make, kept, sweeps, {o:tried[o] for o in names}, ids, y)
         errors = {o:torch.cat([errors[o],x]) if o in errors else x for o,x in new.items()}
         names = _open_names(errors)
@@ -153,8 +153,7 @@ def start_alike(
 )->BayesMF: # Not trained yet
     "A start from scratch with as much structure as another"
     k = int(mf.used.keep.sum())
-    guess = first_guess(rm, max(k, 1), least=k)
-    guess = guess._replace(vectors=[o[:,:k] for o in guess.vectors])
+    guess = guess_of_width(rm, k)
     return BayesMF.from_scratch(rm, len(mf.used.keep), mf.mean, mf.link, guess=guess, sets=mf.sets)
 
 # %% ../nbs/05e_bayes_solver.ipynb #77c78022

@@ -286,11 +286,11 @@ def _row_counts(dl, params):
     return [to_np(o) for o in res]
 
 # %% ../nbs/07_fused.ipynb #9c903bd5
-def _can_take(step, dl):
-    "Can `step` cut the batches of the loader `dl` by itself?"
+def _cuts_plainly(dl):
+    "Are the batches of the loader `dl` plain ones of ratings in main memory?"
     ds = dl.dataset
     is_plain = type(ds).batch is Ratings.batch and type(dl).create_batch is CollabDL.create_batch and 'create_batch' not in vars(dl)
-    return hasattr(step, 'batch') and is_plain and ds.ids.device.type=='cpu' and ds.targ is not None
+    return is_plain and ds.ids.device.type=='cpu' and ds.targ is not None
 
 @contextmanager
 def _torch_threads(n):
@@ -304,6 +304,36 @@ def _all_batches(fused, batches):
     "Train on all `batches` of an epoch"
     vars(fused.learn).pop('all_batches', None)
     with _torch_threads(1 if fused.active else torch.get_num_threads()): batches()
+
+# %% ../nbs/07_fused.ipynb #36df7b44
+_pools_from = 2**21 # ratings
+
+def _keeps_order(dl):
+    "Does the loader `dl` have an order that is not `CollabDL`'s own?"
+    own = type(dl).idx_parts is CollabDL.idx_parts and type(dl).get_idxs is CollabDL.get_idxs
+    return not dl.shuffle or not own or bool({'idx_parts','get_idxs','shuffle_fn'} & set(vars(dl)))
+
+def _worth_pools(fused, bs):
+    "Should the epochs of this `fit` take their ratings from pools, in batches of `bs`?"
+    learn = fused.learn
+    path = fused.path or _best_path(fused.params[0].device)
+    is_large = learn.dl.n>=_pools_from and bs>=2**14 and learn.n_epoch>1
+    return is_large and path=='numba' and fused.form is None and _cuts_plainly(learn.dl) and not _keeps_order(learn.dl)
+
+# %% ../nbs/07_fused.ipynb #f6d47ca0
+def _larger(fused, bs):
+    "The loader, with batches of `bs`"
+    new = dict(bs=bs)
+    if fused.form: new['n_neg'] = 0
+    if hasattr(fused.step, 'batch') and _cuts_plainly(fused.dl): new['create_batch'] = partial(fused.step.batch, fused.dl.dataset)
+    return fused.dl.new(**new)
+
+def _in_pools(ratings): return import_module('collab_ext.fused_pools').PooledRatings(ratings)
+
+def _from_pools(dl, pooled, bs):
+    "The loader `dl`, with batches of `bs` from `pooled` ratings"
+    cls = import_module('collab_ext.fused_pools').PooledDL
+    return dl.new(pooled, cls=cls, bs=bs//pooled.run)
 
 # %% ../nbs/07_fused.ipynb #3958f287
 class Fused(Callback):
@@ -324,6 +354,7 @@ class Fused(Callback):
         store_attr()
         self.active = False
         self.said = set() # reasons that were told
+        self.pooled = None # `PooledRatings`, during a `fit`
         self.mse = WeightedMSE()
 
     def after_create(self):
@@ -360,13 +391,20 @@ class Fused(Callback):
         "Train this epoch on larger batches, unless `lr_find` counts them"
         searching = any(isinstance(o, LRFinder) for o in self.learn.cbs)
         if searching or not isinstance(self.dl, CollabDL): return
-        new = dict(bs=ifnone(self.bs, _fused_bs(self.dl.n, self.threads)))
-        if self.form: new['n_neg'] = 0
-        if _can_take(self.step, self.dl): new['create_batch'] = partial(self.step.batch, self.dl.dataset)
-        self.learn.dl = self.dl.new(**new)
+        bs = ifnone(self.bs, _fused_bs(self.dl.n, self.threads))
+        if _worth_pools(self, bs):
+            if self.pooled is None: self.pooled = _in_pools(self.dl.dataset)
+            self.learn.dl = _from_pools(self.dl, self.pooled, bs)
+        else: self.learn.dl = _larger(self, bs)
         if hasattr(self.learn, 'progress'): self.learn.progress.before_train() # a bar of as many batches
 
-    def after_train(self): self.params,self.tabs,self.step = None,None,None # not to be kept, or saved, with this callback
+# %% ../nbs/07_fused.ipynb #f81ab202
+@patch
+def before_fit(self:Fused): self.pooled = None
+@patch
+def after_fit(self:Fused): self.pooled = None
+@patch
+def after_train(self:Fused): self.params,self.tabs,self.step = None,None,None
 
 # %% ../nbs/07_fused.ipynb #fd3a59bf
 @patch

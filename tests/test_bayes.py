@@ -190,7 +190,7 @@ def test_the_evidence_bound_rises(seed):
         gen = torch.Generator().manual_seed(seed)
         tastes = [torch.randn(m, 3, generator=gen) for m in rm.sizes]
         rm.y = rm.y + (tastes[0][rm.ids[0]]*tastes[1][rm.ids[1]]).sum(1)
-    mf = BayesMF.from_scratch(rm, 5, rm.y.mean().item(), guess=first_guess(rm, 5, least=5), sets=False)
+    mf = BayesMF.from_scratch(rm, 5, rm.y.mean().item(), guess=guess_of_width(rm, 5), sets=False)
     bounds = []
     for _ in range(15):
         mf.sweep()
