@@ -11,9 +11,8 @@ import numpy as np, pandas as pd
 
 here = Path(__file__).resolve().parent
 cols = ['user','item','rating']
-needs = dict(surprise='surprise', libmf='libmf', libmf_2='libmf', cornac='cornac', fused='numba', fused_2='numba')
-imports = dict(stock='fastai.collab', surprise='surprise', libmf='libmf', libmf_first='libmf', libmf_2='libmf', cornac='cornac', plain='collab_ext', fused='collab_ext',
-    fused_2='collab_ext', solve='collab_ext')
+needs = dict(surprise='surprise', libmf='libmf', cornac='cornac', fused='numba')
+imports = dict(stock='fastai.collab', surprise='surprise', libmf='libmf', cornac='cornac', plain='collab_ext', fused='collab_ext', solve='collab_ext')
 names = dict(stock='stock fastai', surprise='Surprise SVD', libmf='LIBMF', libmf_2='LIBMF, 2 threads', cornac='cornac MF', plain='ours, plain',
     fused='ours, fused', fused_2='ours, fused, 2 threads', solve='ours, closed form')
 
@@ -24,8 +23,9 @@ settings = dict(
     ml1m=dict(stock=dict(bs=1024, n=5, lr=5e-3), surprise=dict(n_epochs=25, lr_all=.01, reg_all=.05), libmf=dict(k=50, nr_iters=20, eta=.1, lam=.08),
         cornac=dict(max_iter=20, learning_rate=.02, lambda_reg=.05), plain=dict(bs=2048, n=5, lr=5e-3), fused=dict(n=8), solve=dict(k=10, n=12)),
     big=dict(libmf=dict(k=32, nr_iters=8, eta=.1, lam=.05), fused=dict(k=32, n=5)))
-settings['big']['libmf_first'] = dict(settings['big']['libmf'], nr_iters=1)
 for o in ('libmf','fused'): settings['big'][f'{o}_2'] = dict(settings['big'][o], threads=2)
+for o in ('libmf','libmf_2'): settings['big'][f'{o}_first'] = dict(settings['big'][o], nr_iters=1)
+for o in ('fused','fused_2'): settings['big'][f'{o}_first'] = dict(settings['big'][o], n=2) # one epoch would be prepared in another way
 titles = dict(u1='ml-100k, official split u1, 50 factors', ml1m='ml-1m, random 90/10, seed 0, 50 factors', big='20 million simulated ratings, 138,000 × 27,000, 32 factors')
 
 # ---- Ratings -------------------------------------------------------------------------------------------------------
@@ -135,8 +135,7 @@ def cornac(train, test, k=50, seed=0, **kw):
         return res if u is None or i is None else res+m.u_factors[u]@m.i_factors[i]
     return t,kw['max_iter'],lambda df: [rate(u,i) for u,i in zip(df.user, df.item)]
 
-libmf_first = libmf_2 = libmf
-fused_2 = fused
+def base(peer): return peer.split('_')[0]
 
 def rmse(pred, test):
     "Error of predictions, clipped to the scale"
@@ -151,9 +150,9 @@ def child(section, peer, quick):
     "Train once and print what was measured"
     warnings.simplefilter('ignore')
     train,test = [pd.read_pickle(o) for o in child_files(section)]
-    with redirect_stdout(None): import_module(imports[peer])
+    with redirect_stdout(None): import_module(imports[base(peer)])
     start = rss()
-    t,n,rate = globals()[peer](train, test, **settings[section][peer])
+    t,n,rate = globals()[base(peer)](train, test, **settings[section][peer])
     high = peak()
     print(json.dumps(dict(seconds=t, epochs=n, rate=len(train)*n/t, rmse=rmse(rate(test), test), bytes=(high-start)/len(train))))
 
@@ -167,10 +166,10 @@ def run(section, peer, quick):
 
 def available(section, peers):
     "The peers that are installed; says which are not"
-    res = [o for o in settings[section] if not peers or o in peers]
+    res = [o for o in settings[section] if not peers or o.removesuffix('_first') in peers]
     for o in res:
         if needs.get(o) and not find_spec(needs[o]): print(f'{names[o]} is skipped: {needs[o]} is not installed', flush=True)
-    return [o for o in res if find_spec(needs.get(o.split('_')[0], 'numpy'))]
+    return [o for o in res if find_spec(needs.get(base(o), 'numpy'))]
 
 def race(section, repeats, quick, peers):
     "All peers in turn, several times"
@@ -233,11 +232,14 @@ about = """# Speed
 
 Written by `python benchmarks/speed.py`, section by section. {machine}.
 
-Each run is a process of its own with one thread, or two where it says so; peers take turns, five times (once for stock fastai on ml-1m); median (lowest–highest). Seconds are
+Each run is a process of its own with one thread, or two where it says so; peers take turns, five times (three times for the 20 million, once for stock fastai on ml-1m); median (lowest–highest). Seconds are
 those of training alone, from ratings in memory; those of a Learner hold its loop and a validation of the test ratings after each epoch. Predictions
 are clipped to 1–5. Settings of LIBMF, cornac and ours were chosen on a tenth of the
 training ratings; Surprise's and those of ours, plain, also by a look at the test error, in their favour; the test errors of two decays on ml-1m (.035 and .04) were seen before .04 became the default. Memory is the peak beyond the frames of ratings, in bytes for
 each training rating. LIBMF is its PyPI package{libmf}. LightFM has no squared error on ratings, and is left out.
+
+A column without preparations has the epochs beyond those of a shorter run in the same turn (one epoch of LIBMF's, two of ours): reading, sorting, and arranging are
+done once, before the first.
 
 Compiling the fused step takes {first:.1f} s, once for a machine; reading it from disk takes {later:.2f} s, once for a process. Neither is in the seconds.
 """
@@ -245,17 +247,21 @@ Compiling the fused step takes {first:.1f} s, once for a machine; reading it fro
 def med(xs, f='.3g'): return f'{statistics.median(xs):{f}} ({min(xs):{f}}–{max(xs):{f}})'
 
 def table(found):
-    rows = ['| | epochs | seconds | RMSE | million ratings a second | bytes a rating |', '| --- | --- | --- | --- | --- | --- |']
+    first = any(o.endswith('_first') for o in found)
+    cols = ['', 'epochs', 'seconds', 'RMSE', 'million ratings a second', *['…, preparations left out']*first, 'bytes a rating']
+    rows = ['| '+' | '.join(cols)+' |', '| --- '*len(cols)+'|']
     for o,rs in found.items():
-        if o=='libmf_first': continue
+        if o.endswith('_first'): continue
         get = lambda k: [r[k] for r in rs]
-        rows.append(f"| {names[o]} | {rs[0]['epochs']} | {med(get('seconds'))} | {med(get('rmse'),'.4f')} | {med([r/1e6 for r in rates(found, o)])} | {statistics.median(get('bytes')):.0f} |")
+        row = [names[o], rs[0]['epochs'], med(get('seconds')), med(get('rmse'), '.4f'), med([r/1e6 for r in get('rate')])]
+        if first: row.append(med([r/1e6 for r in epoch_rates(found, o)]))
+        rows.append('| '+' | '.join(map(str, [*row, f"{statistics.median(get('bytes')):.0f}"]))+' |')
     return '\n'.join(rows)
 
-def rates(found, o):
-    "Ratings a second; LIBMF's without what it does before its first epoch"
-    if o!='libmf' or 'libmf_first' not in found: return [r['rate'] for r in found[o]]
-    return [r['rate']*r['seconds']/r['epochs']*(r['epochs']-1)/(r['seconds']-f['seconds']) for r,f in zip(found[o],found['libmf_first'])]
+def epoch_rates(found, o):
+    "Ratings a second of the epochs beyond those of a shorter run: without what is done once"
+    pairs = list(zip(found[o], found[f'{o}_first']))
+    return [r['rate']*r['seconds']/r['epochs']*(r['epochs']-f['epochs'])/(r['seconds']-f['seconds']) for r,f in pairs]
 
 def acc_table(found):
     rows = ['| protocol | data | bar | ours, fused | ours, closed form |', '| --- | --- | --- | --- | --- |']

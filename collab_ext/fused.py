@@ -306,19 +306,22 @@ def _all_batches(fused, batches):
     with _torch_threads(1 if fused.active else torch.get_num_threads()): batches()
 
 # %% ../nbs/07_fused.ipynb #36df7b44
-_pools_from = 2**21 # ratings
+_pools_from = 2**21 # ratings, whose tables a cache may not hold
+_pool_bs = 2**14 # batches that consist of many runs
 
 def _keeps_order(dl):
-    "Does the loader `dl` have an order that is not `CollabDL`'s own?"
-    own = type(dl).idx_parts is CollabDL.idx_parts and type(dl).get_idxs is CollabDL.get_idxs
-    return not dl.shuffle or not own or bool({'idx_parts','get_idxs','shuffle_fn'} & set(vars(dl)))
+    "Does the loader `dl` have an order, or a way to iterate, that is not `CollabDL`'s own?"
+    own = {'idx_parts','get_idxs','shuffle_fn'} & set(vars(dl))
+    return type(dl) is not CollabDL or not dl.shuffle or bool(own) or len(dl.before_batch.fs)>0
 
 def _worth_pools(fused, bs):
     "Should the epochs of this `fit` take their ratings from pools, in batches of `bs`?"
     learn = fused.learn
     path = fused.path or _best_path(fused.params[0].device)
-    is_large = learn.dl.n>=_pools_from and bs>=2**14 and learn.n_epoch>1
-    return is_large and path=='numba' and fused.form is None and _cuts_plainly(learn.dl) and not _keeps_order(learn.dl)
+    is_large = learn.dl.n>=_pools_from and bs>=_pool_bs and learn.n_epoch>1
+    on_path = path=='numba' and fused.form is None
+    looked_at = learn.recorder.train_metrics if hasattr(learn, 'recorder') else False # metrics of ranking look at `dl.dataset`
+    return is_large and on_path and not looked_at and _cuts_plainly(learn.dl) and not _keeps_order(learn.dl)
 
 # %% ../nbs/07_fused.ipynb #f6d47ca0
 def _larger(fused, bs):
@@ -328,7 +331,10 @@ def _larger(fused, bs):
     if hasattr(fused.step, 'batch') and _cuts_plainly(fused.dl): new['create_batch'] = partial(fused.step.batch, fused.dl.dataset)
     return fused.dl.new(**new)
 
-def _in_pools(ratings): return import_module('collab_ext.fused_pools').PooledRatings(ratings)
+def _in_pools(pooled, ratings, threads):
+    "The `ratings` in pools: `pooled`, unless these are of others or these have changed"
+    if pooled is not None and pooled.is_of(ratings): return pooled
+    return import_module('collab_ext.fused_pools').PooledRatings(ratings, threads=threads)
 
 def _from_pools(dl, pooled, bs):
     "The loader `dl`, with batches of `bs` from `pooled` ratings"
@@ -393,7 +399,7 @@ class Fused(Callback):
         if searching or not isinstance(self.dl, CollabDL): return
         bs = ifnone(self.bs, _fused_bs(self.dl.n, self.threads))
         if _worth_pools(self, bs):
-            if self.pooled is None: self.pooled = _in_pools(self.dl.dataset)
+            self.pooled = _in_pools(self.pooled, self.dl.dataset, self.threads)
             self.learn.dl = _from_pools(self.dl, self.pooled, bs)
         else: self.learn.dl = _larger(self, bs)
         if hasattr(self.learn, 'progress'): self.learn.progress.before_train() # a bar of as many batches
@@ -405,6 +411,12 @@ def before_fit(self:Fused): self.pooled = None
 def after_fit(self:Fused): self.pooled = None
 @patch
 def after_train(self:Fused): self.params,self.tabs,self.step = None,None,None
+
+# %% ../nbs/07_fused.ipynb #76f826f1
+@patch
+def __getstate__(self:Fused):
+    "What is saved with a learner"
+    return merge(vars(self), dict(pooled=None, params=None, tabs=None, step=None))
 
 # %% ../nbs/07_fused.ipynb #fd3a59bf
 @patch

@@ -1,6 +1,6 @@
 """Ratings of the same users side by side, so that their rows stay in a processor's cache
 
-Of an epoch over millions of ratings, half can pass with waiting for memory: each rating of a random order is another place in the table of ratings, and its user another place in a table that no cache holds. LIBMF trains block after block for that reason ([Chin et al. 2015](https://dl.acm.org/doi/10.1145/2668133)). Here ratings are arranged once for a `fit`: into pools of users whose rows fit into a cache, and within a pool at random. An epoch then takes the pools in random order, and short runs of a pool's ratings in random order, which are copied as they lie. `Fused` does so where ratings are many.
+Of an epoch over millions of ratings, half can pass with waiting for memory: each rating of a random order is another place in the table of ratings, and its user another place in a table that no cache holds. LIBMF trains block after block for that reason ([Chin et al. 2015](https://dl.acm.org/doi/10.1145/2668133)). Here ratings are arranged once for a `fit`: into pools of some hundred or thousand users, whose rows a cache can hold, and within a pool at random. An epoch then takes the pools in random order, and short runs of a pool's ratings in random order, which are copied as they lie. `Fused` does so where ratings are many.
 
 Docs: https://collab-ext.github.io/collab_ext/pools.html.md"""
 
@@ -11,6 +11,7 @@ __all__ = ['pools_of', 'PooledRatings', 'PooledDL']
 
 # %% ../nbs/07e_pools.ipynb #1fd09af4
 import torch
+from concurrent.futures import ThreadPoolExecutor
 from torch import Tensor
 from .data import *
 from .rows_numba import compiled
@@ -50,24 +51,40 @@ def _mix(x, order):
     return x
 
 # %% ../nbs/07e_pools.ipynb #72b02cd9
+def _check_rows(rows, n):
+    "Raise an `IndexError` unless all `rows` are below `n`, and none below 0"
+    bad = rows[(rows<0)|(rows>=n)]
+    if len(bad): raise IndexError(f"The id {bad[0].item()} is beyond the tables' {n} rows")
+
+def _versions(ratings):
+    "What changes whenever a tensor of `ratings` does"
+    return [o if o is None else o._version for o in (ratings.ids,ratings.targ,ratings.weight)]
+
 class PooledRatings:
     "Ratings in pools, cut by runs"
     def __init__(self,
         ratings:Ratings, # In main memory, with values
         pool=2**18, # How many ratings a pool should have, a multiple of `run`
         run=256, # How many lie side by side in each batch
+        threads=1, # How many arrange them, a column each
     ):
-        self.run,self.pool = run,pool
-        self.ids,self.vocab = ratings.ids[:0],ratings.vocab
-        s = int(ratings.vocab.sizes[1]>ratings.vocab.sizes[0])
-        rows = ratings.ids[:,s].contiguous()
-        count = torch.bincount(rows, minlength=ratings.vocab.sizes[s])
+        self.ratings,self.run,self.pool = ratings,run,pool
+        self.versions = _versions(ratings)
+        n_users,n_items = ratings.vocab.sizes
+        s = int(n_items>n_users)
+        ids = ratings.ids.int().contiguous()
+        rows = ids[:,s].contiguous()
+        _check_rows(rows, max(n_users, n_items))
+        count = torch.bincount(rows, minlength=max(n_users, n_items))
         pool_of = pools_of(count, pool)
         order = torch.randperm(pool, dtype=torch.int32)
-        pairs = ratings.ids.contiguous().view(torch.int64)[:,0]
-        columns = [o for o in (pairs,ratings.targ,ratings.weight) if o is not None]
-        self.columns = [_mix(_moved(o, rows, count, pool_of), order) for o in columns]
+        def arranged(x): return _mix(_moved(x, rows, count, pool_of), order)
+        columns = [o for o in (ids.view(torch.int64)[:,0],ratings.targ,ratings.weight) if o is not None]
+        with ThreadPoolExecutor(threads) as crew: self.columns = list(crew.map(arranged, columns))
 
+    @property
+    def ids(self): return self.ratings.ids
+    def is_of(self, ratings): return self.ratings is ratings and self.versions==_versions(ratings)
     def __len__(self): return -(-len(self.columns[0])//self.run)
     def __getitem__(self, runs): return self.batch(runs)
     def to(self, device): return self
@@ -87,5 +104,6 @@ class PooledDL(CollabDL):
     "Batches of runs of `PooledRatings`, pool after pool; `bs` counts runs"
     def idx_parts(self):
         "The numbers of the runs in the order of this epoch, pool by pool"
+        if not self.shuffle: return super().idx_parts()
         n = self.dataset.pool//self.dataset.run
         return shuffled(self.n, torch.Generator().manual_seed(self.rng.randrange(2**63)), pool=n, block=n)

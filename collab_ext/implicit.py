@@ -315,7 +315,7 @@ def spectral_factors(
     root = users[1:].norm(dim=0).clamp(min=1e-9).sqrt()
     return users/root,items*root
 
-# %% ../nbs/10_implicit.ipynb #c6fcb568
+# %% ../nbs/10_implicit.ipynb #9529835d
 def _unit_rows(users, items):
     "Vectors of length 1 whose products put the items of each user in the same order"
     users,items = users[:,:-1],items[:,:-1]
@@ -326,17 +326,25 @@ def _unit_rows(users, items):
 
 def _as_wide(rows, k): return F.pad(rows, (0,k-rows.shape[1]))
 
+def _is_quick_to_solve(
+    sizes, # Number of users and of items
+    most_items=20_000, # A larger catalogue is not
+    most=6_000, # Nor are more users with more items
+)->bool:
+    "Is EASE's closed form quick?"
+    n_users,n_items = sizes
+    return n_items<=most_items and min(n_users, n_items)<=most
+
+# %% ../nbs/10_implicit.ipynb #c6fcb568
 def linear_start(
     ds:Ratings, # Clicks
     n_factors, # Width of the vectors
     unit_rows=False, # Vectors of length 1?
     scale=10., # What scores are multiplied by
-    most_items=20_000, # Larger catalogues start from the directions of clicks
-    most=6_000, # As do sets with more users and more items
+    quick=None, # Start from EASE? By default where its closed form is quick; else from the directions of clicks
 )->tuple: # Vectors of users and of items
     "Vectors to train from, with the lists of a linear model"
-    n_users,n_items = ds.vocab.sizes
-    if n_items<=most_items and min(n_users, n_items)<=most:
+    if ifnone(quick, _is_quick_to_solve(ds.vocab.sizes)):
         users,items = factors_of(EASE(ds.ids, ds.targ, ds.vocab.sizes, value_weight=0.), n_factors)
     else:
         history = ItemModel(ds.ids, ds.targ, ds.vocab.sizes)
@@ -384,7 +392,8 @@ def _clicks_of(dls):
     return sp.csr_matrix((ds.targ.cpu().numpy(), ds.ids.cpu().numpy().T), shape=ds.vocab.sizes)
 
 def _rate(dls):
-    "A learning rate that leaves a good start what it is"
+    "A learning rate that leaves a good start what it is, and improves a poor one"
+    if not _is_quick_to_solve(dls.vocab.sizes): return .05
     return min(3e-4, .03/max(len(dls.train), 1))
 
 @torch.no_grad()

@@ -139,3 +139,16 @@ def test_bad_sources(target, sources, clicks):
     with pytest.raises(ValueError, match='`id_map` has 1 entries for 2'): linear_learner(target, pretrained=sources, id_map=[{}])
     with pytest.raises(ValueError, match='37 GiB'): EASE(torch.zeros(0,2), torch.zeros(0), (10,100_000))
     with pytest.raises(ValueError, match='`start`'): implicit_learner(target, start='chance')
+
+def test_a_poor_start_is_trained_at_the_full_rate(target, monkeypatch):
+    "Where the linear model is too large to solve, few directions of clicks are a start that ten epochs of small steps would leave as it is"
+    import collab_ext.implicit as implicit
+    assert implicit_learner(target, 8).lr<1e-3
+    monkeypatch.setattr(implicit, '_is_quick_to_solve', lambda *args: False)
+    assert implicit_learner(target, 8).lr==.05
+    assert implicit_learner(target, 8, lr=.01).lr==.01
+
+@pytest.mark.parametrize('sizes,quick', [((10,20_000),True), ((10,20_001),False), ((6001,6001),False), ((100_000,6000),True), ((6000,20_000),True), ((30_000,41_000),False)])
+def test_what_is_quick_to_solve(sizes, quick):
+    from collab_ext.implicit import _is_quick_to_solve
+    assert _is_quick_to_solve(sizes)==quick
