@@ -94,8 +94,10 @@ class PooledRatings:
         res = x[:whole*self.run].view(whole, self.run).index_select(0, runs[runs<whole]).flatten()
         return torch.cat([res, x[whole*self.run:]]) if (runs==whole).any() else res
 
-    def batch(self, runs):
-        "The ratings of some `runs`: ids (b × 2, int64), ratings (b) and weights (b) if there are any"
+    def batch(self,
+        runs:Tensor, # Numbers of runs
+    )->tuple: # Ids (b × 2, int64), ratings (b) and weights (b) if there are any
+        "The ratings of some runs"
         pairs,*values = [self._cut(o, runs) for o in self.columns]
         return (pairs[:,None].view(torch.int32).long(), *values)
 
