@@ -302,7 +302,7 @@ def simulated_solidago(n_contributors, n_items, n):
     sim = simulate_comparisons(n_contributors, n_items, n)
     c = sim.comparisons
     a,b = [c[o].str[1:].astype(int) for o in ('item_a','item_b')]
-    res = solidago('global', as_solidago(c.contributor, a, b, c.comparison, 10))
+    res = solidago('global', as_solidago(c.contributor, a, b, c.comparison, 10), timeout=3600)
     if not res: return
     scores = res.pop('scores').assign(item=lambda o: 'i'+o.entity.astype(int).astype(str))
     return dict(res, pearson=float(score_error(scores[['item','score']], sim.truth).pearson.iloc[0]))
@@ -312,7 +312,7 @@ def simulated_section(args):
     for size in sizes[:args.sizes]:
         res = run('simulated', *size, threads=2)
         if not res: continue
-        peer = run('simulated_solidago', *size) if size[2]<=5000 and os.environ.get('SOLIDAGO_PYTHON') else None
+        peer = run('simulated_solidago', *size) if size[2]<=100_000 and os.environ.get('SOLIDAGO_PYTHON') else None
         rows.append([*(f'{o:,}' for o in size), f"{res['pearson']:.4f}", timing(res), f"{res['memory']:.2f}", f"{res['draw']:.2f}",
             f"{peer['pearson']:.4f}" if peer else 'not run', timing(peer)])
     head = ['contributors', 'items', 'comparisons', 'Pearson', 'seconds (of the process)', 'GB at most', 'seconds to draw them', "solidago's Pearson", 'seconds']

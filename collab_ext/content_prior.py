@@ -169,15 +169,17 @@ def search_kernel(
 
 # %% ../nbs/13a_content_prior.ipynb #d4303dc4
 def _solve_landmarks(K, Kz, noise, Y):
-    "Weights of the landmarks (m × columns), and the matrix by which they lower an item's variance (m × m)"
+    "Weights of the landmarks (m × columns), the matrix by which they lower an item's variance (m × m), and errors of leaving each item out"
     m = len(Kz)
     if K is None: # the landmarks are the items
-        inverse = linalg.inv(Kz + np.diag(noise))
-        return inverse@Y,inverse
+        errors,inverse,alpha = left_out_errors(Kz + np.diag(noise), Y)
+        return alpha,inverse,errors
     Kz = Kz + 1e-5*Kz.diagonal().mean()*np.eye(m)
     S = Kz + (K.T/noise)@K
     S_inverse = linalg.inv(S)
-    return S_inverse@((K.T/noise)@Y),linalg.inv(Kz)-S_inverse
+    alpha = S_inverse@((K.T/noise)@Y)
+    own = ((K@S_inverse)*K).sum(1)/noise # how much of an item's own row is in what is expected of it
+    return alpha,linalg.inv(Kz)-S_inverse,(Y-K@alpha)/(1-own)[:,None]
 
 # %% ../nbs/13a_content_prior.ipynb #51d03c9b
 def _as_columns(rows, most=2**23):
@@ -310,7 +312,7 @@ class ContentPrior:
         seed=0, # Seed of their choice
     ):
         self.features,self.max_landmarks,self.n_search,self.seed = features,max_landmarks,n_search,seed
-        self.params = None
+        self.params,self.left_out = None,None # the latter: what the other items let expect of each item's row
 
 def _metric(gram, k):
     "A matrix that makes distances of rows those of scores"
@@ -357,12 +359,22 @@ def _learn(self, blocks, Y, noise, counts):
     chosen = parts_of(blocks.take(most), self.weights)
     Kz = kernel(similarities(chosen, chosen), self.params).astype(np.float64)
     K = None if every else kernel(similarities(parts_of(blocks, self.weights), chosen), self.params).astype(np.float64)
-    alpha,lower = _solve_landmarks(K, Kz, noise, Y)
+    alpha,lower,errors = _solve_landmarks(K, Kz, noise, Y)
     left = Y - (Kz if every else K)@alpha
     self.cov = left.T@(left/noise[:,None])/len(Y) + (alpha.T@Kz@alpha)/len(Y)
     self.landmarks = Landmarks(chosen)
+    self.left_out = (Y-errors+self.mean).astype(np.float32)
     self.alpha = alpha.astype(np.float32)
     self.lower = lower.astype(np.float32)
+
+@patch
+def raise_bias(self:ContentPrior,
+    by:float, # In units of the tables
+)->ContentPrior:
+    "Expect another bias of every item"
+    self.mean[-1] += by
+    self.left_out[:,-1] += by
+    return self
 
 # %% ../nbs/13a_content_prior.ipynb #8540bb28
 def _kernel_of_itself(self, part):

@@ -470,6 +470,15 @@ def summary(self:Ratings)->RatingSummary:
     y = np.zeros(0, np.float32) if self.targ is None else to_np(self.targ)
     return RatingSummary(y, y.mean(), y.std()) if len(y) else RatingSummary(y, np.float32('nan'), np.float32('nan'))
 
+# %% ../nbs/01_data.ipynb #45e9acfc
+@patch
+def sample(self:Ratings,
+    n:int, # At most so many
+)->tuple: # Row numbers of users and items (m × 2, int64), ratings (m): on the CPU
+    "Ratings evenly spread over all that are known, trained on or folded in"
+    every = slice(None, None, max(1, math.ceil(len(self.seen_ids)/n)))
+    return self.seen_ids[every].long(),self.seen_targ[every]
+
 # %% ../nbs/01_data.ipynb #5c1a7e25
 @patch
 def with_folded(self:Ratings,

@@ -140,6 +140,18 @@ def part_seed(seed, epoch, part):
     "A seed for a part in an epoch, which does not depend on what else is read"
     return zlib.crc32(f'{seed} {epoch} {part.file}'.encode())
 
+# %% ../nbs/15b_shard_loaders.ipynb #2c495ff4
+@patch
+def sample(self:ShardedRatings,
+    n:int, # At most so many
+    n_parts=16, # From how many parts
+)->tuple: # Row numbers of users and items (m × 2, int64), ratings (m)
+    "Ratings of some parts, in random order"
+    parts = self.split.parts[::max(1, math.ceil(len(self.split.parts)/min(n, n_parts)))]
+    read = [shuffled_part(self.shards, o, part_seed(0, 0, o)) for o in parts]
+    ids,targ = [torch.cat([o[j][:n//len(parts)] for o in read]) for j in (0,1)]
+    return ids.long(),targ
+
 # %% ../nbs/15b_shard_loaders.ipynb #5c24c73a
 Block = namedtuple('Block', 'step user item parts') # round of a schedule, numbers of the blocks of users and items, and the parts to read
 

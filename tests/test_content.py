@@ -5,8 +5,8 @@ import numpy as np,pandas as pd,pytest,torch
 
 from collab_ext import CollabDataLoaders,Features,collab_learner,implicit_learner
 from collab_ext.catalogue import Catalogue
-from collab_ext.cold_start import list_quality,measure_cold,split_items
-from collab_ext.content_prior import ContentPrior,Landmarks,kernel,kernel_times,moved_row,own_noise,parts_of,similarities,start_params,tag_weights
+from collab_ext.cold_start import excess_of_ratings,list_quality,measure_cold,split_items,work_scores
+from collab_ext.content_prior import ContentPrior,Landmarks,_solve_landmarks,kernel,kernel_times,moved_row,own_noise,parts_of,similarities,start_params,tag_weights
 from collab_ext.tower import copy_tower,list_net
 
 names = np.array(list('abcdefgh'))
@@ -169,6 +169,64 @@ def test_ratings_of_new_items_are_predicted():
     half = test[test.item==label]
     rows = learn.embed(new[new.item==label], ratings=half)
     assert np.isfinite(rows).all()
+
+@pytest.mark.parametrize('n_landmarks', [12,30])
+def test_rows_without_an_item_are_those_of_a_fit_without_it(n_landmarks):
+    rng = np.random.default_rng(0)
+    points,Y,noise = rng.normal(size=(30,3)),rng.normal(size=(30,2)),rng.uniform(.5, 3, 30)
+    def bumps(a, b): return np.exp(-.5*((a[:,None]-b[None])**2).sum(2))
+    near = points[:n_landmarks]
+    every = n_landmarks==30
+    _,_,errors = _solve_landmarks(None if every else bumps(points, near), bumps(near, near), noise, Y)
+    for i in range(30):
+        rest = np.arange(30)!=i
+        if every: alpha,_,_ = _solve_landmarks(None, bumps(points[rest], points[rest]), noise[rest], Y[rest])
+        else: alpha,_,_ = _solve_landmarks(bumps(points[rest], near), bumps(near, near), noise[rest], Y[rest])
+        expected = bumps(points[i:i+1], points[rest] if every else near)@alpha
+        assert np.allclose(Y[i]-expected, errors[i], atol=1e-8)
+
+def rated_by_choice(n_users=300, n_items=150, seed=0):
+    "Ratings by people who choose what they like, so that the best items are rated most; items have a tag of no meaning"
+    rng = np.random.default_rng(seed)
+    worth = rng.normal(size=n_items)
+    chosen = np.argsort(-(1.5*worth+rng.gumbel(size=(n_users,n_items))), 1)[:,:30]
+    y = 3+.5*worth[chosen]+.3*rng.normal(size=chosen.shape)
+    labels = np.array([f'i{j}' for j in range(n_items)])
+    df = pd.DataFrame(dict(user=np.repeat(np.arange(n_users), 30), item=labels[chosen.ravel()], rating=y.ravel().clip(.5, 5.5)))
+    return df,pd.DataFrame(dict(item=labels, tag=rng.choice(list('abc'), n_items)))
+
+@pytest.mark.parametrize('y_range', [None,(0,6)])
+def test_people_rate_what_they_like(y_range):
+    df,items = rated_by_choice()
+    train,test = split_items(df, 'item', pct=.3, seed=0)
+    learn = collab_learner(CollabDataLoaders.from_df(train, valid_pct=0.), n_factors=4, y_range=y_range)
+    with learn.no_bar(),learn.no_logging(): learn.solve()
+    learn.fit_content(items, Features(tags='tag'), n_search=100)
+    prior = learn.content.prior
+    rows = learn.vocab.rows(list(items.item[learn.content.known]), 1)
+    assert abs(excess_of_ratings(learn, rows, prior.left_out))<1e-3
+    users,works = pd.unique(test.user),items[items.item.isin(test.item)].reset_index(drop=True)
+    def errors(rows):
+        scores = work_scores(learn, learn.vocab.rows(list(users), 0), rows)
+        return scores[pd.Index(users).get_indexer(test.user), pd.Index(works.item).get_indexer(test.item)] - test.rating.to_numpy()
+    before = prior.left_out[:,-1].mean()
+    raised = errors(learn.embed(works)).mean()
+    without = ContentPrior(Features(tags='tag'), n_search=100).fit_rows(items[learn.content.known], learn.content.rows[learn.content.known], learn.content.counts[learn.content.known])
+    assert abs(raised)<.1 and errors(without.embed(works)).mean()<raised-.1
+
+def test_clicks_have_no_mean(solved):
+    learn,items,_,_ = solved
+    known = learn.content.known
+    again = ContentPrior(Features.of(items, item='item'), n_search=100).fit_rows(items[known], learn.content.rows[known], learn.content.counts[known])
+    assert np.allclose(again.mean, learn.content.prior.mean)
+
+@pytest.mark.parametrize('n', [1,7,100,10**6])
+def test_samples_of_ratings(n):
+    df,_ = rated_by_choice(20, 40)
+    ds = CollabDataLoaders.from_df(df, valid_pct=0.).train_ds
+    ids,y = ds.sample(n)
+    assert len(ids)==len(y) and 0<len(ids)<=n and ids.dtype==torch.int64
+    if n>=len(df): assert torch.equal(ids, ds.ids.long()) and torch.equal(y, ds.targ)
 
 def test_finding(solved):
     learn,items,train,test = solved

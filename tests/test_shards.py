@@ -46,6 +46,22 @@ def test_every_rating_once(tmp_path, n_files, kwargs):
     counts = df.merge(pd.DataFrame(train, columns=['user','item','rating']), on=['user','item']).user.value_counts()
     assert dict(zip(read_labels(shards, 0).to_pylist(), read_counts(shards, 0)[1:].tolist()))==counts.to_dict()
 
+@pytest.mark.parametrize('n', [1,10,60,10**6])
+def test_samples_are_ratings(tmp_path, n):
+    dls = CollabDataLoaders.from_shards(prepared(ratings(), tmp_path, bucket_rows=20))
+    ids,y = dls.train_ds.sample(n)
+    assert len(ids)==len(y) and 0<len(ids)<=n
+    every = [o for part in dls.train_ds.split.parts for o in zip(*(t.tolist() for t in shuffled_part(dls.train_ds.shards, part)[:2]))]
+    assert all(o in every for o in zip(ids.tolist(), y.tolist()))
+
+def test_content_of_items_in_shards(tmp_path):
+    df = ratings()
+    learn = collab_learner(CollabDataLoaders.from_shards(prepared(df, tmp_path), bs=64), 4)
+    with learn.no_bar(),learn.no_logging(): learn.solve()
+    items = pd.DataFrame(dict(item=np.arange(25), kind=list('abcde')*5))
+    learn.fit_content(items, n_search=20)
+    assert learn.embed(items[20:]).shape==(5,5)
+
 def test_the_order_of_files_is_no_matter(tmp_path):
     df = ratings()
     a = prepared(df, tmp_path, 3)
