@@ -352,7 +352,7 @@ def transfer(seed, peers):
     movies = movies[movies.item.isin(small.item)].reset_index(drop=True)
     dls = CollabDataLoaders.from_df(big, valid_pct=0.)
     learn = solved(collab_learner(dls, n_factors=20)).fit_content(ml1m_movies(), Features(numbers='year', tags='genres', item='item'))
-    source = pair_of_works(learn, movies.item.tolist(), learn.embed(movies))
+    source = pair_of_works(learn, movies.item.tolist(), learn.content.prior.expect(movies).rows)
     print(f'{len(small):,} ratings of {small.item.nunique():,} movies that ml-1m lacks')
     lines = {}
     test = small.sample(frac=.2, random_state=seed)

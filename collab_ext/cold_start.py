@@ -106,7 +106,7 @@ def fit_content(self:CollabLearner,
     if features is None: features = Features.of(items, item=self.vocab.names[1])
     users = _user_rows(self)
     prior = ContentPrior(features, **kwargs).fit_rows(items[known], own, counts[known], gram=users.T@users/len(users))
-    if _clicks_loss(self) is None: prior.raise_bias(excess_of_ratings(self, torch.from_numpy(rows[known]), prior.left_out))
+    if _clicks_loss(self) is None: prior.raised = excess_of_ratings(self, torch.from_numpy(rows[known]), prior.left_out)
     self.content = Catalogue(prior, items, self.vocab.names[1], known, own, counts)
     return self
 
@@ -188,7 +188,7 @@ def _moved_rows(learn, works, ratings):
     users,at = _places(learn, ratings, works[learn.vocab.names[1]])
     asked = _asked(learn, users, ratings)
     prior = content_of(learn).prior
-    expected = prior.expect(works, spread=True)
+    expected = prior.expect(works, spread=True, raised=True)
     res = expected.rows.copy()
     for i in np.unique(at):
         mine = at==i

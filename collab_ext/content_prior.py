@@ -313,6 +313,7 @@ class ContentPrior:
     ):
         self.features,self.max_landmarks,self.n_search,self.seed = features,max_landmarks,n_search,seed
         self.params,self.left_out = None,None # the latter: what the other items let expect of each item's row
+        self.raised = 0. # by how much a rating of an item exceeds what is expected of the item, in units of biases
 
 def _metric(gram, k):
     "A matrix that makes distances of rows those of scores"
@@ -367,15 +368,6 @@ def _learn(self, blocks, Y, noise, counts):
     self.alpha = alpha.astype(np.float32)
     self.lower = lower.astype(np.float32)
 
-@patch
-def raise_bias(self:ContentPrior,
-    by:float, # In units of the tables
-)->ContentPrior:
-    "Expect another bias of every item"
-    self.mean[-1] += by
-    self.left_out[:,-1] += by
-    return self
-
 # %% ../nbs/13a_content_prior.ipynb #8540bb28
 def _kernel_of_itself(self, part):
     "The kernel of each item with itself"
@@ -388,11 +380,13 @@ def expect(self:ContentPrior,
     items:pd.DataFrame, # What is known of the items
     spread=False, # Also say how far from it their rows may be?
     bs=2_000, # Items at a time
+    raised=False, # Raise biases by what ratings exceed them by?
 )->Expected: # `spread` is None unless asked for
     "What is expected of items' rows"
     if self.params is None: raise ValueError("this prior was not fitted: call `fit_rows`, or `fit_content` of a learner, first")
     found = [_expect_some(self, items[i:i+bs], spread) for i in range(0, len(items), bs)]
     rows = np.concatenate([o.rows for o in found]) if found else np.zeros((0,len(self.mean)), dtype=np.float32)
+    if raised: rows[:,-1] += self.raised
     return Expected(rows, np.concatenate([o.spread for o in found]) if spread and found else None)
 
 def _expect_some(self, items, spread):
@@ -408,11 +402,11 @@ def embed(self:ContentPrior,
     works, # A frame of items, or records: a list of dicts
     bs=2_000, # Works at a time
 )->np.ndarray: # Rows [vector, bias] (works × k+1), float32
-    "What is expected of the rows of works, also of unseen ones"
-    if isinstance(works, pd.DataFrame): return self.expect(works, bs=bs).rows
+    "Rows to score works with, also unseen ones"
+    if isinstance(works, pd.DataFrame): return self.expect(works, bs=bs, raised=True).rows
     if not len(works): return np.zeros((0,len(self.mean)), dtype=np.float32)
     frame = self.features.frame
-    return np.concatenate([self.expect(o, bs=bs).rows for o in _frames(frame, works, bs)])
+    return np.concatenate([self.expect(o, bs=bs, raised=True).rows for o in _frames(frame, works, bs)])
 
 def _frames(frame, works, bs):
     "Frames of `bs` records at a time; errors name a record by its place among all"
@@ -461,6 +455,7 @@ def to_arrays(self:ContentPrior)->tuple: # JSON, dict of name → array
     "What was learned, as text and arrays"
     if self.params is None: raise ValueError("this prior was not fitted: call `fit_rows`, or `fit_content` of a learner, first")
     arrays = {o:np.ascontiguousarray(getattr(self, o)) for o in _array_names}
+    arrays['raised'] = np.array([self.raised])
     for i,part in enumerate(self.landmarks.parts.values()): arrays.update(_part_arrays(i, part))
     for i,w in enumerate(self.weights.values()): arrays[f'weights.{i}'] = w
     parts = {k:o.shape[1] if sparse.issparse(o) else None for k,o in self.landmarks.parts.items()}
@@ -478,6 +473,7 @@ def _from_arrays(cls,
         if d['format']!=_prior_format: raise ValueError(f"format {d['format']!r:.20} is not {_prior_format}")
         res = cls(Features.from_json(d['features'], encoder))
         for o in _array_names: setattr(res, o, np.asarray(arrays[o]))
+        res.raised = float(arrays['raised'][0]) if 'raised' in arrays else 0. # files of 0.0.1 have none
         res.landmarks = Landmarks({k:_part_of_arrays(i, width, arrays) for i,(k,width) in enumerate(d['parts'].items())})
         res.weights = {k:arrays[f'weights.{i}'] for i,k in enumerate(d['weights'])}
         res.explained = pd.DataFrame.from_dict(d['explained'], orient='index').rename_axis('field')
