@@ -131,9 +131,9 @@ class WinsLaw(RootLaw):
         self.tie,self.learned = float(tie),bool(learned)
     def __repr__(self): return f"WinsLaw(tie={self.tie!r}{', learned=True' if self.learned else ''})"
     def __eq__(self, other):
-        if type(self) is not type(other) or self.learned!=other.learned: return False
-        return self.learned or self.tie==other.tie
-    def __hash__(self): return hash((type(self), self.learned, None if self.learned else self.tie))
+        if type(self) is not type(other): return False
+        return (self.learned and other.learned) or self.tie==other.tie
+    def __hash__(self): return hash(type(self))
     def _parts(self, d):
         "exp(−|d|/2), its square, and (2cosh(d/2)+ν)·exp(−|d|/2)"
         q = torch.exp(-d.abs()/2)
