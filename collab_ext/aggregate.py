@@ -8,7 +8,7 @@ Docs: https://collab-ext.github.io/collab_ext/aggregate.html.md"""
 
 # %% auto #0
 __all__ = ['check_positive', 'quantile_strengths', 'qr_quantile', 'qr_quantile_with_uncertainty', 'check_scores', 'voting_rights',
-           'aggregate_scores', 'fit_scales', 'apply_scales', 'squash', 'unsquash', 'squash_scores']
+           'quantile_shares', 'aggregate_scores', 'fit_scales', 'apply_scales', 'squash', 'unsquash', 'squash_scores']
 
 # %% ../nbs/12c_aggregate.ipynb #f54a1987
 from numbers import Real
@@ -171,6 +171,22 @@ def voting_rights(
     if len(trust) and len(res) and res.isna().all():
         raise ValueError(f"`trust` names none of the contributors: it names {trust.index[0]!r}, they are called {contributors.iloc[0]!r}")
     return res.fillna(unnamed).values
+
+# %% ../nbs/12c_aggregate.ipynb #15d63504
+def quantile_shares(
+    x:np.ndarray, # Quantiles, as `qr_quantile` gives them (n_groups)
+    values, groups, weights=1., left=0., right=0., # As for `qr_quantile`
+    q=.5, lipschitz=.1, # As for `qr_quantile`
+)->tuple: # n, n
+    "By how much the quantile of a score's group moves when the score moves by one; and the variance that an uncertain side adds to it"
+    e = _entries(values, groups, weights, left, right)
+    diff = x[e.group]-e.value
+    spread = np.where(diff<0, e.left, e.right)
+    dist = np.maximum(np.hypot(spread, diff), 1e-12)
+    force = e.weight*np.where(diff<0, *quantile_strengths(q))
+    slope = force*(spread/dist)**2/dist
+    give = 1/(np.bincount(e.group, slope, len(x))+1/lipschitz)[e.group] # how far a force of 1 moves the quantile
+    return slope*give,(force*give)**2*(1-(diff/dist)**2)
 
 # %% ../nbs/12c_aggregate.ipynb #f74c99e3
 def _side(scores, name): return scores[name].values if name in scores else 0.

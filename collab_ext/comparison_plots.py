@@ -92,7 +92,8 @@ def plot_top(self:ComparisonLearner,
     shared,title = one_criterion(self.global_scores(trust, level=level), criterion)
     top = shared.nlargest(k, 'score').iloc[::-1]
     ax = _axes(ax, figsize=(6,1+.25*len(top)))
-    ax.errorbar(top.score, np.arange(len(top)), xerr=[top.left,top.right], fmt='o', ms=4, lw=1)
+    sides = [top.left,top.right] if 'left' in top else None # there are no errors without a posterior
+    ax.errorbar(top.score, np.arange(len(top)), xerr=sides, fmt='o', ms=4, lw=1)
     ax.set_yticks(np.arange(len(top)), top['item'].astype(str))
     ax.set(xlabel='score for all', title=title)
     return ax

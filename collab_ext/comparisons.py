@@ -98,13 +98,16 @@ def answer_step(
     "The distance between neighbouring answers on the scale that was used"
     found = np.unique(np.abs(y))
     if len(found)<2 or 2*len(found)>most: return 0.
-    step = reduce(_common_divisor, np.diff(found))
-    return float(step) if 2*found[-1]/step<most else 0.
+    least = 2*found[-1]/most
+    step = 0.
+    for o in np.diff(found):
+        step = _common_divisor(o, step, 1e-6*found[-1])
+        if step<=least: return 0.
+    return float(step)
 
-def _common_divisor(a, b, tol=1e-6):
-    "The largest number that `a` and `b` are multiples of, up to rounding"
-    least = tol*max(a, b)
-    while b>least:
+def _common_divisor(a, b, tol):
+    "The largest number that `a` and `b` are multiples of, up to an error of `tol`"
+    while b>tol:
         rest = a%b
         a,b = b,min(rest, b-rest)
     return a
@@ -551,6 +554,8 @@ def _criteria_of(df, names, known):
         if known!=[None]: raise ValueError(f"There are the criteria {known}, and no column says which of them was judged: pass `criterion_name`")
         return known
     found = as_labels(pd.unique(df[names.criterion]))
+    empty = [o for o in known if o not in found]
+    if empty: warn(f"There are no comparisons on the criterion {empty[0]!r}: it gets no scores of its own")
     return [*known, *sorted((o for o in found if o not in known), key=str)]
 
 def _weights_of(df, weight_name, rows, most=1e7):

@@ -157,6 +157,15 @@ def choose_pairs(
         variance = (variance - w*(g[b]-g[a])**2).clip(min=0)
     return np.array(picked, int),np.array(gains)
 
+# %% ../nbs/12g_next_pair.ipynb #ff3ae677
+def _contributor_row(vocab, contributor):
+    "Row of a contributor; 0 for a new one"
+    if pd.isna(contributor): raise ValueError(f"`contributor` is whom to ask, not {contributor!r}: pass a label, known or new")
+    row = max(vocab.rows([contributor], 0).item(), 0)
+    alike = [] if row else [o for o in vocab.labels[0] if str(o)==str(contributor)]
+    if alike: warn(f"{contributor!r} is a new contributor, and there is {alike[0]!r}, who differs by the type of the label alone")
+    return row
+
 # %% ../nbs/12g_next_pair.ipynb #f9af80a7
 pair_choices = 'information','neighbours','random'
 
@@ -197,7 +206,7 @@ def next_pairs(self:ComparisonLearner,
     labels,items = _candidate_items(dls, candidates)
     if len(items)<2: raise ValueError(f"A pair takes two items, and the candidates are {labels}")
     solver,errors = solved_errors(self) if solved is None else solved
-    row = max(dls.vocab.rows([contributor], 0).item(), 0)
+    row = _contributor_row(dls.vocab, contributor)
     known = item_errors(solver, errors, row, k, items)
 
     a,b = candidate_pairs(known.mean, rng)

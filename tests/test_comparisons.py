@@ -295,7 +295,7 @@ def test_extreme_judges_are_finite(wins):
     df = pd.DataFrame(rows, columns=['contributor','item_a','item_b','comparison'])
     learn = solved(df, 1, law='wins' if wins else 'uniform')
     scores = learn.scores().set_index('item')
-    assert np.isfinite(scores).all().all() and scores.score.is_monotonic_increasing
+    assert np.isfinite(scores.drop(columns='contributor')).all().all() and scores.score.is_monotonic_increasing
     assert scores.right['i7']>1.1*scores.left['i7'] and scores.left['i0']>1.1*scores.right['i0']
 
 def test_components_warn():
@@ -359,7 +359,22 @@ def test_licchavi_falls():
     losses = np.array([solver.train_epoch() for _ in range(40)])
     assert (np.diff(losses)<1e-6).all() and losses[-1]<losses[0]
     for f in (learn.scores, learn.global_scores):
-        with pytest.raises(ValueError, match="loss='posterior'"): f()
+        with pytest.raises(ValueError, match='not learned any scores'): f()
+
+def test_scores_of_licchavi():
+    "Its roles by label: scores of contributors around a score for all, and scales; no errors"
+    df = frame(1500, criteria=2)
+    learn = solved(df, loss='licchavi')
+    own,shared,scales = learn.scores(),learn.global_scores(),learn.contributor_scales()
+    assert list(own)==['contributor','criterion','item','score','comparisons'] and list(shared)==['criterion','item','score','contributors']
+    solver = LicchaviSolver(learn.model, learn.dls).start()
+    np.testing.assert_allclose(own.score, solver.local)
+    assert own.comparisons.sum()==2*len(df) and scales.comparisons.sum()==len(df)
+    both = own.merge(shared, on=['criterion','item'])
+    assert both[['score_x','score_y']].corr().iloc[0,1]>.7
+    assert shared.contributors.sum()==len(own)
+    for o in (dict(trust={0:2.}), dict(q=.3), dict(lipschitz=1.)):
+        with pytest.raises(ValueError, match=f"`{list(o)[0]}` has nothing to weigh"): learn.global_scores(**o)
 
 def test_transfer():
     "A good source helps on held-out pairs, in any form; one whose labels were permuted does no harm"
@@ -389,9 +404,12 @@ def test_gradients(weighted):
     before = losses()
     quietly(learn, learn.fit_one_cycle, 4, .1)
     assert (losses()<before-(.1,.01)).all() and learn.solver is None
-    with pytest.raises(ValueError, match='`solve` first'): learn.scores()
+    without = learn.scores()
+    assert 'left' not in without and without.score.std()>.1 and list(learn.global_scores())==['criterion','item','score','contributors']
     quietly(learn, learn.solve, 3)
-    assert len(learn.scores()) and learn.solver is not None
+    found = learn.scores()
+    assert {'left','right'}<=set(found) and learn.solver is not None
+    assert found.merge(without, on=['contributor','criterion','item'])[['score_x','score_y']].corr().iloc[0,1]>.5
     quietly(learn, learn.fit_one_cycle, 1, .01)
     assert learn.solver is None and len(learn.scores())
 
@@ -438,10 +456,19 @@ def test_seeds_and_epochs():
     assert_same(solved(df).global_scores(), solved(df).global_scores(), 0)
 
 def test_one_voice():
-    "Trust is refused where there is one contributor, and scores are taken as they are"
-    learn = solved(frame(n_contributors=1, n=100))
-    assert_same(learn.global_scores(), learn.scores(), 0)
-    with pytest.raises(ValueError, match='trust'): learn.global_scores(trust={0:1.})
+    "The bound holds from the first contributor on; scores that come from nobody in particular are taken as they are"
+    df = frame(n_contributors=1, n=100)
+    learn = solved(df)
+    assert learn.scores().contributor.unique().tolist()==[0]
+    assert learn.global_scores().score.abs().max()<=.1 and learn.global_scores(trust={0:3.}).score.abs().max()<=.3
+    ranks = [o.set_index('item').score.rank() for o in (learn.global_scores(),learn.scores())]
+    assert ranks[0].corr(ranks[1])>.95
+    nobody = solved(df.assign(contributor='everybody'))
+    assert_same(nobody.global_scores(), nobody.scores(), 0)
+    assert 'contributor' not in nobody.scores()
+    for o in ('trust','q','lipschitz'):
+        with pytest.raises(ValueError, match=o): nobody.global_scores(**{o:{0:1.} if o=='trust' else .3})
+    with pytest.raises(ValueError, match='nobody'): nobody.contributor_scales()
 
 def test_global_scores_are_bounded():
     "One adversary in thirty-one moves the aggregated score of what they push by at most L at fixed scores of the others"
