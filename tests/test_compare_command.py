@@ -100,7 +100,208 @@ def test_new_comparisons_alone_are_refused(csv, tmp_path, sim, capsys):
 def test_a_state_of_another_scale_is_refused(csv, tmp_path, capsys):
     assert run('--comparisons', csv, '--comparison_max', 10, '--state', tmp_path/'state', '--out', tmp_path/'out')==0
     assert run('--comparisons', csv, '--comparison_max', 20, '--state', tmp_path/'state', '--out', tmp_path/'out')==2
-    assert 'comparison_max' in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert '`--comparison-max 10`' in said and '`--comparison-max 20`' in said and 'another `--state`' in said and 'dls' not in said
+
+def test_a_missing_criterion_is_refused(csv, tmp_path, sim, capsys):
+    common = '--comparison_max', 10, '--state', tmp_path/'state', '--out', tmp_path/'out'
+    assert run('--comparisons', csv, *common)==0
+    before = read(tmp_path/'out'),(tmp_path/'state.pth').read_bytes()
+    both = sim.comparisons.groupby('criterion').item_a.unique()
+    some = sim.comparisons.query("criterion=='plot'")
+    assert set(some.contributor)==set(sim.comparisons.contributor) and len(both)==2
+    some.to_csv(tmp_path/'some.csv', index=False)
+    some.drop(columns='criterion').to_csv(tmp_path/'none.csv', index=False)
+    for o in ('some','none'):
+        assert run('--comparisons', tmp_path/f'{o}.csv', *common)==2
+        said = capsys.readouterr().err
+        assert 'that these comparisons lack, such as' in said and ('criterion' in said or 'criteria' in said)
+        assert 'pass all comparisons, old and new, or another `--state`' in said
+    same(read(tmp_path/'out'), before[0], 0)
+    assert (tmp_path/'state.pth').read_bytes()==before[1]
+
+def test_growing_data_keep_the_scale_of_the_state(sim, tmp_path, capsys, monkeypatch):
+    "The step of few answers looks different from that of many; the state's is kept, also from a relative path"
+    monkeypatch.chdir(tmp_path)
+    df = sim.comparisons.assign(comparison=(sim.comparisons.comparison/2.5).round()*2.5)
+    odd = df.assign(comparison=df.comparison.where(np.arange(len(df))!=len(df)-1, 1.3))
+    df.iloc[:-5].to_csv('old.csv', index=False)
+    odd.to_csv('all.csv', index=False)
+    common = '--state','state','--out','out'
+    assert run('--comparisons', 'old.csv', '--comparison_max', 10, *common)==0
+    old = read_scores('state')
+    assert old.scale==11.25 and comparisons_of(odd, {}, comparison_max=10).train_ds.scale<11
+    assert run('--comparisons', 'all.csv', *common)==0
+    assert (read_scores('state').scale,read_scores('state').comparison_max)==(11.25,10)
+    assert run('--comparisons', 'all.csv', '--step', 2.5, '--comparison-max', 10, *common)==0
+    assert run('--comparisons', 'all.csv', '--step', 1, *common)==2
+    said = capsys.readouterr().err
+    assert '`--step 2.5`' in said and '`--step 1`' in said
+    assert run('--comparisons', 'all.csv', '--comparison-max', 10, '--step', 1, '--state', 'other', '--out', 'out')==0
+    assert read_scores('other').scale==10.5
+
+def test_wins_and_grades_do_not_share_a_state(csv, sim, tmp_path, capsys):
+    as_wins(sim.comparisons).to_csv(tmp_path/'wins.csv', index=False)
+    args = '--winner','winner','--loser','loser','--tie','tie','--contributor','contributor','--criterion','criterion','--state',tmp_path/'state'
+    assert run('--comparisons', tmp_path/'wins.csv', *args, '--out', tmp_path/'out')==0
+    df = sim.comparisons
+    df.assign(comparison=df.comparison/10).to_csv(tmp_path/'grades.csv', index=False)
+    assert run('--comparisons', tmp_path/'grades.csv', '--state', tmp_path/'state', '--out', tmp_path/'out')==2
+    said = capsys.readouterr().err
+    assert 'is of wins and ties' in said and 'law=' not in said
+
+# --- criteria
+
+def test_only_the_one_criterion(sim, tmp_path):
+    sim.comparisons.query("criterion=='plot'").to_csv(tmp_path/'one.csv', index=False)
+    assert run('--comparisons', tmp_path/'one.csv', '--comparison_max', 10, '--only', 'plot', '--out', tmp_path/'out')==0
+    assert len(read(tmp_path/'out')['global'])==20
+
+@pytest.mark.parametrize('has_column', [False,True])
+def test_frames_with_and_without_the_one_criterion(has_column):
+    class One:
+        dls = type('Loaders', (), dict(criteria=['plot']))
+        def frame(self, *args, **kwargs): return pd.DataFrame(dict(**dict(criterion=['plot','plot']) if has_column else {}, item=['a','b'], score=[1.,2.]))
+        scores = item_scores = global_scores = frame
+    assert {k:len(o) for k,o in score_frames(One(), only='plot').items()}==dict.fromkeys(names, 2)
+
+def test_criteria_that_are_numbers(sim, tmp_path, capsys):
+    df = sim.comparisons
+    df.assign(criterion=df.criterion.map(dict(plot=1, sound=2))).to_csv(tmp_path/'numbers.csv', index=False)
+    common = '--comparisons', tmp_path/'numbers.csv', '--comparison_max', 10, '--epochs', 2, '--out', tmp_path/'out'
+    assert run(*common, '--only', '2')==0
+    assert set(read(tmp_path/'out')['global'].criterion)=={2}
+    assert run(*common, '--only', '3')==2
+    assert 'there are [1, 2]' in capsys.readouterr().err
+    assert criterion_of('1', ['1',1])=='1' and criterion_of(1, ['1',1])==1
+
+# --- wins
+
+def test_weights_of_wins(sim, tmp_path):
+    "A weight of 2 counts like the same row twice, whatever its column is called"
+    wins = as_wins(sim.comparisons)
+    w = np.where(np.arange(len(wins))%3, 1., 2.)
+    args = '--winner','winner','--loser','loser','--tie','tie','--contributor','contributor','--criterion','criterion'
+    pd.concat([wins,wins[w==2]]).to_csv(tmp_path/'twice.csv', index=False)
+    assert run('--comparisons', tmp_path/'twice.csv', *args, '--out', tmp_path/'twice')==0
+    for name in ('sure','comparison'):
+        wins.assign(**{name:w}).to_csv(tmp_path/'wins.csv', index=False)
+        assert run('--comparisons', tmp_path/'wins.csv', *args, '--weight', name, '--out', tmp_path/'out')==0
+        found,twice = read(tmp_path/'out'),read(tmp_path/'twice')
+        assert np.isclose(found['individual'].comparisons.sum(), twice['individual'].comparisons.sum())
+        assert np.corrcoef(found['global'].score, twice['global'].score)[0,1]>.999
+
+def test_wins_without_options_are_explained(sim, tmp_path, capsys):
+    as_wins(sim.comparisons).rename(columns=dict(winner='Winner')).to_csv(tmp_path/'wins.csv', index=False)
+    for more in ([], ['--contributor','contributor']):
+        assert run('--comparisons', tmp_path/'wins.csv', *more, '--out', tmp_path/'out')==2
+        said = capsys.readouterr().err
+        assert 'pass `--winner Winner --loser loser`' in said and 'wins_frame' not in said
+    given = '--winner','Winner','--loser','loser'
+    for more,text in ((['--answer','tie'],'`--answer`'), (['--comparison-max','10'],'`--comparison-max 10`')):
+        assert run('--comparisons', tmp_path/'wins.csv', *given, *more, '--out', tmp_path/'out')==2
+        assert text in capsys.readouterr().err
+    sim.comparisons[['item_a','item_b','comparison']].to_csv(tmp_path/'three.csv', index=False)
+    assert run('--comparisons', tmp_path/'three.csv', '--comparison-max', 10, '--out', tmp_path/'out')==2
+    said = capsys.readouterr().err
+    assert 'pass `--winner` and `--loser`' in said and 'wins_frame' not in said
+
+# --- where to write
+
+@pytest.fixture
+def unsolved(monkeypatch):
+    def fail(*args, **kwargs): raise AssertionError('solving has begun')
+    monkeypatch.setattr(module, 'comparison_learner', fail)
+
+@pytest.mark.parametrize('option', ['--out','--state'])
+def test_what_cannot_be_written_is_found_before_solving(csv, tmp_path, capsys, monkeypatch, unsolved, option):
+    (tmp_path/'a.csv').write_text('x')
+    place = tmp_path/'a.csv'
+    common = '--comparisons', csv, '--comparison_max', 10, '--out', tmp_path/'out'
+    assert run(*common, option, place if option=='--out' else place/'state')==2
+    said = capsys.readouterr().err
+    assert 'is no folder' in said and f'another `{option}`' in said and (tmp_path/'a.csv').read_text()=='x'
+    (tmp_path/'out').mkdir()
+    real = module.TemporaryFile
+    def denied(dir):
+        if dir==tmp_path: raise PermissionError(13, 'Permission denied')
+        return real(dir=dir)
+    monkeypatch.setattr(module, 'TemporaryFile', denied)
+    assert run(*common, option, tmp_path/'new'/'place')==2
+    said = capsys.readouterr().err
+    assert f'{tmp_path} can\'t be written to (Permission denied)' in said and f'another `{option}`' in said
+    assert {o.name for o in tmp_path.iterdir()}=={'a.csv','mine.csv','out'} and not list((tmp_path/'out').iterdir())
+
+@pytest.mark.parametrize('made', [False,True])
+def test_a_read_only_database_is_found_before_solving(url, tmp_path, capsys, unsolved, made):
+    if made: write_tables(small_frames(), database_engine(url))
+    before = (tmp_path/'site.db').read_bytes()
+    assert run('--database', f'sqlite:///file:{tmp_path}/site.db?mode=ro&uri=true', '--table', 'comparisons', '--comparison_max', 10)==2
+    said = capsys.readouterr().err
+    assert 'readonly' in said and 'that you may write' in said and 'drop' not in said
+    assert (tmp_path/'site.db').read_bytes()==before
+
+def test_trying_a_database_leaves_no_trace(url):
+    engine = database_engine(url)
+    check_tables(engine, ['scores_items'])
+    assert sqlalchemy.inspect(engine).get_table_names()==['comparisons']
+    write_tables(small_frames(), engine)
+    check_tables(engine, [f'scores_{o}' for o in names])
+    same(tables(url), small_frames(), 0)
+    with pytest.raises(ValueError, match='--out-table'): write_tables({k:o.assign(more=1) for k,o in small_frames(1.).items()}, engine)
+    same(tables(url), small_frames(), 0)
+
+def test_a_database_that_is_not_there_is_not_made(tmp_path, capsys):
+    assert run('--database', f'sqlite:///{tmp_path}/none.db', '--table', 'comparisons')==2
+    said = capsys.readouterr().err
+    assert f'There is no database {tmp_path}/none.db' in said and not list(tmp_path.iterdir())
+
+# --- what it says
+
+def test_duplicates_and_the_report(sim, tmp_path, capsys):
+    df = pd.concat([sim.comparisons,sim.comparisons.head(5)])
+    df.to_csv(tmp_path/'twice.csv', index=False)
+    common = '--comparisons', tmp_path/'twice.csv', '--comparison_max', 10, '--epochs', 1, '--out', tmp_path/'out'
+    n = len(sim.comparisons.drop_duplicates(['contributor','criterion','item_a','item_b']))
+    for how,found in (('keep',305),('last',n),('mean',n)):
+        assert main(['compare', *map(str, common), '--duplicates', how])==0
+        said = capsys.readouterr().out
+        assert f'{found} comparisons' in said and '  repeated pairs: 5\n' in said and ': 0' not in said
+        assert said.index('Worth a second look:')<said.index('Written')
+    assert run(*common)==0
+    assert 'second look' not in capsys.readouterr().out
+    assert run(*common, '--duplicates', 'error')==2
+    assert 'more than once' in capsys.readouterr().err
+
+def test_wins_are_always_at_an_end_of_the_scale():
+    counts = {'components':3, 'criteria':2, 'answers at an end of the scale':5, 'items that never won':0}
+    others = 'repeated pairs','pairs in both orders','contributors with one comparison','items that never lost'
+    report = pd.Series({**dict.fromkeys(others, 0), **counts})
+    assert second_look(report).to_dict()=={'components':3, 'answers at an end of the scale':5}
+    assert second_look(report, wins=True).to_dict()=={'components':3}
+    assert 'components' not in second_look(report.replace(3, 2))
+
+def test_in_a_pipe_there_is_text_alone(tmp_path):
+    "No bar, no table of losses, no line of code in a warning; the bar's own warning is not ours"
+    df = pd.DataFrame(dict(contributor='me', item_a=['a','b','x'], item_b=['b','c','y'], comparison=[5.,-3.,2.]))
+    df.to_csv(tmp_path/'apart.csv', index=False)
+    code = "import sys; from collab_ext.cli import main; sys.exit(main())"
+    args = 'compare','--comparisons','apart.csv','--comparison-max','10','--epochs','2'
+    res = subprocess.run([sys.executable, '-c', code, *args], capture_output=True, text=True, cwd=tmp_path, timeout=120)
+    assert res.returncode==0, res.stderr
+    assert res.stderr.startswith('Warning: 2 items without any chain') and res.stderr.count('\n')==1
+    assert '  components: 2' in res.stdout and 'epoch' not in res.stdout and '\r' not in res.stdout
+
+def test_at_a_terminal_there_is_a_bar(csv, tmp_path, monkeypatch):
+    monkeypatch.setattr(sys.stdout, 'isatty', lambda: True, raising=False)
+    assert shows_bar() and not shows_bar(quiet=True)
+
+def test_warnings_outside_of_the_command_stay(tmp_path, monkeypatch):
+    import warnings
+    monkeypatch.setitem(dev_size, 'n_comparisons', 200)
+    before = warnings.showwarning,list(warnings.filters)
+    assert run('--dev', '--epochs', 1, '--out', tmp_path/'out')==0
+    assert (warnings.showwarning,list(warnings.filters))==before
 
 # --- databases
 
@@ -120,6 +321,17 @@ def test_tables_are_as_files(url, csv, tmp_path):
     same(read(tmp_path/'out'), tables(url))
     assert run('--database', url, '--table', 'comparisons', '--comparison_max', 10, '--only', 'plot')==0
     assert len(tables(url)['global'])==20
+
+def test_a_missing_criterion_is_refused_from_tables(url, tmp_path, sim, capsys):
+    common = '--database', url, '--comparison_max', 10, '--state', tmp_path/'state'
+    assert run(*common, '--table', 'comparisons')==0
+    before = tables(url),(tmp_path/'state.pth').read_bytes()
+    with sqlalchemy.create_engine(url).begin() as con:
+        sim.comparisons.astype(dict(criterion=str)).query("criterion=='plot'").to_sql('some', con, index=False)
+    assert run(*common, '--table', 'some')==2
+    assert "1 criterion that these comparisons lack, such as 'sound'" in capsys.readouterr().err
+    same(tables(url), before[0], 0)
+    assert (tmp_path/'state.pth').read_bytes()==before[1]
 
 @pytest.mark.parametrize('failing', range(3))
 def test_a_failing_write_leaves_the_old_tables(tmp_path, failing):
@@ -199,12 +411,13 @@ def test_a_failing_write_leaves_the_old_files(tmp_path, monkeypatch):
     ([], 'none of them'), (['--dev','--comparisons','x.csv'], 'comparisons and dev'), (['--comparisons','x.csv'], 'x.csv'),
     (['--database','sqlite://'], '`--table`'), (['--database','sqlite://','--table','x'], 'no table'), (['--database','x','--table','x'], 'is a URL'),
     (['--dev','--format','xml'], "'parquet'"), (['--dev','--only','taste'], 'no criterion'), (['--dev','--trust_table','x'], '--database'),
-    (['--dev','--winner','x'], 'both')])
+    (['--dev','--winner','x'], 'both'), (['--dev','--table','x'], 'its URL too'), (['--dev','--epochs','0'], 'epochs'), (['--dev','--level','2'], 'level')])
 def test_errors_are_one_line(args, text, tmp_path, capsys, monkeypatch):
     monkeypatch.setitem(dev_size, 'n_comparisons', 200)
     assert run(*args, '--out', tmp_path/'out')==2
     said = capsys.readouterr().err
-    assert text in said and said.startswith('collab-ext compare: ') and 'Traceback' not in said
+    *warned,last = said.splitlines()
+    assert text in last and last.startswith('collab-ext compare: ') and all(o.startswith('Warning: ') for o in warned)
     assert not (tmp_path/'out').exists()
 
 @pytest.mark.parametrize('change,text', [(dict(comparison=np.nan),'comparison'), (dict(comparison=11.),'beyond'), (dict(item_b='i0', item_a='i0'),'itself'),
