@@ -491,7 +491,7 @@ def compare_command(
     comparison_max:float=None, # The largest possible answer; that of the state, or 1 by default
     step:float=None, # Distance between neighbouring answers; that of the state by default, or as they look; 0 for a scale without steps
     duplicates:str='keep', # When a contributor compared two items twice: keep both, the last one, their mean, or error
-    only:str=None, # The criterion to write, without the old scores of the others; all by default
+    only:str=None, # The criterion to write; all by default. Old scores of other criteria are not kept
     trust:str=None, # CSV or Parquet file of contributors and their voting rights; 1 for all by default
     lipschitz:float=.1, # How far a contributor with voting right 1 can move a global score
     level:float=.9, # Share of the truths that intervals should hold
