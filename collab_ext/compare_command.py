@@ -235,8 +235,7 @@ def check_folder(
     what = f"`{option}` writes into the folder {folder}, and {there}"
     if not there.is_dir(): raise ValueError(f"{what} is no folder: pass another `{option}`, or move it away")
     try: TemporaryFile(dir=there).close()
-    except OSError as e:
-        raise ValueError(f"{what} can't be written to ({e.strerror}): allow it, or pass another `{option}`") from None
+    except OSError as e: raise ValueError(f"{what} can't be written to ({e.strerror}): allow it, or pass another `{option}`") from None
 
 # %% ../nbs/12i_compare_command.ipynb #92925241
 def write_frame(
