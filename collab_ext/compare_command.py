@@ -478,9 +478,9 @@ def _compare(o):
 @call_parse
 def compare_command(
     comparisons:str=None, # CSV or Parquet file of comparisons
-    contributor:str=None, # Its column of contributors; the first one by default
-    item_a:str=None, # Its column of first items; the second one by default
-    item_b:str=None, # Its column of second items; the third one by default
+    contributor:str=None, # Its column of contributors; one called contributor, or else the first one
+    item_a:str=None, # Its column of first items; item_a, or any that has a like one with b, or else the second one
+    item_b:str=None, # Its column of second items; item_b, or the one with b, or else the third one
     answer:str=None, # Its column of answers, above 0 for the second item; one called comparison or score, or the fourth one
     criterion:str=None, # Its column of criteria; one called criterion, if there is one
     weight:str=None, # Its column that says how much each comparison counts
