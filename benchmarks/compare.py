@@ -219,6 +219,34 @@ def coverage_section(args):
     return (f"## Coverage\n\nShare of centred true scores in the intervals of `scores(level=.9)`: one contributor, 100 items, random pairs, answers by the uniform law, {args.seeds} seeds "
         f"(mean ± standard error).\n\n{table(head, rows)}")
 
+platforms = [(5,500), (15,1_500), (60,6_000), (60,30_000)] # contributors, comparisons
+
+def platform_coverage(n_contributors, n, n_seeds):
+    "Shares of true scores in intervals: of contributors, and of the same quantile of all contributors' true scores"
+    from collab_ext.aggregate import aggregate_scores
+    from collab_ext.simulate_comparisons import simulate_comparisons
+    found = []
+    for seed in range(n_seeds):
+        sim = simulate_comparisons(n_contributors, 200 if n>20_000 else 40, n, seed=seed, scale_sd=0)
+        learn = solved(sim.comparisons, 10, step=0)
+        own = learn.scores(.9).merge(sim.individual.rename(columns=dict(score='true')), on=['contributor','item'])
+        shared = learn.global_scores(level=.9).merge(aggregate_scores(sim.individual).rename(columns=dict(score='true'))[['item','true']], on='item')
+        shares = []
+        for df,by in ((own,own.contributor), (shared,np.zeros(len(shared)))):
+            off = (df.true-df.true.groupby(by).transform('mean')) - (df.score-df.score.groupby(by).transform('mean'))
+            shares.append(float(((off<=df.right)&(off>=-df.left)).mean()))
+        found.append(shares)
+    return [float(o) for o in np.mean(found, 0)]
+
+def platforms_section(args):
+    rows = []
+    for n_contributors,n in platforms:
+        res = run('platform_coverage', n_contributors, n, 4)
+        if res: rows.append([n_contributors, f'{n:,}', *(f'{o:.3f}' for o in res)])
+    head = ['contributors', 'comparisons', "held of contributors' scores", 'held of global scores']
+    return ("## Coverage on platforms\n\nShare of true scores in the intervals of `scores(level=.9)` and of `global_scores(level=.9)`; the true global score is the same quantile of what the "
+        f"contributors truly think, also of items that they did not compare. Simulated platforms with their defaults but equal scales, 4 seeds; centred.\n\n{table(head, rows)}")
+
 # ---- Wins and losses ------------------------------------------------------------------------------------------------
 
 def wins(name, seed=0):
@@ -416,7 +444,7 @@ def adversary_section(args):
 
 # ---- Report ---------------------------------------------------------------------------------------------------------
 
-sections = dict(heldout=heldout_section, published=published_section, coverage=coverage_section, wins=wins_section,
+sections = dict(heldout=heldout_section, published=published_section, coverage=coverage_section, platforms=platforms_section, wins=wins_section,
     simulated=simulated_section, factors=factors_section, resume=resume_section, adversary=adversary_section)
 
 def child(what, *args):
