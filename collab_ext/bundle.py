@@ -217,14 +217,16 @@ def _check_content(folder, tables, content, n_items):
     bad = [k for k,v in tables.items() if k.startswith('content.') and v.dtype.kind=='f' and not np.isfinite(v).all()]
     if bad: raise ValueError(f"The table `{bad[0]}` in {folder} does not hold finite numbers: export it again")
 
-def _read_content(tables, info, folder):
+def _read_content(tables, info, folder, encoder=None):
     "The prior from content of a bundle; None if it has none"
     if 'content' not in info: return None
     from collab_ext.content_prior import ContentPrior
+    from collab_ext.features import MissingEncoder
     arrays = {k.removeprefix('content.'):v for k,v in tables.items() if k.startswith('content.')}
     try:
-        res = ContentPrior.from_arrays(tables['content_json'].tobytes().decode(), arrays)
+        res = ContentPrior.from_arrays(tables['content_json'].tobytes().decode(), arrays, encoder)
         ok = res.embed([{}]).shape==(1,tables['u_any'].size)
+    except MissingEncoder as e: raise MissingEncoder(f"{folder}: {e}") from None
     except (*_arrow_errors,AssertionError) as e: raise ValueError(f"The prior from content in {folder} is damaged: {e}; export it again") from e
     if not ok: raise ValueError(f"The prior from content in {folder} is of another width: export it again")
     return res
@@ -483,6 +485,7 @@ class Bundle:
     def __init__(self,
         folder, # Written by `write_bundle`
         check=True, # Compare checksums
+        encoder=None, # Function that reads texts of new works, if they were read by one that a file can only name, such as `sentence_vectors()`
     ):
         self.folder = folder = Path(folder)
         self.info,parts = _read_whole(folder, check)
@@ -492,7 +495,7 @@ class Bundle:
         self.u2i = _row_index(self.users, folder)
         self.i2i = _row_index(self.items, folder)
         self.is_linear = self.info.get('kind')=='linear'
-        self.index,self.fold,self.content = None,None,_read_content(self.tables, self.info, folder)
+        self.index,self.fold,self.content = None,None,_read_content(self.tables, self.info, folder, encoder)
         if self.is_linear: return
         by_factor = np.ascontiguousarray(np.vstack([self.tables['i_weight'].T, self.tables['i_bias']]))
         self.V = by_factor.T # items × (factors + 1), in the order in which a product with one query is fastest

@@ -136,13 +136,11 @@ def _fold_of(
 
 # %% ../nbs/11a_export.ipynb #3d19faa7
 def _fitted_content(content, learn, items):
-    "A prior from content: the one given, or one learned from the rows of `learn`"
+    "A prior from content: the one given, that of `fit_content`, or one learned from `items`"
+    from collab_ext.cold_start import fitted_content
     if content is not True: return content
-    rows = np.concatenate([to_np(v.detach().float().cpu()) for v in (learn.model.i_weight.weight,learn.model.i_bias.weight)], 1)[1:]
-    known = with_items(_label_frame(learn.vocab.names[1], learn.vocab.labels[1]), items, learn.vocab.names[1])
-    counts = train_data(learn.dls).counts[learn.vocab.names[1]]
-    features = Features.of(known, item=learn.vocab.names[1])
-    return ContentPrior(features).fit_rows(known, rows, to_np(torch.as_tensor(counts))[1:])
+    known = getattr(learn, 'content', None)
+    return (fitted_content(learn, items) if known is None else known).prior
 
 def _with_content(arrays, shown, items, item, prior):
     "Tables and items with a prior from content, and with the items that have no row yet"
@@ -163,7 +161,7 @@ def export_bundle(self:CollabLearner,
     with_seen=True, # Store which items each user has seen
     n_links=None, # Links that each item keeps, for a linear model; all that fit into 17 million in all, and at least 500, by default
     wait=60, # How long to wait for another process that writes there (seconds)
-    content=None, # A fitted `ContentPrior`, or True to learn one from `items`: then unrated items in `items` can be recommended, and unseen works embedded
+    content=None, # A fitted `ContentPrior`, or True for that of `fit_content`, or else one learned from `items`: then unrated items in `items` can be recommended, and unseen works embedded
 )->Path: # The folder
     "Write vectors or links, labels and seen items, to be served without this library's training half"
     if n_links is not None: check_count('n_links', n_links, 'how many links each item keeps')

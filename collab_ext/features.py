@@ -8,12 +8,14 @@ Docs: https://collab-ext.github.io/collab_ext/features.html.md"""
 
 # %% auto #0
 __all__ = ['label_length', 'remembered', 'number_limit', 'text_length', 'encoders', 'tags_length', 'clean_label', 'split_tags',
-           'Labels', 'Scale', 'as_numbers', 'words', 'TokenVectors', 'token_vectors', 'Blocks', 'is_popularity',
-           'Features', 'RecordError']
+           'Labels', 'Scale', 'as_numbers', 'words', 'TokenVectors', 'token_vectors', 'import_transformers',
+           'SentenceVectors', 'sentence_vectors', 'Blocks', 'is_popularity', 'Features', 'MissingEncoder',
+           'RecordError']
 
 # %% ../nbs/13_features.ipynb #12b9f63f
-import json,math,re,unicodedata,warnings,zlib
+import json,math,re,sys,unicodedata,warnings,zlib
 from collections import Counter
+from importlib import import_module
 from importlib.util import find_spec
 from itertools import chain
 from numbers import Number
@@ -211,6 +213,58 @@ def token_vectors():
     return _loaded['token_vectors']
 
 encoders = dict(token_vectors=token_vectors) # Name → function that makes the encoder, for definitions that are read from a file
+
+# %% ../nbs/13_features.ipynb #ac53126a
+def _works(name):
+    "Can the package `name` be imported?"
+    if find_spec(name) is None: return False
+    try: import_module(name)
+    except (ImportError,RuntimeError,OSError,AttributeError): return False
+    return True
+
+def import_transformers():
+    "The package `transformers`"
+    if find_spec('transformers') is None: raise ImportError("models of text need the package transformers: `pip install transformers`")
+    if 'transformers' in sys.modules or _works('torchvision'): return import_module('transformers')
+    sys.modules['torchvision'] = None # what Python takes for "there is none"
+    try:
+        res = import_module('transformers')
+        res.utils.is_torchvision_available() # it remembers the answer
+    finally: del sys.modules['torchvision']
+    return res
+
+# %% ../nbs/13_features.ipynb #2d3025ac
+class SentenceVectors:
+    "Encoder of texts: a model of sentences, at length 1; zeros for empty text"
+    def __init__(self,
+        model, # A `sentence_transformers.SentenceTransformer`
+        name:str, # What a definition calls it
+        bs=64, # Texts at a time
+    ):
+        self.model,self.name,self.bs = model,name,bs
+
+    def __call__(self,
+        texts, # A list of texts
+    )->np.ndarray: # (texts, dimensions), float32
+        "Vectors of texts"
+        texts = list(texts)
+        said = [i for i,o in enumerate(texts) if o.strip()]
+        res = np.zeros((len(texts),self.model.get_embedding_dimension()), dtype=np.float32)
+        if said: res[said] = self.model.encode([texts[i] for i in said], batch_size=self.bs, normalize_embeddings=True, show_progress_bar=False)
+        return res
+
+def sentence_vectors(
+    model:str='sentence-transformers/all-MiniLM-L6-v2', # Name on the hub, or a folder
+    bs=64, # Texts at a time
+    **kwargs # For `SentenceTransformer`, such as `device` or `revision`
+)->SentenceVectors:
+    "The encoder `SentenceVectors` with a model of sentence-transformers; its files are safetensors, and no code that comes with them is run"
+    if not find_spec('sentence_transformers'):
+        raise ImportError("`sentence_vectors` needs the package sentence-transformers: `pip install collab_ext[sentences]`, or pass another `encoder`")
+    import_transformers()
+    from sentence_transformers import SentenceTransformer
+    kwargs = dict(kwargs, trust_remote_code=False, model_kwargs=dict(kwargs.get('model_kwargs', {}), use_safetensors=True))
+    return SentenceVectors(SentenceTransformer(str(model), **kwargs), f'sentence_vectors({Path(model).name!r})', bs)
 
 # %% ../nbs/13_features.ipynb #42de38ab
 def _encode(encoder, texts, dim=None):
@@ -477,11 +531,14 @@ def to_json(self:Features)->str:
     return json.dumps(dict(res, format=_format, encoder=encoder, scales=scales, labels=labels), ensure_ascii=True)
 
 # %% ../nbs/13_features.ipynb #2f587ccd
+class MissingEncoder(ValueError): "Texts were read by an encoder that a file can only name"
+
 def _encoder_named(name, encoder, fields):
     "The encoder for a definition that names it so"
     if encoder is not None or not fields: return encoder
     if name in encoders: return encoders[name]()
-    raise ValueError(f"the texts {', '.join(fields)} were read by an encoder that is in no file: pass it as `encoder`")
+    what = 'an encoder' if name is None else f'the encoder {name!r:.100}'
+    raise MissingEncoder(f"the texts {', '.join(fields)} were read by {what}, which is in no file: pass it as `encoder`")
 
 def _from_json(cls,
     text:str, # What `to_json` returned

@@ -103,19 +103,21 @@ def _mark(folder):
 
 def open_served(
     folder, # Of a bundle
+    encoder=None, # As for `Bundle`
 )->Served:
     "A bundle, ready to answer"
     mark = _mark(folder)
-    bundle = Bundle(folder)
+    bundle = Bundle(folder, encoder=encoder)
     return Served(bundle, Joined(item_texts(bundle.items)), Names(bundle.items), Path(folder).name, mark)
 
 class Shelf:
     "What is served now, and where a newer one would be"
     def __init__(self,
         find, # Function without arguments: the folder of the newest bundle
+        encoder=None, # As for `Bundle`
     ):
-        self.find = find
-        self.now = open_served(find())
+        self.find,self.encoder = find,encoder
+        self.now = open_served(find(), encoder)
         self.failed = None
 
     def changed(self):
@@ -127,7 +129,7 @@ class Shelf:
     def reload(self):
         "Serve the newest bundle from now on; one that can't be opened changes nothing"
         mark = _mark(self.find())
-        try: self.now = open_served(self.find())
+        try: self.now = open_served(self.find(), self.encoder)
         except Exception:
             self.failed = mark
             raise

@@ -43,12 +43,14 @@ def read_token(
 # %% ../nbs/18a_serve_command.ipynb #ce203f47
 _threads = 'OPENBLAS_NUM_THREADS','MKL_NUM_THREADS','OMP_NUM_THREADS'
 
-def _app(folder, token, max_body, timeout, poll):
+def _app(folder, token, max_body, timeout, poll, sentences=None):
     for o in _threads: os.environ.setdefault(o, '1')
     lacking = [o for o in ('fastapi','uvicorn','pydantic') if not find_spec(o)]
     if lacking: raise ImportError(f"The service takes {', '.join(lacking)}: `pip install collab_ext[serve]`")
     from collab_ext.serve import Shelf,create_app
-    return create_app(Shelf(bundle_finder(folder)), token, max_body, timeout, poll)
+    from collab_ext.features import sentence_vectors
+    encoder = None if sentences is None else sentence_vectors(sentences)
+    return create_app(Shelf(bundle_finder(folder), encoder), token, max_body, timeout, poll)
 
 @call_parse
 def serve_command(
@@ -60,12 +62,13 @@ def serve_command(
     timeout:float=30., # Seconds for a request, and for open requests at the end
     concurrency:int=1000, # Connections at a time; more are answered 503
     poll:float=2., # Seconds between looks for a newer bundle; 0 for none
+    sentences:str=None, # Model of sentences that reads texts, by name or folder, for a bundle that was made with `sentence_vectors`
     root:str='.', # Folder of the pipeline: reads bundles/
     dev:store_true=False, # The bundle of a trial, in the folder dev?
     quiet:store_true=False, # Log errors alone?
 ):
     "Serve a bundle over HTTP, with a page to try it"
-    app = _app(folder or (Path(root)/'dev' if dev else root), read_token(token_file), max_body, timeout, poll)
+    app = _app(folder or (Path(root)/'dev' if dev else root), read_token(token_file), max_body, timeout, poll, sentences)
     import uvicorn
     from threadpoolctl import threadpool_limits
     logging.basicConfig(format='%(asctime)s %(levelname)s %(message)s', level=logging.ERROR if quiet else logging.INFO)

@@ -1,13 +1,15 @@
 "Rows from content: exact where the answer is known, honest about what is not, the same after saving, and unable to spoil known items"
-import json,subprocess,sys
+import json,shutil,subprocess,sys
 
 import numpy as np,pandas as pd,pytest,torch
 
 from collab_ext import CollabDataLoaders,Features,collab_learner,implicit_learner
+from collab_ext.bundle import Bundle
 from collab_ext.catalogue import Catalogue
 from collab_ext.cold_start import excess_of_ratings,list_quality,measure_cold,split_items,work_scores
 from collab_ext.content_prior import ContentPrior,Landmarks,kernel,kernel_times,moved_row,own_noise,parts_of,similarities,start_params,tag_weights
 from collab_ext.content_prior import _solve_landmarks
+from collab_ext.features import import_transformers,sentence_vectors
 from collab_ext.tower import copy_tower,list_net
 
 names = np.array(list('abcdefgh'))
@@ -323,3 +325,47 @@ def test_list_net_has_its_least_value_at_the_grades():
     grades = torch.tensor([[4.,2,1,0]])
     best = list_net(grades/grades.std(), grades)
     for _ in range(20): assert list_net(grades/grades.std()+torch.randn(1, 4), grades)>=best-1e-6
+
+# --- models of sentences
+
+@pytest.fixture(scope='module')
+def sentence_folder(tmp_path_factory):
+    "A tiny model of sentences with random weights, as sentence-transformers saves it"
+    transformers = import_transformers()
+    pytest.importorskip('sentence_transformers')
+    from sentence_transformers import SentenceTransformer,models as st
+    from tokenizers import Tokenizer,models,pre_tokenizers,trainers
+    folder = tmp_path_factory.mktemp('sentences')
+    tok = Tokenizer(models.WordLevel(unk_token='[UNK]'))
+    tok.pre_tokenizer = pre_tokenizers.Whitespace()
+    tok.train_from_iterator(['red blue green black'], trainers.WordLevelTrainer(special_tokens=['[UNK]','[PAD]']))
+    transformers.PreTrainedTokenizerFast(tokenizer_object=tok, unk_token='[UNK]', pad_token='[PAD]').save_pretrained(folder/'bert')
+    config = transformers.BertConfig(vocab_size=6, hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=16)
+    transformers.BertModel(config).save_pretrained(folder/'bert')
+    SentenceTransformer(modules=[st.Transformer(str(folder/'bert')), st.Pooling(16)], device='cpu').save(str(folder/'model'))
+    return folder/'model'
+
+def test_sentences(sentence_folder):
+    encoder = sentence_vectors(sentence_folder, bs=2)
+    vecs = encoder(['red', '', 'blue green', ' \n', 'red'])
+    assert vecs.shape==(5,16) and np.allclose(np.linalg.norm(vecs, axis=1), [1,0,1,0,1], atol=1e-5) and np.allclose(vecs[0], vecs[4], atol=1e-6)
+    assert encoder([]).shape==(0,16) and encoder(['','']).sum()==0
+
+def test_bundles_name_their_model_of_sentences(sentence_folder, tmp_path):
+    items,pairs = items_of(60)
+    items['about'] = items.tags.str.replace('|', ' ').str.replace('a', 'red').str.replace('b', 'blue')
+    learn = implicit_learner(CollabDataLoaders.from_interactions(clicks_of(items, pairs), valid_pct=0.), n_factors=4, loss='ials')
+    with learn.no_bar(),learn.no_logging(): learn.solve(3)
+    encoder = sentence_vectors(sentence_folder)
+    learn.fit_content(items, Features(text='about', encoder=encoder, item='item'), n_search=50)
+    folder = learn.export_bundle(tmp_path/'b', items, content=True)
+    with pytest.raises(ValueError, match="the encoder \"sentence_vectors\\('model'\\)\", which is in no file: pass it as `encoder`"): Bundle(folder)
+    new = [dict(about='red blue'), dict(about='')]
+    assert np.allclose(Bundle(folder, encoder=encoder).embed(new), learn.embed(new), atol=1e-5)
+
+def test_models_of_sentences_run_no_code(sentence_folder, tmp_path):
+    shutil.copytree(sentence_folder, tmp_path/'m')
+    weights = next((tmp_path/'m').rglob('model.safetensors'))
+    torch.save(dict(a=torch.zeros(1)), weights.with_name('pytorch_model.bin'))
+    weights.unlink()
+    with pytest.raises(Exception, match='safetensors'): sentence_vectors(tmp_path/'m')

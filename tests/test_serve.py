@@ -201,17 +201,18 @@ def server(tmp_path_factory):
     make(tmp_path/'bundles'/'1', 1)
     port = free_port()
     code = 'import sys;from collab_ext.cli import main;sys.exit(main())'
-    process = subprocess.Popen([sys.executable,'-c',code,'serve','--root',str(tmp_path),'--port',str(port),'--poll','.1'], stderr=subprocess.PIPE, text=True)
+    log = tmp_path/'log' # a file, for a pipe that nobody reads fills up and stops the service
+    with log.open('w') as f: process = subprocess.Popen([sys.executable,'-c',code,'serve','--root',str(tmp_path),'--port',str(port),'--poll','.1'], stderr=f)
     url = f'http://127.0.0.1:{port}'
     for _ in range(600):
         try:
             httpx.get(url+'/health')
             break
         except httpx.ConnectError: time.sleep(.1)
-        assert process.poll() is None, process.stderr.read()
+        assert process.poll() is None, log.read_text()
     yield url,tmp_path,process
     if process.poll() is None: process.kill()
-    process.stderr.close()
+    process.wait()
 
 # ---- The page, in a browser
 
@@ -342,4 +343,4 @@ def test_reloads_drop_nothing_and_the_end_is_clean(server):
     assert 'collab_ext_reloads_total{result="ok"} 3' in httpx.get(url+'/metrics').text
     process.send_signal(signal.SIGTERM)
     assert process.wait(20) in (0,-signal.SIGTERM)
-    assert 'Traceback' not in process.stderr.read()
+    assert 'Traceback' not in (root/'log').read_text()

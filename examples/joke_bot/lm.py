@@ -7,7 +7,8 @@ from collections import Counter
 from pathlib import Path
 import torch
 from tokenizers import AddedToken,Tokenizer,decoders,models,pre_tokenizers,trainers
-from collab_ext.text_states import import_transformers,smollm2
+from collab_ext.features import import_transformers
+from collab_ext.text_states import smollm2
 from .jokes import Joke,KnownJokes,clean,read_jokes,write_jokes
 
 transformers = import_transformers()
