@@ -18,6 +18,7 @@ import speed
 from collab_ext import CollabDataLoaders,Features,collab_learner,token_vectors
 from collab_ext.candidates import as_times,quantile_votes,rolling_quantile,votes_auc
 from collab_ext.cold_start import work_scores
+from collab_ext.features import sentence_vectors
 from collab_ext.selector import order_accuracy,selector_learner
 from collab_ext.tables import packed_rows,tables
 from collab_ext.text_states import TextStates,smollm2
@@ -43,6 +44,15 @@ def mean_vectors(states):
     def res(texts):
         new = [o for o in dict.fromkeys(texts) if o not in known]
         if new: known.update(zip(new, (o.astype(np.float32).mean(0) for o in states(new))))
+        return np.stack([known[o] for o in texts])
+    return res
+
+def sentences(folder):
+    "A function: texts → their vectors by a model of sentences, each worked out once"
+    encoder,known = sentence_vectors(folder),{}
+    def res(texts):
+        new = [o for o in dict.fromkeys(texts) if o not in known]
+        if new: known.update(zip(new, encoder(new)))
         return np.stack([known[o] for o in texts])
     return res
 
@@ -161,12 +171,17 @@ def posts(args):
     if args.states=='lm':
         lm = mean_vectors(lm_states(args.cache))
         kinds.update({'selector, SmolLM2':lm, 'selector, both':joined(lm, static)})
-    scores = {o:np.zeros(len(df)) for o in ['bag of words + ridge','static + logistic',*kinds]}
+    if args.states=='sentences':
+        read = sentences(args.model)
+        vectors = np.asarray(read(df.text.tolist()))
+        kinds.update({'selector, sentences':read, 'selector, both':joined(read, static)})
+    logistic = ('sentences' if args.states=='sentences' else 'static')+' + logistic'
+    scores = {o:np.zeros(len(df)) for o in ['bag of words + ridge',logistic,*kinds]}
     began = time.process_time()
     for k in range(5):
         test = fold==k
         scores['bag of words + ridge'][test] = ridge_scores(df, ~test, test)
-        scores['static + logistic'][test] = logistic_scores(df, vectors, ~test, test)
+        scores[logistic][test] = logistic_scores(df, vectors, ~test, test)
         for name,encoder in kinds.items():
             states = main_directions(encoder, df.text[~test].tolist())
             learn = selector_learner(df[~test], states, 'quantile', valid=0, user='forum', feedback='quantile', n_user_factors=16, scale=False).solve()
@@ -245,6 +260,7 @@ def text_lines(args, seed):
     measure('votes: rows in closed form', work_scores(learn, learn.vocab.rows(list(users), 0), rows))
     encoders = {'static':token_vectors()}
     if args.states=='lm': encoders['SmolLM2'] = mean_vectors(lm_states(args.cache))
+    if args.states=='sentences': encoders['sentences'] = sentences(args.model)
     old = solved(train)
     works = jokes.set_index('item').loc[new].reset_index()
     for name,encoder in encoders.items():
@@ -264,7 +280,8 @@ sections = dict(tweets=tweets, posts=posts, text=text)
 if __name__=='__main__':
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('--only', choices=sections, action='append')
-    parser.add_argument('--states', choices=['static','lm'], default='static')
+    parser.add_argument('--states', choices=['static','lm','sentences'], default='static')
+    parser.add_argument('--model', default='sentence-transformers/all-MiniLM-L6-v2', help='of sentences: a name on the hub, or a folder')
     parser.add_argument('--share', type=float, default=1., help='of the posts')
     parser.add_argument('--seed', type=int, default=0)
     parser.add_argument('--seeds', type=int, default=3, help='draws of jokes and people')

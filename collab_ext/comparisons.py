@@ -466,14 +466,19 @@ def _is_connected(a, b):
     there[a],there[b] = True,True
     return n_components-(~there).sum()<=1
 
+def _linked_items(ds, k):
+    "First and second items of the comparisons on criterion number `k` that count"
+    a,b,criterion = [np.ascontiguousarray(to_np(ds.ids[:,o])) for o in (1,2,3)] # rows in one piece are read several times faster
+    there = criterion==k if ds.weight is None else (criterion==k)&(to_np(ds.weight)>0)
+    return (a,b) if there.all() else (a[there],b[there])
+
 def warn_of_components(
     ds:Comparisons, # Comparisons to train on
 ):
     "Warn where items are in separate components of the graph of comparisons"
     n_apart,example = 0,None
     for k,criterion in enumerate(ds.criteria):
-        there = ds.ids[:,3]==k if ds.weight is None else (ds.ids[:,3]==k)&(ds.weight>0)
-        _,a,b,_ = to_np(ds.ids[there]).T.astype(np.int64)
+        a,b = _linked_items(ds, k)
         if _is_connected(a, b): continue
         graph = _graph_of(a, b, np.zeros(len(a)), ds.vocab.labels[1])
         apart = graph[graph.component>0]

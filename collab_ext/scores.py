@@ -99,8 +99,8 @@ def columns_of(
     second:bool, # The second item, or the first one?
 )->dict: # Column → row numbers (n, int64)
     "Contributor, criterion and one of the items of each comparison"
-    ids = to_np(ids).astype(np.int64)
-    return dict(contributor=ids[:,0], criterion=ids[:,3], item=ids[:,2 if second else 1])
+    at = dict(contributor=0, criterion=3, item=2 if second else 1)
+    return {k:to_np(ids[:,o]).astype(np.int64) for k,o in at.items()} # each in one piece
 
 # %% ../nbs/12b_scores.ipynb #e0477621
 shared_levels = 'item','criterion' # Those that a contributor's scale applies to
