@@ -12,7 +12,7 @@ __all__ = ['allowed_rows', 'Catalogue', 'liked_vectors']
 # %% ../nbs/13b_catalogue.ipynb #dddb0ee5
 import numpy as np,pandas as pd
 from fastcore.basics import patch
-from .features import clean_label,split_tags
+from .features import RecordError,clean_label,split_tags
 from .content_prior import ContentPrior
 
 # %% ../nbs/13b_catalogue.ipynb #8fe9beb4
@@ -76,10 +76,12 @@ class Catalogue:
 # %% ../nbs/13b_catalogue.ipynb #549762dc
 @patch
 def add(self:Catalogue,
-    works:pd.DataFrame, # What is known of them, with their labels
+    works:pd.DataFrame, # What is known of them, with their labels; or records: a list of dicts
 )->Catalogue: # This catalogue
     "Take in works that nobody has rated"
+    if not isinstance(works, pd.DataFrame): works = self.prior.features.frame(works)
     if self.item not in works: raise KeyError(f"`works` has no column {self.item!r}; it has {', '.join(map(str, works.columns))}")
+    if works[self.item].isna().any(): raise ValueError(f"`works` has no {self.item} in row {int(works[self.item].isna().argmax())}: give each work a label")
     there = self.labels.isin(works[self.item]) & ~self.known
     kept = ~there
     new = works[~works[self.item].isin(self.labels[self.known])]
@@ -95,19 +97,26 @@ def add(self:Catalogue,
 # %% ../nbs/13b_catalogue.ipynb #95591dd7
 def _unit(V): return V/np.maximum(np.linalg.norm(V, axis=1, keepdims=True), 1e-9)
 
+def _vectors_of_records(catalogue, records, place):
+    "Vectors of works that are described; errors name them by their place in the whole list"
+    try: return catalogue.prior.embed(records)[:,:-1]
+    except RecordError as e: raise e.placed(place) from None
+
 def liked_vectors(
     catalogue:Catalogue,
     liked, # A label or a record, or a list of them
 )->tuple: # Vectors at length 1 (liked × k), rows of those that are in the catalogue
     "Vectors of the works that somebody liked"
+    if liked is None: raise ValueError("`liked` is None: name a work, or describe one by a dict of its fields")
     liked = [liked] if isinstance(liked, (str,int,float,dict)) else list(liked)
     if not liked: raise ValueError("`liked` is empty: name a work, or describe one by a dict of its fields")
-    records = [o for o in liked if isinstance(o, dict)]
+    place = [i for i,o in enumerate(liked) if isinstance(o, dict)]
+    records = [liked[i] for i in place]
     rows = catalogue.labels.get_indexer([o for o in liked if not isinstance(o, dict)])
     unknown = [o for o,i in zip((o for o in liked if not isinstance(o, dict)), rows) if i<0]
     if unknown: raise KeyError(f"the catalogue has no {catalogue.item} {unknown[0]!r}: describe it by a dict of its fields, or `add` it first")
     vecs = catalogue.rows[rows,:-1]
-    if records: vecs = np.concatenate([vecs, catalogue.prior.embed(records)[:,:-1]])
+    if records: vecs = np.concatenate([vecs, _vectors_of_records(catalogue, records, place)])
     return _unit(vecs),rows
 
 # %% ../nbs/13b_catalogue.ipynb #fe08bb40

@@ -52,6 +52,13 @@ def _user_rows(learn):
     rows[:,-1] = 1
     return rows
 
+def _check_rows(learn, what):
+    "Raise a `ValueError` unless a learner has a vector and a bias for each item"
+    model = get_model(learn.model)
+    if isinstance(model, EmbeddingDotBias): return
+    raise ValueError(f"`{what}` learns from items' vectors and biases, and {a_type(model)} has none of these: "
+        "make the learner with `collab_learner` without `use_nn`, or with `implicit_learner`")
+
 def _known_items(learn, items):
     "Labels of `items`, their rows of the tables, and their numbers of ratings, 0 for those without a row"
     name = learn.vocab.names[1]
@@ -100,12 +107,17 @@ def fitted_content(
     "What content says of a learner's items"
     rows,counts = _known_items(learn, items)
     known = counts>0
+    item = learn.vocab.names[1]
+    if not known.any(): raise ValueError(f"No {item} in `items` has ratings: these are such as {next(iter(items[item]), None)!r}, "
+        f"and those of the learner such as {learn.vocab.labels[1][-1]!r}")
+    n_lacking = int((train_data(learn.dls).counts[item]>0).sum()) - len(np.unique(rows[known]))
+    if n_lacking: warn(f"{plural(n_lacking, 'item')} with ratings are not in `items`: the catalogue is without them, and nothing is learned from them")
     own = packed_rows(tables(get_model(learn.model)), 1).numpy()[rows[known]]
-    if features is None: features = Features.of(items, item=learn.vocab.names[1])
+    if features is None: features = Features.of(items, item=item)
     users = _user_rows(learn)
     prior = ContentPrior(features, **kwargs).fit_rows(items[known], own, counts[known], gram=users.T@users/len(users))
     if _clicks_loss(learn) is None: prior.raised = excess_of_ratings(learn, torch.from_numpy(rows[known]), prior.left_out)
-    return Catalogue(prior, items, learn.vocab.names[1], known, own, counts)
+    return Catalogue(prior, items, item, known, own, counts)
 
 @patch
 def fit_content(self:CollabLearner,
@@ -115,7 +127,9 @@ def fit_content(self:CollabLearner,
 )->CollabLearner: # This learner, with a catalogue as `content`
     "Learn from the items' rows what content says of them"
     check_kwargs(kwargs, 'fit_content', ContentPrior, but=['features'])
+    _check_rows(self, 'fit_content')
     warn_if_untrained(self, 'fit_content')
+    if not isinstance(features, (Features,type(None))): raise ValueError(f"`features` are `Features(…)`, which say what each column is, not {features!r:.80}")
     self.content = fitted_content(self, items, features, **kwargs)
     return self
 
@@ -185,7 +199,7 @@ def _ratings_ask(learn, U, V, users, y):
 # %% ../nbs/13c_cold_start.ipynb #dc2507eb
 def _asked(learn, users, ratings):
     name = train_data(learn.dls).rating_name
-    y = torch.as_tensor(ratings[name].to_numpy(np.float32)) if name in ratings else torch.ones(len(ratings))
+    y = torch.from_numpy(column_numbers(ratings, name)).float() if name in ratings else torch.ones(len(ratings))
     U,V = [packed_rows(tables(get_model(learn.model)), s) for s in (0,1)]
     loss = _clicks_loss(learn)
     asked = _ratings_ask(learn, U, V, users, y) if loss is None else _clicks_ask(learn, loss, U, users, y)
@@ -193,8 +207,11 @@ def _asked(learn, users, ratings):
 
 def _moved_rows(learn, works, ratings):
     "Rows of works, moved by their ratings"
-    check_columns(works, [learn.vocab.names[1]])
-    users,at = _places(learn, ratings, works[learn.vocab.names[1]])
+    name = learn.vocab.names[1]
+    check_columns(works, [name])
+    twice = works[name][works[name].duplicated()]
+    if len(twice): raise ValueError(f"`works` has {twice.iloc[0]!r} more than once in {name!r}: its ratings move one row")
+    users,at = _places(learn, ratings, works[name])
     asked = _asked(learn, users, ratings)
     prior = content_of(learn).prior
     expected = prior.expect(works, spread=True, raised=True)
@@ -225,19 +242,27 @@ def recommend_works(self:CollabLearner,
     users=None, # A user or several; all by default
     k=10, # How many works for each
 )->pd.DataFrame: # User, rank, work, score
-    "Which of some new works to show whom"
+    "Which of some works to show whom; works with ratings keep the rows that these gave them"
     check_count('k', k, 'how many items to show')
     user,item = self.vocab.names
     check_frame('works', works)
     check_columns(works, [item])
     labels = self.vocab.labels[0][1:] if users is None else label_list('users', users)
     rows = rows_of(self.vocab, labels, 0, '`users` has')
-    scores = work_scores(self, rows, self.embed(works))
+    scores = work_scores(self, rows, _rows_of_works(self, works))
     k = min(k, len(works))
     best = np.argsort(-scores, axis=1, kind='stable')[:,:k]
     shown = works[item].to_numpy()[best.ravel()]
     return pd.DataFrame({user:np.repeat(np.array(labels, dtype=object), k), 'rank':np.tile(np.arange(k)+1, len(labels)), item:shown,
         'score':np.take_along_axis(scores, best, 1).ravel()})
+
+def _rows_of_works(learn, works):
+    "Rows of works: their own where they have ratings, and what content lets expect elsewhere"
+    at,counts = _known_items(learn, works) if len(works) else (np.zeros(0, int),np.zeros(0, int))
+    res = learn.embed(works)
+    own = packed_rows(tables(get_model(learn.model)), 1).numpy()
+    res[counts>0] = own[at[counts>0]]
+    return res
 
 # %% ../nbs/13c_cold_start.ipynb #1f7d62e2
 def work_scores(
@@ -301,11 +326,13 @@ def measure_cold(
     items:pd.DataFrame=None, # What is known of these works; the catalogue by default
     k=20, # Length of the lists
     seed=0, # Seed of the random lists
+    min_rating=None, # Ratings in `test` below it are not relevant; by default all interactions are
 )->pd.DataFrame: # One line for each way to rank: ndcg, recall
     "How well works without ratings are ranked, beside baselines"
     user,item = learn.vocab.names
     check_frame('test', test)
     check_columns(test, [user,item])
+    if min_rating is not None: test = test[column_numbers(test, train_data(learn.dls).rating_name)>=min_rating]
     items = content_of(learn).items if items is None else items
     works = items[items[item].isin(test[item])].reset_index(drop=True)
     rows = learn.vocab.rows(label_list(user, pd.unique(test[user])), 0)
@@ -314,6 +341,8 @@ def measure_cold(
     u = pd.Series(learn.vocab.rows(label_list(user, test[user]), 0).numpy()).map(place).to_numpy()
     i = pd.Index(works[item]).get_indexer(test[item])
     ok = ~np.isnan(u) & (i>=0)
+    if not ok.any(): raise ValueError(f"No row of `test` has a {user} of the learner and a {item} of `items`: of {len(test)} rows "
+        f"{int((~np.isnan(u)).sum())} have the one and {int((i>=0).sum())} the other")
     relevant = sparse.csr_matrix((np.ones(ok.sum()), (u[ok].astype(int),i[ok])), shape=(len(users),len(works)))
     scores = cold_baselines(learn, users, works, seed)
     scores['rows from content'] = work_scores(learn, users, learn.embed(works))

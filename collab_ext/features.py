@@ -8,9 +8,9 @@ Docs: https://collab-ext.github.io/collab_ext/features.html.md"""
 
 # %% auto #0
 __all__ = ['label_length', 'remembered', 'number_limit', 'text_length', 'encoders', 'tags_length', 'clean_label', 'split_tags',
-           'Labels', 'Scale', 'as_numbers', 'words', 'TokenVectors', 'token_vectors', 'import_transformers',
-           'SentenceVectors', 'sentence_vectors', 'Blocks', 'is_popularity', 'Features', 'MissingEncoder',
-           'RecordError']
+           'Labels', 'Scale', 'as_numbers', 'words', 'check_texts', 'TokenVectors', 'token_vectors',
+           'import_transformers', 'SentenceVectors', 'sentence_vectors', 'Blocks', 'is_popularity', 'Features',
+           'MissingEncoder', 'RecordError']
 
 # %% ../nbs/13_features.ipynb #12b9f63f
 import json,math,re,sys,unicodedata,warnings,zlib
@@ -173,6 +173,15 @@ def words(
     found = _word.findall(text[:text_length].casefold()) if isinstance(text, str) else []
     return [o for o in dict.fromkeys(found) if o not in _stop_words]
 
+# %% ../nbs/13_features.ipynb #ed24404b
+def check_texts(
+    texts, # A list of texts
+):
+    "Raise a `ValueError` unless it is one"
+    if isinstance(texts, str): raise ValueError(f"`texts` is a list of texts, and not one of them: pass [{texts!r:.40}]")
+    bad = next((i for i,o in enumerate(texts) if not isinstance(o, str)), None)
+    if bad is not None: raise ValueError(f"text {bad} is {texts[bad]!r:.40}: pass an empty text where there is none")
+
 # %% ../nbs/13_features.ipynb #8d09f29a
 class TokenVectors:
     "Encoder of texts: the mean of static vectors of their tokens, at length 1; zeros for empty text"
@@ -187,6 +196,7 @@ class TokenVectors:
         texts, # A list of texts
     )->np.ndarray: # (texts, dimensions), float32
         "Vectors of texts"
+        check_texts(texts)
         ids = [o.ids for o in self.tokenizer.encode_batch(list(texts), add_special_tokens=False)]
         sizes = np.fromiter(map(len, ids), dtype=np.int64, count=len(ids))
         flat = np.fromiter(chain.from_iterable(ids), dtype=np.int32, count=sizes.sum())
@@ -247,7 +257,7 @@ class SentenceVectors:
         texts, # A list of texts
     )->np.ndarray: # (texts, dimensions), float32
         "Vectors of texts"
-        texts = list(texts)
+        check_texts(texts)
         said = [i for i,o in enumerate(texts) if o.strip()]
         res = np.zeros((len(texts),self.model.get_embedding_dimension()), dtype=np.float32)
         if said: res[said] = self.model.encode([texts[i] for i in said], batch_size=self.bs, normalize_embeddings=True, show_progress_bar=False)
@@ -345,9 +355,9 @@ def is_popularity(
 # %% ../nbs/13_features.ipynb #134d5116
 def _names_of(kind, names):
     "A checked list of names of columns"
-    names = [names] if isinstance(names, str) else list(names)
+    names = list(names) if isinstance(names, (list,tuple,set,pd.Index,np.ndarray)) else [names]
     bad = [o for o in names if not isinstance(o, str)]
-    if bad: raise ValueError(f"`{kind}` lists names of columns, which are texts: {bad[0]!r:.80} is none")
+    if bad: raise ValueError(f"`{kind}` lists names of columns, which are texts: {bad[0]!r:.80} is none; rename the column, as with `df.rename(columns=str)`")
     return names
 
 def _without_popularity(numbers):
@@ -356,6 +366,13 @@ def _without_popularity(numbers):
     if left_out: warnings.warn(f"{', '.join(left_out)}: left out, because a new item has no such number yet. "
         "`popularity=True` takes all columns that are named", stacklevel=3)
     return [o for o in numbers if o not in left_out]
+
+# %% ../nbs/13_features.ipynb #3ccb8be8
+def _checked_encoder(encoder):
+    "A function, or None"
+    if encoder is None or callable(encoder): return encoder
+    if isinstance(encoder, str) and encoder in encoders: return encoders[encoder]()
+    raise ValueError(f"`encoder` is a function from a list of texts to an array, or one of {list(encoders)}, not {encoder!r:.80}")
 
 # %% ../nbs/13_features.ipynb #30d24b68
 _kinds = ('numbers','categories','tags','text')
@@ -380,7 +397,7 @@ class Features:
         self.categories = _names_of('categories', categories)
         self.tags = _names_of('tags', tags)
         self.text = _names_of('text', text)
-        self.sep,self.item,self.encoder = sep,item,encoder
+        self.sep,self.item,self.encoder = sep,item,_checked_encoder(encoder)
         self.min_count,self.max_labels = min_count,max_labels
         self.scales,self.labels,self.dims,self.notes = None,None,None,{}
         twice = [o for o,n in Counter(self.fields).items() if n>1]
@@ -563,8 +580,8 @@ Features.from_json = classmethod(_from_json)
 # %% ../nbs/13_features.ipynb #f3d8e519
 tags_length = 10_000 # labels in one list
 _wanted = dict(numbers='a finite number, or nothing', categories='a label: text, a number, true or false, or nothing',
-    tags=f'a list of at most {tags_length:,} labels, or text with {{sep!r}} between them, or nothing', text='text, or nothing',
-    item='a label: text or a number')
+    tags=f'a list of at most {tags_length:,} labels, or text with {{sep!r}} between them, or nothing',
+    text=f'text of at most {50*text_length:,} characters, or nothing', item='a label: text or a number')
 
 def _pydantic():
     "The package pydantic"
@@ -582,7 +599,8 @@ def _types():
     label = Annotated[Union[plain,None,StrictBool,int,number], Field(union_mode='left_to_right')]
     listed = Annotated[list[label], Field(max_length=tags_length)]
     text = Annotated[str, Field(max_length=50*text_length, strict=True)]
-    tags = Annotated[Union[listed,text,None], Field(union_mode='left_to_right')]
+    one = Annotated[Union[StrictBool,int,number], Field(union_mode='left_to_right')]
+    tags = Annotated[Union[listed,text,None,one], Field(union_mode='left_to_right')]
     return dict(numbers=Optional[number], categories=label, tags=tags, text=Optional[text], item=label)
 
 # %% ../nbs/13_features.ipynb #0d92c912
@@ -614,10 +632,14 @@ class RecordError(ValueError):
         more = f", and {len(errors)-1} more" if len(errors)>1 else ''
         super().__init__(errors[0]['message'] + more)
 
+    def placed(self, at):
+        "The same, where record number `i` is number `at[i]` of a longer list"
+        def there(o): return dict(o, index=at[o['index']], message=o['message'].replace(f"record {o['index']}", f"record {at[o['index']]}", 1))
+        return RecordError([there(o) for o in self.errors])
+
     def moved(self, n):
         "The same of a list that begins with `n` more records"
-        def later(o): return dict(o, index=o['index']+n, message=o['message'].replace(f"record {o['index']}", f"record {o['index']+n}", 1))
-        return RecordError([later(o) for o in self.errors])
+        return self.placed({o['index']:o['index']+n for o in self.errors})
 
 def _record_errors(self, error):
     "What pydantic found, in our words: one for each field of a record"

@@ -1,15 +1,15 @@
 "Rows from content: exact where the answer is known, honest about what is not, the same after saving, and unable to spoil known items"
-import json,shutil,subprocess,sys
+import copy,json,shutil,subprocess,sys
 
 import numpy as np,pandas as pd,pytest,torch
 
-from collab_ext import CollabDataLoaders,Features,collab_learner,implicit_learner
+from collab_ext import CollabDataLoaders,Features,collab_learner,implicit_learner,linear_learner
 from collab_ext.bundle import Bundle
 from collab_ext.catalogue import Catalogue
 from collab_ext.cold_start import excess_of_ratings,list_quality,measure_cold,split_items,work_scores
 from collab_ext.content_prior import ContentPrior,Landmarks,kernel,kernel_times,moved_row,own_noise,parts_of,similarities,start_params,tag_weights
 from collab_ext.content_prior import _solve_landmarks
-from collab_ext.features import import_transformers,sentence_vectors
+from collab_ext.features import RecordError,import_transformers,sentence_vectors
 from collab_ext.tower import copy_tower,list_net
 
 names = np.array(list('abcdefgh'))
@@ -325,6 +325,67 @@ def test_list_net_has_its_least_value_at_the_grades():
     grades = torch.tensor([[4.,2,1,0]])
     best = list_net(grades/grades.std(), grades)
     for _ in range(20): assert list_net(grades/grades.std()+torch.randn(1, 4), grades)>=best-1e-6
+
+# --- what users bring
+
+def test_ratings_that_move_nothing(solved):
+    learn,items,_,test = solved
+    new = items[items.item.isin(test.item)]
+    with pytest.raises(ValueError, match='more than once'): learn.embed(pd.concat([new,new]), ratings=test)
+    rated = collab_learner(CollabDataLoaders.from_df(rated_by_choice(40, 30)[0], valid_pct=0.), n_factors=2)
+    with rated.no_bar(),rated.no_logging(): rated.solve()
+    things = rated_by_choice(40, 30)[1]
+    rated.fit_content(things, Features(tags='tag'))
+    for bad in (np.nan,np.inf,'good'):
+        asked = pd.DataFrame(dict(user=[0], item=['i0'], rating=[bad]))
+        with pytest.raises(ValueError, match="Column 'rating' holds"): rated.embed(things[:1], ratings=asked)
+
+def test_learners_without_rows_of_items():
+    df,items = rated_by_choice(40, 30)
+    learn = collab_learner(CollabDataLoaders.from_df(df, valid_pct=0.), n_factors=2, use_nn=True)
+    with pytest.raises(ValueError, match='vectors and biases, and.*EmbeddingNN.*use_nn'): learn.fit_content(items)
+    with pytest.raises(ValueError, match='vectors and biases'): linear_learner(CollabDataLoaders.from_interactions(df[['user','item']], valid_pct=0.)).fit_content(items)
+
+def test_frames_that_do_not_fit(solved):
+    learn,items,_,_ = solved
+    with pytest.raises(ValueError, match="No item in `items` has ratings.*'i99'"): learn.fit_content(items.assign(item=range(len(items))))
+    with pytest.raises(ValueError, match="`features` are"): learn.fit_content(items, 'tags')
+    some = items[~items.item.isin(learn.vocab.labels[1][1:6])]
+    with pytest.warns(UserWarning, match='5 items with ratings are not in `items`'): other = copy.copy(learn).fit_content(some, n_search=50)
+    assert len(other.content)==len(some)
+
+def test_measures_of_nothing(solved):
+    learn,items,_,test = solved
+    for bad in (test.assign(user='nobody'), test.assign(item='nothing'), test[:0]):
+        with pytest.raises(ValueError, match='No row of `test`'): measure_cold(learn, bad)
+    with pytest.raises(ValueError, match='`liked` is None'): learn.find_items(None)
+
+def test_records_are_named_by_their_place(solved):
+    learn,items,_,_ = solved
+    with pytest.raises(RecordError, match='record 2, field .size.'): learn.find_items(['i0', dict(tags='a'), dict(size='large')])
+    n = len(learn.content)
+    fresh = copy.deepcopy(learn.content)
+    assert len(fresh.add([dict(item='new', tags='a|b')]))==n+1
+    with pytest.raises(ValueError, match='no item in row 0'): fresh.add([dict(tags='a')])
+
+def test_known_works_keep_their_rows(solved):
+    learn,items,_,_ = solved
+    shown = learn.recommend_works(items, users=[0], k=len(items))
+    u = learn.vocab.rows([0], 0)
+    known = items[learn.content.known]
+    own = learn.content.rows[learn.content.known]
+    expected = dict(zip(known.item, work_scores(learn, u, own)[0]))
+    got = shown.set_index('item').score
+    assert np.allclose([got[o] for o in expected], [*expected.values()], atol=1e-5)
+
+def test_stars_may_be_needed():
+    df,items = rated_by_choice(60, 60)
+    train,test = split_items(df, 'item', pct=.3, seed=0)
+    learn = collab_learner(CollabDataLoaders.from_df(train, valid_pct=0.), n_factors=2)
+    with learn.no_bar(),learn.no_logging(): learn.solve()
+    learn.fit_content(items, Features(tags='tag'))
+    a,b = measure_cold(learn, test, min_rating=3.5),measure_cold(learn, test[test.rating>=3.5])
+    pd.testing.assert_frame_equal(a, b)
 
 # --- models of sentences
 

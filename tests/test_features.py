@@ -61,7 +61,7 @@ def test_bad_records(record, field, what):
     assert (e.value.index,e.value.field)==(1,field) and what in str(e.value) and len(str(e.value))<400
 
 def test_every_error_is_listed():
-    with pytest.raises(RecordError, match='and 3 more') as e: plain.frame([dict(words='x', year='y'), {}, dict(tags=3.5, fandom=[1])])
+    with pytest.raises(RecordError, match='and 3 more') as e: plain.frame([dict(words='x', year='y'), {}, dict(tags={'x':1}, fandom=[1])])
     assert [(o['index'],o['field']) for o in e.value.errors]==[(0,'words'),(0,'year'),(2,'fandom'),(2,'tags')]
 
 def test_records_are_read_like_the_frame():
@@ -147,3 +147,19 @@ def test_memory_of_labels_is_bounded(monkeypatch):
 def test_no_torch():
     code = 'import sys; from collab_ext.features import Features; assert not {"torch","fastai"} & {*sys.modules}'
     subprocess.run([sys.executable,'-c',code], check=True)
+
+def test_one_label_is_a_list_of_one():
+    assert (plain.transform(plain.frame([dict(tags=5), dict(tags=[5]), dict(tags='5')])).matrix().toarray().std(0)==0).all()
+
+def test_limits_are_said():
+    with pytest.raises(RecordError, match='text of at most 1,000,000 characters'): encoded.frame([dict(summary='x'*2_000_000)])
+
+@pytest.mark.parametrize('kw,message', [(dict(numbers=0), "0 is none; rename"), (dict(text='summary', encoder='nothing'), "one of \\['token_vectors'\\]"), (dict(text='summary', encoder=3), 'not 3')])
+def test_definitions_that_are_none(kw, message):
+    with pytest.raises(ValueError, match=message): Features(**kw)
+
+def test_encoders_read_lists_of_texts():
+    pytest.importorskip('wordllama')
+    encoder = Features(text='summary', encoder='token_vectors').encoder
+    with pytest.raises(ValueError, match='text 1 is None'): encoder(['a', None])
+    with pytest.raises(ValueError, match='pass \\[.one text'): encoder('one text')
