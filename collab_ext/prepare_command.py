@@ -8,8 +8,8 @@ Docs: https://collab-ext.github.io/collab_ext/prepare_command.html.md"""
 
 # %% auto #0
 __all__ = ['rows_at_once', 'row_readers', 'Columns', 'splits', 'read_rows', 'rating_rows', 'click_rows', 'GroupSplitter',
-           'splitter_of', 'given_rows', 'check_no_leak', 'counts_of', 'split_parts', 'Prepared', 'write_prepared',
-           'item_frame', 'pipeline_root', 'dev_rows', 'prepare_command']
+           'splitter_of', 'given_rows', 'check_no_leak', 'counts_of', 'split_parts', 'item_features', 'features_frame',
+           'Prepared', 'write_prepared', 'item_frame', 'pipeline_root', 'dev_rows', 'prepare_command']
 
 # %% ../nbs/16b_prepare_command.ipynb #f5a91960
 import gzip
@@ -20,6 +20,7 @@ from .args import *
 from .data import *
 from .splits import *
 from .simulate import *
+from .features import *
 from .versions import *
 
 # %% ../nbs/16b_prepare_command.ipynb #2c5eb1be
@@ -194,6 +195,28 @@ def split_parts(
     parts = dict(train=train, valid=valid[~given], given=valid[given])
     return {k:v.reset_index(drop=True) for k,v in parts.items()}
 
+# %% ../nbs/16b_prepare_command.ipynb #3b6f99dc
+def item_features(
+    items:pd.DataFrame, # What is said of items, or None
+    item:str, # Their column
+    **kinds # `numbers`, `categories`, `tags` and `text`: lists of columns; guessed where all are empty
+)->Features: # Fitted; None where nothing is said that a model can read
+    "What to read of items"
+    if items is None: return None
+    named = {k:v for k,v in kinds.items() if v}
+    if named: return Features(**named, item=item).fit(items)
+    with warnings.catch_warnings():
+        warnings.simplefilter('ignore') # of what is left out
+        try: return Features.of(items, item=item).fit(items)
+        except ValueError: return None
+
+def features_frame(
+    features:Features, # Fitted
+)->pd.DataFrame: # Column, read as, labels
+    "What features read, as a table"
+    rows = [(field,kind,len(features.labels[field].vocab) if field in features.labels else '') for field,kind in features.kinds.items()]
+    return pd.DataFrame(rows, columns=['column','read as','labels'])
+
 # %% ../nbs/16b_prepare_command.ipynb #30c0ce24
 class Prepared:
     "What `collab-ext prepare` wrote"
@@ -211,6 +234,12 @@ class Prepared:
         file = self.folder/f'{name}.parquet'
         return pd.read_parquet(file) if file.exists() else None
 
+    def features(self):
+        "What to read of items, as it was learned from these data; None if nothing is said of them"
+        file = self.folder/'features.json'
+        if file.exists(): return Features.from_json(file.read_text(encoding='utf-8'))
+        return item_features(self.items, self.cols.item)
+
     @property
     def number(self): return int(self.folder.name)
     def __repr__(self): return f"{'Clicks' if self.clicks else 'Ratings'} {self.number}: {len(self.train)} rows to train on, {len(self.valid)} held out"
@@ -219,11 +248,13 @@ def write_prepared(
     root, # Folder of a pipeline
     parts:dict, # Name → frame
     note:dict, # Plain data beside it
+    features:Features=None, # What to read of items
 )->Prepared: # Whole, as a new version
     "Write data as the next version"
     with new_version(root, 'prepared') as res:
         for name,df in parts.items():
             if df is not None: df.to_parquet(res/f'{name}.parquet', index=False)
+        if features is not None: (res/'features.json').write_text(features.to_json(), encoding='utf-8')
         there = [o for o in parts.values() if o is not None]
         write_note(res/'prepared.json', dict(note, fingerprint=fingerprint(*there), versions=software()))
     return Prepared(res.folder)
@@ -276,6 +307,10 @@ def prepare_command(
     time:str=None, # Its column of times
     clicks:store_true=False, # Are these clicks (likes, bookmarks, purchases), without a rating?
     items:str=None, # File of what is said of items, with their column
+    numbers:str=None, # Its columns of numbers, with commas between them; with these four unset, columns are read as they look
+    categories:str=None, # Its columns of one label each
+    tags:str=None, # Its columns of several labels, with | between them
+    text:str=None, # Its columns of text
     split:str='random', # What is held out: random, time, last, group or none
     group:str=None, # Column of groups for --split group; users by default
     valid_pct:float=.1, # Share that is held out
@@ -291,9 +326,13 @@ def prepare_command(
     df = click_rows(df, cols) if clicks else rating_rows(df, cols)
     parts = split_parts(df, cols, split, group, valid_pct, seed)
     if about is not None: parts['items'] = item_frame(about, cols.item, df[cols.item].to_list())
+    kinds = dict(numbers=numbers, categories=categories, tags=tags, text=text)
+    if about is None and any(kinds.values()): raise ValueError("`--numbers`, `--categories`, `--tags` and `--text` are columns of `--items`: pass that file")
+    features = item_features(parts.get('items'), cols.item, **{k:v.split(',') for k,v in kinds.items() if v})
     options = dict(split=split, group=group, valid_pct=valid_pct, seed=seed, clicks=clicks)
     counts = counts_of({k:v for k,v in parts.items() if k!='items'}, cols)
     note = dict(columns=cols._asdict(), clicks=clicks, options=options, counts=counts, source='simulated' if dev else Path(ratings).name)
-    res = write_prepared(pipeline_root(root, dev), parts, note)
+    res = write_prepared(pipeline_root(root, dev), parts, note, features)
     print(pd.DataFrame(counts).T.to_string(na_rep='', float_format='{:.0f}'.format))
+    if features is not None: print(f"\nOf items is read:\n{features_frame(features).to_string(index=False)}\n")
     print(f"Written: prepared/{res.number}, fingerprint {res.note['fingerprint']}")

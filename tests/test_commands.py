@@ -181,3 +181,42 @@ def test_help_says_what_every_option_does(command, capsys):
     with pytest.raises(SystemExit) as e: main([command,'--help'])
     text = capsys.readouterr().out
     assert e.value.code==0 and '--root' in text and '--dev' in text
+
+# ---- What is said of items
+
+def told(folder, n_items=40):
+    "Files of ratings and of items, of which some have no ratings"
+    df = simulate_ratings(80, n_items, 1500, seed=1).ratings
+    items = pd.DataFrame(dict(item=[f'i{j}' for j in range(n_items+6)], kinds=['a|b','b|c','c|a']*15+['a'], year=range(1980, 1980+n_items+6), seen=1))
+    df['item'] = ['i'+str(o).lstrip('i') for o in df.item]
+    df.to_csv(folder/'ratings.csv', index=False)
+    items.to_csv(folder/'items.csv', index=False)
+    return ['--ratings',str(folder/'ratings.csv'),'--items',str(folder/'items.csv'),'--root',str(folder),'--quiet']
+
+def test_features_are_fitted_when_data_are_prepared(tmp_path, capsys):
+    args = told(tmp_path)
+    main(['prepare',*args])
+    assert 'Of items is read' in capsys.readouterr().out
+    guessed = Prepared(open_version(tmp_path, 'prepared')).features()
+    assert guessed.kinds['kinds']=='tags' and guessed.kinds['year']=='numbers' and guessed.labels['kinds'].vocab
+    main(['prepare',*args,'--tags','kinds'])
+    data = Prepared(open_version(tmp_path, 'prepared'))
+    assert data.features().kinds=={'kinds':'tags'}
+    main(['train','--root',str(tmp_path),'--epochs','1','--quiet'])
+    main(['export','--root',str(tmp_path)])
+    bundle = Bundle(open_version(tmp_path, 'bundles'))
+    assert bundle.content.features.kinds=={'kinds':'tags'} and len(bundle.items)==46
+    (data.folder/'features.json').unlink() # as earlier versions wrote it
+    assert Prepared(data.folder).features().kinds==guessed.kinds
+
+@pytest.mark.parametrize('more,message', [(['--tags','kind'], 'kind'), (['--numbers','year,year'], 'more than once')])
+def test_features_that_are_none(tmp_path, capsys, more, message):
+    assert main(['prepare',*told(tmp_path),*more])!=0
+    assert message in capsys.readouterr().err
+    assert not versions_of(tmp_path, 'prepared')
+
+def test_linear_models_say_what_they_leave_out(tmp_path, capsys):
+    main(['prepare',*told(tmp_path)])
+    main(['train','--root',str(tmp_path),'--model','ease','--quiet'])
+    main(['export','--root',str(tmp_path)])
+    assert '6 items without ratings are left out' in capsys.readouterr().out

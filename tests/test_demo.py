@@ -31,3 +31,9 @@ def test_demo_names_a_column_that_is_not_there(tmp_path):
     simulate_ratings(60, 80, 1500).ratings.to_csv(tmp_path/'mine.csv', index=False)
     with pytest.raises(KeyError, match="no column 'film'"): demo_ratings(tmp_path/'mine.csv', cols=(None,'film',None))
     with pytest.raises(KeyError, match="no column 'name' of titles"): demo_ratings(tmp_path/'mine.csv', title='name')
+
+def test_demo_dev(tmp_path, capsys):
+    demo(dev=True, out=tmp_path/'out')
+    said = capsys.readouterr().out
+    assert 'Ten for user' in said and (tmp_path/'out'/'errors.png').exists()
+    with pytest.raises(ValueError, match='not both'): demo(dev=True, ratings='x.csv')
