@@ -262,6 +262,13 @@ def _with_known(learn, new, rows):
     ids,y = _one_of_each(torch.cat([ids, new.ids]), torch.cat([y, new.targ]), adds)
     return new.replace(ids=ids, targ=y)
 
+# %% ../nbs/06b_adapt.ipynb #65421505
+def _begin_with_content(learn, first, new, solved):
+    "Let rows of new items begin with what content lets expect of them"
+    from collab_ext.cold_start import fold_in_content
+    rows,moved = fold_in_content(learn, first, new)
+    solved.rows[1][rows] = moved.to(solved.rows[1])
+
 # %% ../nbs/06b_adapt.ipynb #7efa35a7
 def _fold_in_table(vocab, ratings, which, solved, s):
     "A row for each user (`s=0`) or item (1) that was solved for: its column, number of ratings, bias, and variance"
@@ -276,7 +283,9 @@ def _fold_in_rows(learn, vocab, new, again):
     "Solve for the rows of new labels, and of the known users in the rows `again`"
     all_of_them = _with_known(learn, new, again) if len(again) else new
     more = enlarged(learn, vocab, all_of_them, 'mean', solve=True, again=again.tolist())
+    first = learn.vocab.sizes[1]
     _install(learn, more, with_folded(learn.dls, new))
+    if getattr(learn, 'content', None) is not None: _begin_with_content(learn, first, new, more.solved)
     return all_of_them,more.solved
 
 def _fold_in_history(learn, vocab, new, again):

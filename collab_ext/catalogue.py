@@ -94,6 +94,18 @@ def add(self:Catalogue,
     self.rows,self.index = np.concatenate([self.rows[kept], more.rows]),None
     return self
 
+# %% ../nbs/13b_catalogue.ipynb #d59b923e
+@patch
+def learned(self:Catalogue,
+    at:np.ndarray, # Which works: their places in the catalogue (m)
+    rows:np.ndarray, # Their rows [vector, bias] now (m × k+1)
+    counts:np.ndarray, # Their numbers of ratings (m)
+)->Catalogue: # This catalogue
+    "Take rows that ratings have given"
+    self.known[at],self.counts[at] = True,counts
+    self.rows[at],self.index = rows,None
+    return self
+
 # %% ../nbs/13b_catalogue.ipynb #95591dd7
 def _unit(V): return V/np.maximum(np.linalg.norm(V, axis=1, keepdims=True), 1e-9)
 

@@ -387,6 +387,41 @@ def test_stars_may_be_needed():
     a,b = measure_cold(learn, test, min_rating=3.5),measure_cold(learn, test[test.rating>=3.5])
     pd.testing.assert_frame_equal(a, b)
 
+@pytest.mark.parametrize('clicks', [True,False])
+def test_fold_in_begins_with_content(clicks):
+    "Rows of new items are those of `embed` with their ratings, and the catalogue has them"
+    items,pairs = items_of(80)
+    if clicks: df = clicks_of(items, pairs, 60, 12)
+    else: df,items = rated_by_choice(60, 80)
+    cold = items.item[:8]
+    train,new = df[~df.item.isin(cold)],df[df.item.isin(cold)]
+    make = CollabDataLoaders.from_interactions if clicks else CollabDataLoaders.from_df
+    learn = implicit_learner(make(train, valid_pct=0.), n_factors=4, loss='ials') if clicks else collab_learner(make(train, valid_pct=0.), n_factors=4)
+    with learn.no_bar(),learn.no_logging(): learn.solve(4)
+    some = new[new.user.isin(train.user)&new.item.isin(new.item.unique()[:3])]
+    expected = learn.fit_content(items, n_search=60).embed(items[items.item.isin(some.item)], ratings=some)
+    table = learn.fold_in(some)
+    works = items.item[items.item.isin(some.item)]
+    at = learn.vocab.rows(list(works), 1)
+    got = np.c_[learn.model.i_weight.weight.detach().numpy()[at],learn.model.i_bias.weight.detach().numpy()[at]]
+    assert np.allclose(got, expected, atol=1e-4)
+    biases = table[table.of=='item'].set_index('label').bias
+    assert np.allclose([biases[o] for o in works], expected[:,-1], atol=1e-4)
+    place = learn.content.labels.get_indexer(works)
+    assert learn.content.known[place].all() and np.allclose(learn.content.rows[place], expected, atol=1e-4)
+    assert (learn.content.counts[place]==some.item.value_counts().reindex(works).to_numpy()).all()
+    assert not learn.content.known[learn.content.labels.get_indexer(cold[~cold.isin(some.item)])].any()
+
+def test_fold_in_of_items_that_nothing_is_said_of():
+    df,items = rated_by_choice(60, 80)
+    learn = collab_learner(CollabDataLoaders.from_df(df, valid_pct=0.), n_factors=4)
+    with learn.no_bar(),learn.no_logging(): learn.solve(4)
+    plain = copy.deepcopy(learn)
+    learn.fit_content(items, n_search=60)
+    new = df[:5].assign(item='unheard of')
+    pd.testing.assert_frame_equal(learn.fold_in(new), plain.fold_in(new))
+    assert len(learn.fold_in(df[:3].assign(user='somebody new')))==1
+
 # --- models of sentences
 
 @pytest.fixture(scope='module')
