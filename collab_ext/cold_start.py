@@ -318,6 +318,13 @@ def _shared(a, b, fields):
     shared = [(a[o]>0).astype(np.float32) @ (b[o]>0).astype(np.float32).T for o in fields]
     return sum(shared).toarray() if shared else np.zeros([next(iter(o.values())).shape[0] for o in (a,b)])
 
+def _co_occurrence(has, history, near, bs=500):
+    "What shares users with what each user has, and from there what is like it (users × works)"
+    popularity = np.asarray(history.sum(0)).ravel()
+    unit = (history@sparse.diags(1/np.sqrt(np.maximum(popularity, 1)))).tocsr()
+    return np.concatenate([((has[i:i+bs]@unit.T)@unit)@near for i in range(0, has.shape[0], bs)])
+
+# %% ../nbs/13c_cold_start.ipynb #6441b852
 def cold_baselines(
     learn, # A `CollabLearner` with content
     users:Tensor, # Rows of users
@@ -331,11 +338,13 @@ def cold_baselines(
     a,b = [parts_of(o, prior.weights) for o in blocks]
     close = sum(np.exp(-far) if o=='numbers' else dots for o,(dots,far) in similarities(a, b).items())
     rows,counts = _known_items(learn, catalogue.items[known])
-    has = _history(learn)[users.numpy()][:,rows]
+    history = _history(learn)[:,rows]
+    has = history[users.numpy()]
     near = np.maximum(close, 0)
     popular = near.T@counts/near.sum(0).clip(1e-9)
     return {'random':np.random.default_rng(seed).random((len(users),len(works))),
-        'popularity of the like':np.tile(popular, (len(users),1)), 'shared tags':has@_shared(a, b, prior.weights), 'nearest in content':has@close}
+        'popularity of the like':np.tile(popular, (len(users),1)),
+        'co-occurrence of the like':_co_occurrence(has, history, near), 'shared tags':has@_shared(a, b, prior.weights), 'nearest in content':has@close}
 
 # %% ../nbs/13c_cold_start.ipynb #d6fa81ad
 def list_quality(
