@@ -445,7 +445,6 @@ class _ClicksFold:
 
     def __call__(self, rows, y): # → vector with the bias behind it
         loss,n = self.loss,len(rows)
-        if not n: return np.zeros(self.V.shape[1])
         x = self.V[rows,:-1]@self.Q
         diag = self.base+loss['reg']*(n+loss['alpha0']*self.n_items)**loss['nu']
         weight = 1+loss['count_weight']*(y-1)
@@ -628,8 +627,9 @@ def _merged(labels, values, counts):
     for k,v in zip(labels,values): res[k] = v+res.get(k, 0) if counts else v
     return res
 
-def _new(bundle, ratings):
-    "Who asks: somebody new with a list of liked items, or a dict from items to ratings"
+# %% ../nbs/11_bundle.ipynb #73b03813
+def _said(bundle, ratings):
+    "Labels and ratings of somebody new, each label once"
     fold = bundle.info.get('fold')
     if fold is None: raise ValueError(f"The bundle in {bundle.folder} can't take in new users: export it again, from a learner that can `fold_in`")
     if isinstance(ratings, dict): labels,values = list(ratings),list(ratings.values())
@@ -637,13 +637,28 @@ def _new(bundle, ratings):
         labels = _as_list('ratings', ratings)
         values = [fold['like']]*len(labels)
     _check_values(bundle, values)
-    rating_of = _merged(labels, values, fold.get('counts', False))
+    return _merged(labels, values, fold.get('counts', False))
+
+def _new(bundle, ratings):
+    "Who asks: somebody new with a list of liked items, or a dict from items to ratings; the unknown user if none of the items is known"
+    rating_of = _said(bundle, ratings)
     rows = _rows('ratings', bundle.i2i, list(rating_of))
     y = np.array(list(rating_of.values()), np.float64)[rows>=0]
     rows = rows[rows>=0]
-    if bundle.is_linear: return _Asker(None, np.float32(0), rows, (rows,(1+fold['value_weight']*(y-fold['centre'])).astype(np.float32)))
+    if not len(rows): return _known(bundle, np.array([-1]))[0]
+    if bundle.is_linear:
+        values = 1+bundle.info['fold']['value_weight']*(y-bundle.info['fold']['centre'])
+        return _Asker(None, np.float32(0), rows, (rows,values.astype(np.float32)))
     row = bundle.fold(rows, y).astype(np.float32)
     return _Asker(np.append(row[:-1], np.float32(1)), row[-1], rows, None)
+
+@patch
+def unknown_items(self:Bundle,
+    items, # Labels, or a dict from labels to ratings
+)->list: # Those that are not in the bundle, each once
+    "Which items this bundle does not know"
+    labels = list(dict.fromkeys(items if isinstance(items, dict) else _as_list('items', items)))
+    return [o for o in labels if _row(self.i2i, o)<0]
 
 # %% ../nbs/11_bundle.ipynb #fbd3d0b6
 def _frame(bundle, rows, name, values, lead):
@@ -675,13 +690,14 @@ def recommend(self:Bundle,
     exclude_seen=True, # Leave out what was seen when the bundle was made, or what `ratings` names
     exclude=None, # Item, or items, not to be shown, such as those seen since; unknown ones are ignored
     candidates=None, # The only items that may be shown, such as those in stock; unknown ones are ignored
-    ratings=None, # Instead of `user`, what somebody new liked: a list of items, or a dict from items to ratings
+    ratings=None, # Instead of `user`, what somebody new liked: a list of items, or a dict from items to ratings; unknown items are ignored
 )->pd.DataFrame: # Rank, item, score (what the model predicts), and what is known of the items; for many users, the user first
     "What to show a user, or each of many, or somebody new"
     _check_count('k', k, 'how many items to show')
     many = ratings is None and _is_many(user)
     users = _as_list('user', user) if many else [user]
     askers = _askers(self, users, ratings)
+    if ratings is not None: _warn_unknown(self, ratings)
     hidden = _hidden(self, exclude, candidates)
     index = None if candidates is not None else self.index # an index would look at all items to find a few
     n_block = max(1, 2**22//max(1, len(self.items))) # users whose scores take some 16 MB
@@ -698,6 +714,15 @@ def _askers(bundle, users, ratings):
     if isinstance(ratings, pd.DataFrame): raise ValueError("`ratings` is a dict from items to ratings, not a frame: pass `dict(zip(df[item], df[rating]))` "
         f"with the columns that hold them, of {list(ratings.columns)}")
     return [_new(bundle, ratings)]
+
+
+# %% ../nbs/11_bundle.ipynb #e2f68b24
+def _warn_unknown(bundle, ratings):
+    "Warn if the bundle knows none of the items that somebody new names"
+    labels = set(ratings if isinstance(ratings, dict) else _as_list('ratings', ratings))
+    unknown = bundle.unknown_items(ratings)
+    if unknown and len(unknown)==len(labels): warnings.warn(f"The bundle in {bundle.folder} knows none of the {len(labels)} items of `ratings`, "
+        f"such as {unknown[0]!r:.80}: this is the list of an unknown user; pass labels of the column {bundle.i2i.name!r}")
 
 @patch
 def best_rows(self:Bundle,
