@@ -217,19 +217,45 @@ def _check_content(folder, tables, content, n_items):
     bad = [k for k,v in tables.items() if k.startswith('content.') and v.dtype.kind=='f' and not np.isfinite(v).all()]
     if bad: raise ValueError(f"The table `{bad[0]}` in {folder} does not hold finite numbers: export it again")
 
+# %% ../nbs/11_bundle.ipynb #bd424f01
+_Content = namedtuple('_Content', 'prior flaw sep') # `flaw`: why works can't be read, an error or None; `sep` stands between tags
+
 def _read_content(tables, info, folder, encoder=None):
-    "The prior from content of a bundle; None if it has none"
-    if 'content' not in info: return None
-    from collab_ext.content_prior import ContentPrior
-    from collab_ext.features import MissingEncoder
-    arrays = {k.removeprefix('content.'):v for k,v in tables.items() if k.startswith('content.')}
+    "The prior from content of a bundle, or why there is none"
+    if 'content' not in info: return _Content(None, ValueError("this bundle knows nothing of content: export it with `content`"), '|')
     try:
-        res = ContentPrior.from_arrays(tables['content_json'].tobytes().decode(), arrays, encoder)
-        ok = res.embed([{}]).shape==(1,tables['u_any'].size)
-    except MissingEncoder as e: raise MissingEncoder(f"{folder}: {e}") from None
+        text = tables['content_json'].tobytes().decode()
+        features = json.loads(json.loads(text)['features'])
+        return _Content(*_read_prior(tables, text, features, encoder), features['sep'])
     except (*_arrow_errors,AssertionError) as e: raise ValueError(f"The prior from content in {folder} is damaged: {e}; export it again") from e
-    if not ok: raise ValueError(f"The prior from content in {folder} is of another width: export it again")
-    return res
+
+def _lacking_package(e):
+    "What to install where works can't be read"
+    how = '' if 'pip install' in str(e) else ': `pip install collab_ext[content,text]`'
+    return ImportError(f"this bundle can't read works here: {e}{how}")
+
+# %% ../nbs/11_bundle.ipynb #fff3cd8c
+def _read_prior(tables, text, features, encoder):
+    "The prior from content and None, or None and why it can't read works"
+    try:
+        from collab_ext.content_prior import ContentPrior
+        from collab_ext.features import MissingEncoder
+        arrays = {k.removeprefix('content.'):v for k,v in tables.items() if k.startswith('content.')}
+        flaw = None
+        try: res = ContentPrior.from_arrays(text, arrays, encoder)
+        except MissingEncoder as e: flaw = MissingEncoder(f"this bundle can't read works here: {e}")
+        except ImportError as e: flaw = _lacking_package(e)
+        if flaw: res = ContentPrior.from_arrays(text, arrays, _all_empty(features))
+        width = res.embed([{}]).shape[1]
+    except ImportError as e: return None,_lacking_package(e)
+    if width!=tables['u_any'].size: raise ValueError("it is of another width")
+    return (None,flaw) if flaw else (res,None)
+
+def _all_empty(features):
+    "An encoder for which every text is empty, as wide as the one of the definition `features`"
+    width = max(features['dims'].values(), default=0)
+    if width>100_000: raise ValueError(f"its texts have {width} numbers each")
+    return lambda texts: np.zeros((len(texts),width), np.float32)
 
 # %% ../nbs/11_bundle.ipynb #2d69331e
 def _is_finite(o): return isinstance(o, (int,float)) and not isinstance(o, bool) and abs(o)<1e300
@@ -484,7 +510,7 @@ class Bundle:
     def __init__(self,
         folder, # Written by `write_bundle`
         check=True, # Compare checksums
-        encoder=None, # Function that reads texts of new works, if they were read by one that a file can only name, such as `sentence_vectors()`
+        encoder=None, # Function that reads texts of new works, if they were read by one that a file can only name, such as `sentence_vectors()`; `embed` needs it
     ):
         self.folder = folder = Path(folder)
         self.info,parts = _read_whole(folder, check)
@@ -494,7 +520,8 @@ class Bundle:
         self.u2i = _row_index(self.users, folder)
         self.i2i = _row_index(self.items, folder)
         self.is_linear = self.info.get('kind')=='linear'
-        self.index,self.fold,self.content = None,None,_read_content(self.tables, self.info, folder, encoder)
+        self.index,self.fold = None,None
+        self.content,self.content_flaw,self.sep = _read_content(self.tables, self.info, folder, encoder)
         if self.is_linear: return
         by_factor = np.ascontiguousarray(np.vstack([self.tables['i_weight'].T, self.tables['i_bias']]))
         self.V = by_factor.T # items × (factors + 1), in the order in which a product with one query is fastest
@@ -814,7 +841,7 @@ def embed(self:Bundle,
     works, # A frame of works, or records: a list of dicts
 )->np.ndarray: # Rows [vector, bias] (works × factors + 1), float32
     "Rows of works from what is known of them, also of works that nobody has seen"
-    if self.content is None: raise ValueError(f"The bundle in {self.folder} knows nothing of content: export it with `content`")
+    if self.content is None: raise type(self.content_flaw)(f"{self.folder}: {self.content_flaw}")
     return self.content.embed(works)
 
 # %% ../nbs/11_bundle.ipynb #c1ad05f4

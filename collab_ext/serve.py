@@ -10,9 +10,9 @@ Docs: https://collab-ext.github.io/collab_ext/serve.html.md"""
 __all__ = ['Served', 'Label', 'Count', 'Labels', 'History', 'Works', 'n_ignored', 'inline_scores', 'Answer', 'answers', 'log',
            'item_texts', 'Joined', 'listed', 'Names', 'open_served', 'Shelf', 'Asked', 'Rated', 'Recommend',
            'RecommendMany', 'Similar', 'Embed', 'Item', 'Scored', 'Near', 'Recommended', 'RecommendedMany', 'Alike',
-           'Embedded', 'Found', 'Health', 'Flaw', 'Refusal', 'NotThere', 'ratings_of', 'recommended', 'embedded',
-           'alike', 'Metrics', 'flaws_of', 'refusal_of', 'respond', 'TooLarge', 'read_body', 'Guard', 'page', 'watch',
-           'create_app']
+           'Embedded', 'Found', 'Health', 'Flaw', 'Refusal', 'NotThere', 'ratings_of', 'recommended', 'Unable',
+           'embedded', 'alike', 'Metrics', 'flaws_of', 'refusal_of', 'respond', 'TooLarge', 'read_body', 'Guard',
+           'page', 'watch', 'create_app']
 
 # %% ../nbs/18_serve.ipynb #d7b71b80
 import asyncio,base64,hashlib,hmac,inspect,json,logging,math,re,time,warnings
@@ -109,6 +109,7 @@ def open_served(
     "A bundle, ready to answer"
     mark = _mark(folder)
     bundle = Bundle(folder, encoder=encoder)
+    if bundle.content is None and 'content' in bundle.info: log.warning('bundle %s: %s', Path(folder).name, bundle.content_flaw)
     return Served(bundle, Joined(item_texts(bundle.items)), Names(bundle.items), Path(folder).name, mark)
 
 class Shelf:
@@ -293,9 +294,13 @@ def recommended(
     return start+b'"items":%b}' % listed(served.joined, rows, scores)
 
 # %% ../nbs/18_serve.ipynb #55058a25
+class Unable(Exception):
+    "The service lacks what a request takes"
+
 def _rows_of(bundle, works):
     "Rows of works, by their content"
-    if bundle.content is None: raise NotThere("this bundle knows nothing of content: export it with descriptions of the items")
+    if 'content' not in bundle.info: raise NotThere("this bundle knows nothing of content: export it with descriptions of the items")
+    if bundle.content is None: raise Unable(str(bundle.content_flaw))
     return bundle.embed(works)
 
 def embedded(
@@ -305,6 +310,7 @@ def embedded(
     "The answer to `/embed`"
     return json.dumps(dict(bundle=served.version, vectors=_rows_of(served.bundle, asked.works).tolist())).encode()
 
+# %% ../nbs/18_serve.ipynb #fcba4b8c
 def alike(
     served:Served, # What is served
     asked:Similar, # What is asked
@@ -376,6 +382,7 @@ def refusal_of(
     "The refusal that an error means"
     if isinstance(e, ValidationError): return 422,flaws_of(e.errors(include_url=False, include_context=False, include_input=False))
     if isinstance(e, RecordError): return 422,[dict(index=o['index'], field=o['field'], message=o['message'][:300]) for o in e.errors[:100]]
+    if isinstance(e, Unable): return 503,[dict(index=None, field='works', message=str(e)[:300])]
     if isinstance(e, NotThere): return 404,[dict(index=None, field=None, message=str(e.args[0]))]
     if isinstance(e, ValueError): return 422,[dict(index=None, field=None, message=str(e)[:300])]
     return None
@@ -538,7 +545,7 @@ def page(
 def _json(body, status=200, headers=None): return Response(body, status, headers, 'application/json')
 
 _refusals = {422:dict(model=Refusal, description="What is wrong, with index and field")}
-_limits = {o:dict(model=Refusal, description=v) for o,v in {401:'No token', 408:'Too slow', 413:'Too large', 503:'Too busy'}.items()}
+_limits = {o:dict(model=Refusal, description=v) for o,v in {401:'No token', 408:'Too slow', 413:'Too large', 503:'Too busy, or a package is missing'}.items()}
 _absent = {404:dict(model=Refusal, description="Not in the bundle")}
 
 def _add_answers(app, shelf):

@@ -1,8 +1,12 @@
 "Corners of bundles and of the service: histories that say nothing, missing packages, odd options, filters, damage at start"
-import warnings
+import re,sys,warnings
+from pathlib import Path
 import numpy as np,pandas as pd,pytest
 for o in ('fastapi','uvicorn','httpx','pyarrow','safetensors'): pytest.importorskip(o)
+from importlib.util import find_spec
 from collab_ext.bundle import Bundle,write_bundle
+from collab_ext.content_prior import ContentPrior
+from collab_ext.features import Features
 from collab_ext.serve import *
 from collab_ext.serve_command import *
 from test_serve import client_of,labels,make
@@ -54,3 +58,57 @@ def test_the_service_names_what_it_ignored(client, shop):
         assert got==dict(nobody, ignored=ignored)
     got = client.post('/recommend', json=dict(history=['zzz','i1'])).json()
     assert got['known'] and got['ignored']==['zzz'] and labels(got)==shop.recommend(ratings=['i1'])['item'].tolist()
+
+# ---- Bundles whose texts nobody here can read
+
+stories = ['a red dragon','a blue dragon','a red boat','a blue boat']*3
+
+def encode(texts): return np.array([[('red' in o)+0.,('boat' in o)+0.] for o in texts], dtype=np.float32)
+
+def text_shop(folder, name):
+    "A bundle whose texts were read by an encoder called `name`"
+    encoder = type('Named', (), dict(name=name, __call__=lambda self, texts: encode(texts)))()
+    items = pd.DataFrame(dict(item=range(12), tags=['a|b','b','a;c','b;d']*3, about=stories))
+    rows = np.concatenate([encode(stories), np.ones((12,1), np.float32)], 1)
+    prior = ContentPrior(Features(text='about', tags='tags', item='item', sep=';', encoder=encoder), n_search=5).fit_rows(items, rows, np.full(12, 20))
+    text,own = prior.to_arrays()
+    tables = dict(u_weight=floats([1,0]), u_bias=floats(0), i_weight=rows[:,:2].copy(), i_bias=rows[:,2].copy(), u_any=floats(0,0,0),
+        content_json=np.frombuffer(text.encode(), np.uint8), **{f'content.{a}':v for a,v in own.items()})
+    info = dict(mean=0., y_range=None, content=dict(rated=12))
+    return write_bundle(folder, tables, pd.DataFrame(dict(user=['ann'])), items, info)
+
+@pytest.mark.parametrize('name,error,said', [('token_vectors',ImportError,r'pip install collab_ext\[text\]'), ('mine',ValueError,'pass it as `encoder`')])
+def test_a_bundle_opens_without_what_reads_its_texts(tmp_path, monkeypatch, caplog, name, error, said):
+    folder = text_shop(tmp_path/'bundles'/'1', name)
+    monkeypatch.setattr('collab_ext.features._loaded', {})
+    monkeypatch.setattr('collab_ext.features.find_spec', lambda o: None if o=='wordllama' else find_spec(o))
+    b = Bundle(folder)
+    assert len(b.recommend('ann'))==10 and b.similar_items(0, k=2)['item'].tolist()==[4,8] and b.sep==';'
+    with pytest.raises(error, match=said): b.embed([dict(about='red')])
+    client = client_of(create_app(Shelf(bundle_finder(tmp_path)), poll=0))
+    assert client.post('/recommend', json=dict(user='ann')).status_code==client.post('/similar', json=dict(items=[0])).status_code==200
+    assert 'bundle 1: this bundle can\'t read works here' in caplog.text
+    for path in ('/embed','/similar'):
+        got = client.post(path, json=dict(works=[dict(about='red')]))
+        assert got.status_code==503 and re.search(said, got.json()['detail'][0]['message']) and str(tmp_path) not in got.text
+    assert np.allclose(Bundle(folder, encoder=encode).embed([dict(about='red')])[0,2], 1, atol=.1)
+
+def test_damaged_content_is_refused_also_without_what_reads_its_texts(tmp_path):
+    b = Bundle(text_shop(tmp_path/'a', 'mine'))
+    info = {k:v for k,v in b.info.items() if k not in ('version','sha256','check')}
+    for name in ('content.mean','content.alpha','content_json'):
+        write_bundle(tmp_path/'b', dict(b.tables, **{name:b.tables[name][:-1].copy()}), b.users, b.items, info)
+        with pytest.raises(ValueError, match='is damaged'): Bundle(tmp_path/'b')
+
+def test_a_bundle_opens_without_the_packages_of_content(tmp_path, monkeypatch):
+    folder = text_shop(tmp_path/'a', 'mine')
+    monkeypatch.setitem(sys.modules, 'collab_ext.content_prior', None)
+    b = Bundle(folder)
+    assert len(b.recommend('ann'))==10
+    with pytest.raises(ImportError, match=r'pip install collab_ext\[content,text\]'): b.embed([{}])
+
+def test_the_slim_wheel_has_the_packages_of_texts():
+    root = Path(__file__).parent.parent
+    needed = re.search('^text_requirements = (.*)', (root/'settings.ini').read_text(), re.M)[1].split()
+    extra = re.search(r'^text = \[(.*)\]', (root/'bundle'/'pyproject.toml').read_text(), re.M)[1]
+    assert set(needed)<=set(re.findall('"(.*?)"', extra)) and 'bundle[serve,text]' in (root/'Dockerfile').read_text()
