@@ -112,3 +112,21 @@ def test_the_slim_wheel_has_the_packages_of_texts():
     needed = re.search('^text_requirements = (.*)', (root/'settings.ini').read_text(), re.M)[1].split()
     extra = re.search(r'^text = \[(.*)\]', (root/'bundle'/'pyproject.toml').read_text(), re.M)[1]
     assert set(needed)<=set(re.findall('"(.*?)"', extra)) and 'bundle[serve,text]' in (root/'Dockerfile').read_text()
+
+# ---- Options of the command
+
+@pytest.mark.parametrize('option,allowed', [(dict(port=99999),'0 to 65,535'), (dict(port=-1),'0 to 65,535'), (dict(max_body=0),'1 to 1,000,000,000'),
+    (dict(timeout=-1.),'0.001 to 86,400'), (dict(timeout=0.),'0.001'), (dict(timeout=float('nan')),'86,400'), (dict(poll=-1.),'0 to 86,400'),
+    (dict(concurrency=0),'1 to 1,000,000')])
+def test_numbers_out_of_range_are_refused(folder, option, allowed):
+    (name,value), = option.items()
+    with pytest.raises(ValueError, match=f'`--{name.replace("_", "-")}` is {value}: pass a number from .*{allowed.split()[-1]}') as e: serve_command(str(folder), **option)
+    assert allowed in str(e.value)
+
+def test_one_connection_at_a_time_is_answered(folder, monkeypatch):
+    "uvicorn refuses the connection that reaches its limit, and not only those beyond"
+    uvicorn = pytest.importorskip('uvicorn')
+    asked = []
+    monkeypatch.setattr(uvicorn.Server, 'run', lambda self: asked.append(self.config.limit_concurrency))
+    serve_command(str(folder), concurrency=1)
+    assert asked==[2]
