@@ -365,7 +365,7 @@ def flaws_of(
     errors:list, # As pydantic lists them
 )->list: # Dicts of index, field, message; one for each place
     "What is wrong with a request"
-    paths = [tuple(p for p in e['loc'] if isinstance(p, int) or p in _fields) for e in errors[:100]]
+    paths = [_path_of(e) for e in errors[:100]]
     res = {}
     for e,path in zip(errors, paths):
         if any(len(o)>len(path) and o[:len(path)]==path for o in paths if path): continue
@@ -374,8 +374,16 @@ def flaws_of(
         res.setdefault(path, dict(index=index, field=field, message=str(e['msg'])[:300]))
     return list(res.values())
 
+def _path_of(error):
+    "Numbers and names of fields in the path of an error, without what pydantic calls its own types"
+    loc = list(error['loc'])
+    unknown = [str(loc.pop())[:100]] if error.get('type')=='extra_forbidden' else []
+    known = [o for o in loc if isinstance(o, int) or o in _fields]
+    return tuple(known+unknown)
+
 _fields = {k for o in (Recommend,RecommendMany,Similar,Embed,Rated) for k in o.model_fields} | {'q','limit'}
 
+# %% ../nbs/18_serve.ipynb #9b8d5b2b
 def refusal_of(
     e:Exception, # What went wrong
 ): # Status and flaws; None if it is no fault of the request

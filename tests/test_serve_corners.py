@@ -130,3 +130,13 @@ def test_one_connection_at_a_time_is_answered(folder, monkeypatch):
     monkeypatch.setattr(uvicorn.Server, 'run', lambda self: asked.append(self.config.limit_concurrency))
     serve_command(str(folder), concurrency=1)
     assert asked==[2]
+
+# ---- What is wrong, by index and field
+
+@pytest.mark.parametrize('path,body,index,field', [('/recommend', dict(history=['i1'], kk=1), None, 'kk'),
+    ('/recommend/many', dict(queries=[dict(user=1)]*3+[dict(user=1, kk=1)]), 3, 'kk'), ('/recommend', dict(history=['i1',dict(item='i2', rating=1., x=2)]), 1, 'x'),
+    ('/recommend', {'user':1, 'x'*500:1}, None, 'x'*100), ('/embed', dict(works=[{},None]), 1, 'works'), ('/embed', dict(works=[None]), 0, 'works')])
+def test_a_field_that_there_is_not_is_named(client, path, body, index, field):
+    got = client.post(path, json=body)
+    flaw, = got.json()['detail']
+    assert got.status_code==422 and (flaw['index'],flaw['field'])==(index,field)
