@@ -6,7 +6,7 @@ from shutil import copyfile
 from setuptools import setup
 
 name = 'collab_ext_bundle'
-modules = 'bundle features content_prior versions recommend_command serve serve_command'.split()
+modules = 'bundle features content_prior catalogue versions recommend_command serve serve_command'.split()
 target,package = Path(name),Path('../collab_ext')
 if (package/'bundle.py').exists():
     target.mkdir(exist_ok=True)

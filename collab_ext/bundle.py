@@ -776,6 +776,14 @@ def _answer(bundle, users, found, many):
     if many: lead = {bundle.users.columns[0]:[o for o,n in zip(users,sizes) for _ in range(n)], **lead}
     return _frame(bundle, rows, 'score', ratings, lead)
 
+# %% ../nbs/11_bundle.ipynb #d7771ac2
+def _unfit(bundle, required=None, excluded=None):
+    "Which items lack a required label, or have an excluded one"
+    if not required and not excluded: return np.zeros(len(bundle.items), bool)
+    try: from collab_ext.catalogue import allowed_rows
+    except ImportError as e: raise ImportError(f"`required` and `excluded` need the module `catalogue`, and {e}: `pip install collab_ext[content]`") from e
+    return ~allowed_rows(bundle.items, bundle.i2i, required=required, excluded=excluded, sep=bundle.sep)
+
 # %% ../nbs/11_bundle.ipynb #e3b6a7ce
 @patch
 def near_rows(self:Bundle,
@@ -784,6 +792,8 @@ def near_rows(self:Bundle,
     exclude=None, # As for `similar_items`
     candidates=None, # As for `similar_items`
     vectors=None, # Also, or instead: rows of works, as `embed` gives them
+    required=None, # As for `similar_items`
+    excluded=None, # As for `similar_items`
 )->tuple: # Rows of items, nearest first, and their cosines; for several items the mean of these
     "Items whose vectors point the same way as those of one item, or of several together"
     _check_count('k', k, 'how many items to show')
@@ -796,7 +806,8 @@ def near_rows(self:Bundle,
     if not len(own)+len(others): raise ValueError("`items` is empty: name an item that others should be like")
     cosines = [_cosines(self, i) for i in own]+[_cosines_to(self, o[:-1]) for o in others]
     cosines = sum(cosines)/len(cosines)
-    cosines[_hidden(self, exclude, candidates)] = -np.inf
+    hidden = _hidden(self, exclude, candidates) | _unfit(self, required, excluded)
+    cosines[hidden] = -np.inf
     cosines[own] = -np.inf
     rows = _best(cosines, k)
     return rows,cosines[rows]
@@ -828,11 +839,13 @@ def similar_items(self:Bundle,
     k=10, # How many
     exclude=None, # Item, or items, not to be shown; unknown ones are ignored
     candidates=None, # The only items that may be shown, such as those in stock; unknown ones are ignored
+    required=None, # Column → labels: items need each of them
+    excluded=None, # Column → labels: items with one of them are left out
 )->pd.DataFrame: # Rank, item, cosine, and what is known of the items
     "Items whose vectors point the same way"
     _check_count('k', k, 'how many items to show')
     if _is_many(item): raise ValueError(f"`similar_items` takes one item, not a {type(item).__name__}: ask for each in turn")
-    rows,cosines = self.near_rows([item], k, exclude, candidates)
+    rows,cosines = self.near_rows([item], k, exclude, candidates, None, required, excluded)
     return _frame(self, rows, 'similarity', cosines, dict(rank=range(1, len(rows)+1)))
 
 # %% ../nbs/11_bundle.ipynb #8c469535

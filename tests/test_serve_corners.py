@@ -140,3 +140,26 @@ def test_a_field_that_there_is_not_is_named(client, path, body, index, field):
     got = client.post(path, json=body)
     flaw, = got.json()['detail']
     assert got.status_code==422 and (flaw['index'],flaw['field'])==(index,field)
+
+# ---- Similar items by tags
+
+def test_similar_items_by_tags_as_in_catalogues(tmp_path):
+    b = Bundle(text_shop(tmp_path/'bundles'/'1', 'mine'))
+    client = client_of(create_app(Shelf(bundle_finder(tmp_path)), poll=0))
+    tags = b.items.set_index('item').tags.str.split(';')
+    cases = [(dict(required=dict(tags=['B','d'])), lambda o: {'b','d'}<=set(o)), (dict(excluded=dict(tags='b')), lambda o: 'b' not in o),
+        (dict(required=dict(tags='a|b'), excluded=dict(about='a red dragon')), lambda o: False), (dict(required={}, excluded=None), lambda o: True)]
+    for kwargs,fits in cases:
+        got = b.similar_items(0, k=20, **kwargs)['item'].tolist()
+        assert set(got)=={o for o in b.items['item'][1:] if fits(tags[o])}
+        asked = {k:v for k,v in kwargs.items() if v is not None}
+        assert labels(client.post('/similar', json=dict(items=[0], k=20, **asked)).raise_for_status().json())==got
+
+@pytest.mark.parametrize('what', ['required','excluded'])
+def test_tags_of_no_column_are_refused(shop, client, what):
+    with pytest.raises(KeyError, match=f"`{what}` names the column 'tags'; the catalogue has item, title"): shop.similar_items('i1', **{what:dict(tags='a')})
+    with pytest.raises(ValueError, match=f'`{what}` is a dict'): shop.similar_items('i1', **{what:'a'})
+    for bad in (dict(tags='a'),'a',dict(genre=None),dict(genre=[1.5])):
+        got = client.post('/similar', json={'items':['i1'], what:bad})
+        assert got.status_code==422 and got.json()['detail'][0]['field']==what
+    assert client.post('/similar', json={'items':['i1'], what:dict(genre=['a',3], year=1981)}).status_code==200
