@@ -643,10 +643,19 @@ def _hidden(bundle, exclude=None, candidates=None):
     return res
 
 # %% ../nbs/11_bundle.ipynb #121498f0
-def _check_values(bundle, values):
-    "Raise a `ValueError` unless these are ratings"
-    bad = [o for o in values if not _is_finite(float(o) if isinstance(o, np.number) else o) or abs(o)>1e9]
-    if bad: raise ValueError(f"`ratings` holds {bad[0]!r:.80}: a rating is a number, of 1e9 at most")
+def _is_number(o): return _is_finite(float(o) if isinstance(o, np.number) else o) and abs(o)<=1e9
+
+@patch
+def rating_flaw(self:Bundle,
+    rating, # Of an item, by somebody new
+): # Text, or None
+    "Why this is no rating for this bundle"
+    if not _is_number(rating): return "a rating is a number, of 1e9 at most"
+    fold,y_range = self.info.get('fold', {}),self.info['y_range']
+    if fold.get('kind')=='clicks' or fold.get('counts'): return None if rating>0 else "a click or a count is above 0: leave out what was not liked"
+    if y_range is None or rating==fold.get('like'): return None
+    lo,hi = y_range
+    return None if lo<=rating<=hi else f"ratings of this bundle are from {lo:g} to {hi:g}"
 
 def _merged(labels, values, counts):
     "Each label once, with its last rating, or the sum of its counts"
@@ -663,7 +672,8 @@ def _said(bundle, ratings):
     else:
         labels = _as_list('ratings', ratings)
         values = [fold['like']]*len(labels)
-    _check_values(bundle, values)
+    for o,rating in zip(labels,values):
+        if flaw:=bundle.rating_flaw(rating): raise ValueError(f"`ratings` holds {rating!r:.80} for {o!r:.80}: {flaw}")
     return _merged(labels, values, fold.get('counts', False))
 
 def _new(bundle, ratings):

@@ -272,10 +272,17 @@ def _with_likes(ratings, like):
 # %% ../nbs/18_serve.ipynb #3b2632a2
 n_ignored = 30 # Unknown items that an answer names
 
+def _check_ratings(bundle, history):
+    "Refuse a rating that the bundle can't have"
+    for i,o in enumerate(history):
+        flaw = bundle.rating_flaw(o.rating) if isinstance(o, Rated) else None
+        if flaw: raise RecordError([dict(index=i, field='rating', message=f"{o.rating:g} for {o.item!r:.80}: {flaw}")])
+
 def _of_history(bundle, asked):
     "The ratings of a history, whether any of its items is known, and what an answer says of those that are not"
     fold = bundle.info.get('fold')
     if fold is None: raise NotThere("this bundle can't take in new users: it was made by a model without a fold-in; ask for a `user`")
+    _check_ratings(bundle, asked.history)
     ratings = _with_likes(ratings_of(asked.history), fold['like'])
     unknown = bundle.unknown_items(ratings)
     ignored = b'"ignored":%b,' % json.dumps(unknown[:n_ignored]).encode()
@@ -414,7 +421,13 @@ async def _maybe_threaded(n_scores, f, *args):
     "Call `f` here, or in a thread where it is much work"
     return f(*args) if n_scores<=inline_scores else await anyio.to_thread.run_sync(f, *args)
 
-def _many(served, asked): return b'{"answers":['+b','.join(recommended(served, o) for o in asked.queries)+b']}'
+def _many(served, asked):
+    "Answers to several queries; a flaw comes with the index of its query"
+    lists = []
+    for i,o in enumerate(asked.queries):
+        try: lists.append(recommended(served, o))
+        except ValueError as e: raise RecordError([dict(index=i, field=getattr(e, 'field', None), message=str(e))]) from None
+    return b'{"answers":['+b','.join(lists)+b']}'
 
 Answer = namedtuple('Answer', 'asked answer make cost about') # Models of request and answer; function of what is served and asked; scores for `n` items; one line
 

@@ -135,7 +135,7 @@ def test_one_connection_at_a_time_is_answered(folder, monkeypatch):
 
 @pytest.mark.parametrize('path,body,index,field', [('/recommend', dict(history=['i1'], kk=1), None, 'kk'),
     ('/recommend/many', dict(queries=[dict(user=1)]*3+[dict(user=1, kk=1)]), 3, 'kk'), ('/recommend', dict(history=['i1',dict(item='i2', rating=1., x=2)]), 1, 'x'),
-    ('/recommend', {'user':1, 'x'*500:1}, None, 'x'*100), ('/embed', dict(works=[{},None]), 1, 'works'), ('/embed', dict(works=[None]), 0, 'works')])
+    ('/recommend', {'user':1, 'x'*500:1}, None, 'x'*100), ('/recommend/many', dict(queries=[dict(user=1),dict(user='3')]), 1, None), ('/embed', dict(works=[{},None]), 1, 'works'), ('/embed', dict(works=[None]), 0, 'works')])
 def test_a_field_that_there_is_not_is_named(client, path, body, index, field):
     got = client.post(path, json=body)
     flaw, = got.json()['detail']
@@ -163,3 +163,27 @@ def test_tags_of_no_column_are_refused(shop, client, what):
         got = client.post('/similar', json={'items':['i1'], what:bad})
         assert got.status_code==422 and got.json()['detail'][0]['field']==what
     assert client.post('/similar', json={'items':['i1'], what:dict(genre=['a',3], year=1981)}).status_code==200
+
+# ---- Ratings that can't be any
+
+@pytest.mark.parametrize('rating,said', [(99.,'from 1 to 5'), (.5,'from 1 to 5'), (-5.,'from 1 to 5'), (float('inf'),'is a number')])
+def test_ratings_outside_the_range_are_refused(tmp_path, rating, said):
+    b = star_shop(tmp_path/'b')
+    with pytest.raises(ValueError, match=f'`ratings` holds {rating} for \'y\': .*{said}'): b.recommend(ratings=dict(x=3., y=rating))
+    assert len(b.recommend(ratings=dict(x=1, y=np.float32(5))))==1
+
+@pytest.mark.parametrize('rating', [-5.,0.,-0.])
+def test_clicks_are_above_zero(shop, client, tmp_path, rating):
+    for b,item in ((shop,'i1'),(linear_shop(tmp_path/'b'),'x')):
+        with pytest.raises(ValueError, match=f"`ratings` holds {rating} for '{item}': a click or a count is above 0"): b.recommend(ratings={item:rating})
+    history = ['i2',dict(item='i1', rating=rating)]
+    for path,body,index in (('/recommend',dict(history=history),1), ('/recommend/many',dict(queries=[dict(user=1)]*3+[dict(history=history)]),3)):
+        got = client.post(path, json=body)
+        flaw, = got.json()['detail']
+        assert got.status_code==422 and (flaw['index'],flaw['field'])==(index,'rating') and f"{rating:g} for 'i1'" in flaw['message']
+
+def test_a_like_counts_as_the_bundle_says_even_outside_its_range(tmp_path):
+    b = star_shop(tmp_path/'b')
+    info = {k:v for k,v in b.info.items() if k not in ('version','sha256','check')}
+    b = Bundle(write_bundle(tmp_path/'c', b.tables, b.users, b.items, dict(info, fold=dict(info['fold'], like=5.5))))
+    assert len(b.recommend(ratings=['x']))==2
