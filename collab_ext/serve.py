@@ -514,13 +514,14 @@ class Guard:
         timeout=30., # Seconds for a request, from its first byte to the answer
     ):
         self.app,self.shelf,self.metrics,self.endpoints = app,shelf,metrics,set(endpoints)
-        self.token = None if token is None else b'Bearer '+token.encode()
+        self.token = None if token is None else token.encode()
         self.max_body,self.timeout = max_body,timeout
 
     def is_allowed(self, scope, headers):
         "Does the request bring the token, where one is needed?"
         if self.token is None or scope['path'] in _open: return True
-        return hmac.compare_digest(headers.get(b'authorization', b''), self.token)
+        scheme,_,token = headers.get(b'authorization', b'').partition(b' ')
+        return scheme.lower()==b'bearer' and hmac.compare_digest(token.strip(b' '), self.token)
 
     async def answer(self, scope, receive, send):
         "Refuse the request, answer it, or pass it on with its body"

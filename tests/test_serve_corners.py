@@ -187,3 +187,11 @@ def test_a_like_counts_as_the_bundle_says_even_outside_its_range(tmp_path):
     info = {k:v for k,v in b.info.items() if k not in ('version','sha256','check')}
     b = Bundle(write_bundle(tmp_path/'c', b.tables, b.users, b.items, dict(info, fold=dict(info['fold'], like=5.5))))
     assert len(b.recommend(ratings=['x']))==2
+
+# ---- The token
+
+@pytest.mark.parametrize('header,status', [('bearer secret-word',200), ('BEARER  secret-word',200), ('Bearer secret-word',200), ('Basic secret-word',401),
+    ('bearer Secret-word',401), ('bearersecret-word',401), ('bearer',401), ('bearer ',401), (' secret-word',401)])
+def test_the_scheme_is_in_any_case(folder, header, status):
+    client = client_of(create_app(Shelf(bundle_finder(folder)), token='secret-word', poll=0))
+    assert client.post('/recommend', json=dict(user=1), headers=dict(authorization=header)).status_code==status
