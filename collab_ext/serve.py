@@ -112,15 +112,34 @@ def open_served(
     if bundle.content is None and 'content' in bundle.info: log.warning('bundle %s: %s', Path(folder).name, bundle.content_flaw)
     return Served(bundle, Joined(item_texts(bundle.items)), Names(bundle.items), Path(folder).name, mark)
 
+# %% ../nbs/18_serve.ipynb #3967adfe
 class Shelf:
     "What is served now, and where a newer one would be"
     def __init__(self,
         find, # Function without arguments: the folder of the newest bundle
         encoder=None, # As for `Bundle`
+        older=None, # Function without arguments: folders to fall back to at the start, the best first; none by default
     ):
         self.find,self.encoder = find,encoder
-        self.now = open_served(find(), encoder)
-        self.failed = None
+        self.failed = None # mark of the newest bundle, if it can't be opened
+        newest = find()
+        try: self.now = open_served(newest, encoder)
+        except _unreadable as e:
+            self.failed = _mark(newest) if (Path(newest)/'bundle.json').exists() else (str(newest),)
+            self.now = self._fall_back(older() if older else [], e)
+
+    def _fall_back(self, folders, flaw):
+        "The first of `folders` that opens; if there is none, the error is the `flaw` of the newest"
+        for o in folders:
+            try: res = open_served(o, self.encoder)
+            except _unreadable as e: log.error('bundle %s can not be opened (%s)', Path(o).name, e)
+            else:
+                log.error('bundle %s can not be opened (%s): serving %s in its place', self.failed_version, flaw, res.version)
+                return res
+        raise flaw
+
+    @property
+    def failed_version(self): return None if self.failed is None else Path(self.failed[0]).name
 
     def changed(self):
         "Is there another bundle, which has not failed before?"
@@ -130,11 +149,15 @@ class Shelf:
 
     def reload(self):
         "Serve the newest bundle from now on; one that can't be opened changes nothing"
-        mark = _mark(self.find())
-        try: self.now = open_served(self.find(), self.encoder)
+        newest = self.find()
+        mark = _mark(newest)
+        try: self.now = open_served(newest, self.encoder)
         except Exception:
             self.failed = mark
             raise
+        self.failed = None
+
+_unreadable = ValueError,LookupError,OSError,ImportError
 
 # %% ../nbs/18_serve.ipynb #a13861a5
 Label = Annotated[Union[Annotated[str, Field(strict=True, max_length=1000)],Annotated[int, Field(strict=True, ge=-2**63, lt=2**63)]],
@@ -242,6 +265,7 @@ class Health(BaseModel):
     "What is served"
     status: str
     bundle: str
+    failed: Optional[str] = Field(None, description="The newest bundle, if it can't be opened: its version")
     users: int
     items: int
 
@@ -601,7 +625,7 @@ async def watch(shelf, metrics, poll):
             log.info('serving bundle %s', shelf.now.version)
         except Exception as e:
             metrics.reloads['failed'] += 1
-            log.error('a newer bundle can not be opened (%s): the old one stays', _place(e))
+            log.error('bundle %s can not be opened (%s): %s stays', shelf.failed_version, _place(e), shelf.now.version)
 
 # %% ../nbs/18_serve.ipynb #3589f1ae
 def _add_search(app, shelf):
@@ -621,7 +645,7 @@ def _add_rest(app, shelf, metrics):
     async def health():
         "What is served"
         bundle = shelf.now.bundle
-        return dict(status='ok', bundle=shelf.now.version, users=len(bundle.users), items=len(bundle.items))
+        return dict(status='ok', bundle=shelf.now.version, failed=shelf.failed_version, users=len(bundle.users), items=len(bundle.items))
 
     @app.get('/metrics', response_class=PlainTextResponse, responses=_limits)
     async def metrics_text():

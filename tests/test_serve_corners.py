@@ -1,5 +1,5 @@
 "Corners of bundles and of the service: histories that say nothing, missing packages, odd options, filters, damage at start"
-import re,sys,warnings
+import re,shutil,sys,warnings
 from pathlib import Path
 import numpy as np,pandas as pd,pytest
 for o in ('fastapi','uvicorn','httpx','pyarrow','safetensors'): pytest.importorskip(o)
@@ -195,3 +195,48 @@ def test_a_like_counts_as_the_bundle_says_even_outside_its_range(tmp_path):
 def test_the_scheme_is_in_any_case(folder, header, status):
     client = client_of(create_app(Shelf(bundle_finder(folder)), token='secret-word', poll=0))
     assert client.post('/recommend', json=dict(user=1), headers=dict(authorization=header)).status_code==status
+
+# ---- Damage at the start
+
+def damage(folder, how):
+    if how=='nothing': shutil.rmtree(folder), folder.mkdir()
+    elif how=='cut': next(folder.glob('tables-*')).write_bytes(b'x')
+    else: (folder/'bundle.json').write_text(how)
+
+@pytest.mark.parametrize('how', ['nothing','cut','{}','{"version": 99}'])
+def test_a_start_falls_back_to_the_newest_that_opens(tmp_path, caplog, how):
+    for o in (8,9,10,11): make(tmp_path/'bundles'/str(o), o)
+    damage(tmp_path/'bundles'/'10', '{')
+    damage(tmp_path/'bundles'/'11', how)
+    shelf = Shelf(bundle_finder(tmp_path), older=older_bundles(tmp_path))
+    client = client_of(create_app(shelf, poll=0))
+    health = client.get('/health').json()
+    assert (health['bundle'],health['failed'])==('9','11') and client.post('/recommend', json=dict(user=1)).json()['bundle']=='9'
+    said = [o.getMessage() for o in caplog.records if o.levelname=='ERROR']
+    assert said[0].startswith('bundle 10 can not be opened (') and said[1].startswith('bundle 11 can not be opened (') and said[1].endswith('serving 9 in its place')
+    assert not shelf.changed()
+    make(tmp_path/'bundles'/'12', 12)
+    assert shelf.changed()
+    shelf.reload()
+    health = client.get('/health').json()
+    assert (health['bundle'],health['failed'])==('12',None)
+    damage(tmp_path/'bundles'/'12', '{}')
+    with pytest.raises(ValueError): shelf.reload()
+    health = client.get('/health').json()
+    assert (health['bundle'],health['failed'])==('12','12') and not shelf.changed()
+
+def test_what_was_named_or_is_alone_is_served_or_refused(tmp_path, monkeypatch):
+    for o in (1,2): make(tmp_path/'bundles'/str(o), o)
+    damage(tmp_path/'bundles'/'2', 'cut')
+    assert older_bundles(tmp_path/'bundles'/'2')()==[] and [o.name for o in older_bundles(tmp_path/'bundles')()]==['1']
+    with pytest.raises(ValueError, match='export it again'): serve_command(str(tmp_path/'bundles'/'2'))
+    damage(tmp_path/'bundles'/'1', 'cut')
+    with pytest.raises(ValueError, match='bundles/2 is missing or not what'): serve_command(str(tmp_path))
+
+def test_the_command_falls_back_and_logs(tmp_path, monkeypatch, caplog):
+    uvicorn = pytest.importorskip('uvicorn')
+    monkeypatch.setattr(uvicorn.Server, 'run', lambda self: None)
+    for o in (1,2): make(tmp_path/'bundles'/str(o), o)
+    damage(tmp_path/'bundles'/'2', 'cut')
+    serve_command(str(tmp_path))
+    assert 'bundle 2 can not be opened' in caplog.text and 'serving 1 in its place' in caplog.text
