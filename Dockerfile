@@ -2,7 +2,7 @@
 FROM python:3.11-slim
 COPY collab_ext /src/collab_ext
 COPY bundle /src/bundle
-RUN pip install --no-cache-dir "/src/bundle[serve]" && rm -r /src
+RUN pip install --no-cache-dir "/src/bundle[serve,text]" && rm -r /src
 USER nobody
 VOLUME /bundles
 EXPOSE 8000

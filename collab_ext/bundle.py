@@ -217,19 +217,45 @@ def _check_content(folder, tables, content, n_items):
     bad = [k for k,v in tables.items() if k.startswith('content.') and v.dtype.kind=='f' and not np.isfinite(v).all()]
     if bad: raise ValueError(f"The table `{bad[0]}` in {folder} does not hold finite numbers: export it again")
 
+# %% ../nbs/11_bundle.ipynb #bd424f01
+_Content = namedtuple('_Content', 'prior flaw sep') # `flaw`: why works can't be read, an error or None; `sep` stands between tags
+
 def _read_content(tables, info, folder, encoder=None):
-    "The prior from content of a bundle; None if it has none"
-    if 'content' not in info: return None
-    from collab_ext.content_prior import ContentPrior
-    from collab_ext.features import MissingEncoder
-    arrays = {k.removeprefix('content.'):v for k,v in tables.items() if k.startswith('content.')}
+    "The prior from content of a bundle, or why there is none"
+    if 'content' not in info: return _Content(None, ValueError("this bundle knows nothing of content: export it with `content`"), '|')
     try:
-        res = ContentPrior.from_arrays(tables['content_json'].tobytes().decode(), arrays, encoder)
-        ok = res.embed([{}]).shape==(1,tables['u_any'].size)
-    except MissingEncoder as e: raise MissingEncoder(f"{folder}: {e}") from None
+        text = tables['content_json'].tobytes().decode()
+        features = json.loads(json.loads(text)['features'])
+        return _Content(*_read_prior(tables, text, features, encoder), features['sep'])
     except (*_arrow_errors,AssertionError) as e: raise ValueError(f"The prior from content in {folder} is damaged: {e}; export it again") from e
-    if not ok: raise ValueError(f"The prior from content in {folder} is of another width: export it again")
-    return res
+
+def _lacking_package(e):
+    "What to install where works can't be read"
+    how = '' if 'pip install' in str(e) else ': `pip install collab_ext[content,text]`'
+    return ImportError(f"this bundle can't read works here: {e}{how}")
+
+# %% ../nbs/11_bundle.ipynb #fff3cd8c
+def _read_prior(tables, text, features, encoder):
+    "The prior from content and None, or None and why it can't read works"
+    try:
+        from collab_ext.content_prior import ContentPrior
+        from collab_ext.features import MissingEncoder
+        arrays = {k.removeprefix('content.'):v for k,v in tables.items() if k.startswith('content.')}
+        flaw = None
+        try: res = ContentPrior.from_arrays(text, arrays, encoder)
+        except MissingEncoder as e: flaw = MissingEncoder(f"this bundle can't read works here: {e}")
+        except ImportError as e: flaw = _lacking_package(e)
+        if flaw: res = ContentPrior.from_arrays(text, arrays, _all_empty(features))
+        width = res.embed([{}]).shape[1]
+    except ImportError as e: return None,_lacking_package(e)
+    if width!=tables['u_any'].size: raise ValueError("it is of another width")
+    return (None,flaw) if flaw else (res,None)
+
+def _all_empty(features):
+    "An encoder for which every text is empty, as wide as the one of the definition `features`"
+    width = max(features['dims'].values(), default=0)
+    if width>100_000: raise ValueError(f"its texts have {width} numbers each")
+    return lambda texts: np.zeros((len(texts),width), np.float32)
 
 # %% ../nbs/11_bundle.ipynb #2d69331e
 def _is_finite(o): return isinstance(o, (int,float)) and not isinstance(o, bool) and abs(o)<1e300
@@ -445,7 +471,6 @@ class _ClicksFold:
 
     def __call__(self, rows, y): # → vector with the bias behind it
         loss,n = self.loss,len(rows)
-        if not n: return np.zeros(self.V.shape[1])
         x = self.V[rows,:-1]@self.Q
         diag = self.base+loss['reg']*(n+loss['alpha0']*self.n_items)**loss['nu']
         weight = 1+loss['count_weight']*(y-1)
@@ -485,7 +510,7 @@ class Bundle:
     def __init__(self,
         folder, # Written by `write_bundle`
         check=True, # Compare checksums
-        encoder=None, # Function that reads texts of new works, if they were read by one that a file can only name, such as `sentence_vectors()`
+        encoder=None, # Function that reads texts of new works, if they were read by one that a file can only name, such as `sentence_vectors()`; `embed` needs it
     ):
         self.folder = folder = Path(folder)
         self.info,parts = _read_whole(folder, check)
@@ -495,7 +520,8 @@ class Bundle:
         self.u2i = _row_index(self.users, folder)
         self.i2i = _row_index(self.items, folder)
         self.is_linear = self.info.get('kind')=='linear'
-        self.index,self.fold,self.content = None,None,_read_content(self.tables, self.info, folder, encoder)
+        self.index,self.fold = None,None
+        self.content,self.content_flaw,self.sep = _read_content(self.tables, self.info, folder, encoder)
         if self.is_linear: return
         by_factor = np.ascontiguousarray(np.vstack([self.tables['i_weight'].T, self.tables['i_bias']]))
         self.V = by_factor.T # items × (factors + 1), in the order in which a product with one query is fastest
@@ -617,10 +643,19 @@ def _hidden(bundle, exclude=None, candidates=None):
     return res
 
 # %% ../nbs/11_bundle.ipynb #121498f0
-def _check_values(bundle, values):
-    "Raise a `ValueError` unless these are ratings"
-    bad = [o for o in values if not _is_finite(float(o) if isinstance(o, np.number) else o) or abs(o)>1e9]
-    if bad: raise ValueError(f"`ratings` holds {bad[0]!r:.80}: a rating is a number, of 1e9 at most")
+def _is_number(o): return _is_finite(float(o) if isinstance(o, np.number) else o) and abs(o)<=1e9
+
+@patch
+def rating_flaw(self:Bundle,
+    rating, # Of an item, by somebody new
+): # Text, or None
+    "Why this is no rating for this bundle"
+    if not _is_number(rating): return "a rating is a number, of 1e9 at most"
+    fold,y_range = self.info.get('fold', {}),self.info['y_range']
+    if fold.get('kind')=='clicks' or fold.get('counts'): return None if rating>0 else "a click or a count is above 0: leave out what was not liked"
+    if y_range is None or rating==fold.get('like'): return None
+    lo,hi = y_range
+    return None if lo<=rating<=hi else f"ratings of this bundle are from {lo:g} to {hi:g}"
 
 def _merged(labels, values, counts):
     "Each label once, with its last rating, or the sum of its counts"
@@ -628,22 +663,39 @@ def _merged(labels, values, counts):
     for k,v in zip(labels,values): res[k] = v+res.get(k, 0) if counts else v
     return res
 
-def _new(bundle, ratings):
-    "Who asks: somebody new with a list of liked items, or a dict from items to ratings"
+# %% ../nbs/11_bundle.ipynb #73b03813
+def _said(bundle, ratings):
+    "Labels and ratings of somebody new, each label once"
     fold = bundle.info.get('fold')
     if fold is None: raise ValueError(f"The bundle in {bundle.folder} can't take in new users: export it again, from a learner that can `fold_in`")
     if isinstance(ratings, dict): labels,values = list(ratings),list(ratings.values())
     else:
         labels = _as_list('ratings', ratings)
         values = [fold['like']]*len(labels)
-    _check_values(bundle, values)
-    rating_of = _merged(labels, values, fold.get('counts', False))
+    for o,rating in zip(labels,values):
+        if flaw:=bundle.rating_flaw(rating): raise ValueError(f"`ratings` holds {rating!r:.80} for {o!r:.80}: {flaw}")
+    return _merged(labels, values, fold.get('counts', False))
+
+def _new(bundle, ratings):
+    "Who asks: somebody new with a list of liked items, or a dict from items to ratings; the unknown user if none of the items is known"
+    rating_of = _said(bundle, ratings)
     rows = _rows('ratings', bundle.i2i, list(rating_of))
     y = np.array(list(rating_of.values()), np.float64)[rows>=0]
     rows = rows[rows>=0]
-    if bundle.is_linear: return _Asker(None, np.float32(0), rows, (rows,(1+fold['value_weight']*(y-fold['centre'])).astype(np.float32)))
+    if not len(rows): return _known(bundle, np.array([-1]))[0]
+    if bundle.is_linear:
+        values = 1+bundle.info['fold']['value_weight']*(y-bundle.info['fold']['centre'])
+        return _Asker(None, np.float32(0), rows, (rows,values.astype(np.float32)))
     row = bundle.fold(rows, y).astype(np.float32)
     return _Asker(np.append(row[:-1], np.float32(1)), row[-1], rows, None)
+
+@patch
+def unknown_items(self:Bundle,
+    items, # Labels, or a dict from labels to ratings
+)->list: # Those that are not in the bundle, each once
+    "Which items this bundle does not know"
+    labels = list(dict.fromkeys(items if isinstance(items, dict) else _as_list('items', items)))
+    return [o for o in labels if _row(self.i2i, o)<0]
 
 # %% ../nbs/11_bundle.ipynb #fbd3d0b6
 def _frame(bundle, rows, name, values, lead):
@@ -675,13 +727,14 @@ def recommend(self:Bundle,
     exclude_seen=True, # Leave out what was seen when the bundle was made, or what `ratings` names
     exclude=None, # Item, or items, not to be shown, such as those seen since; unknown ones are ignored
     candidates=None, # The only items that may be shown, such as those in stock; unknown ones are ignored
-    ratings=None, # Instead of `user`, what somebody new liked: a list of items, or a dict from items to ratings
+    ratings=None, # Instead of `user`, what somebody new liked: a list of items, or a dict from items to ratings; unknown items are ignored
 )->pd.DataFrame: # Rank, item, score (what the model predicts), and what is known of the items; for many users, the user first
     "What to show a user, or each of many, or somebody new"
     _check_count('k', k, 'how many items to show')
     many = ratings is None and _is_many(user)
     users = _as_list('user', user) if many else [user]
     askers = _askers(self, users, ratings)
+    if ratings is not None: _warn_unknown(self, ratings)
     hidden = _hidden(self, exclude, candidates)
     index = None if candidates is not None else self.index # an index would look at all items to find a few
     n_block = max(1, 2**22//max(1, len(self.items))) # users whose scores take some 16 MB
@@ -698,6 +751,15 @@ def _askers(bundle, users, ratings):
     if isinstance(ratings, pd.DataFrame): raise ValueError("`ratings` is a dict from items to ratings, not a frame: pass `dict(zip(df[item], df[rating]))` "
         f"with the columns that hold them, of {list(ratings.columns)}")
     return [_new(bundle, ratings)]
+
+
+# %% ../nbs/11_bundle.ipynb #e2f68b24
+def _warn_unknown(bundle, ratings):
+    "Warn if the bundle knows none of the items that somebody new names"
+    labels = set(ratings if isinstance(ratings, dict) else _as_list('ratings', ratings))
+    unknown = bundle.unknown_items(ratings)
+    if unknown and len(unknown)==len(labels): warnings.warn(f"The bundle in {bundle.folder} knows none of the {len(labels)} items of `ratings`, "
+        f"such as {unknown[0]!r:.80}: this is the list of an unknown user; pass labels of the column {bundle.i2i.name!r}")
 
 @patch
 def best_rows(self:Bundle,
@@ -724,6 +786,14 @@ def _answer(bundle, users, found, many):
     if many: lead = {bundle.users.columns[0]:[o for o,n in zip(users,sizes) for _ in range(n)], **lead}
     return _frame(bundle, rows, 'score', ratings, lead)
 
+# %% ../nbs/11_bundle.ipynb #d7771ac2
+def _unfit(bundle, required=None, excluded=None):
+    "Which items lack a required label, or have an excluded one"
+    if not required and not excluded: return np.zeros(len(bundle.items), bool)
+    try: from collab_ext.catalogue import allowed_rows
+    except ImportError as e: raise ImportError(f"`required` and `excluded` need the module `catalogue`, and {e}: `pip install collab_ext[content]`") from e
+    return ~allowed_rows(bundle.items, bundle.i2i, required=required, excluded=excluded, sep=bundle.sep)
+
 # %% ../nbs/11_bundle.ipynb #e3b6a7ce
 @patch
 def near_rows(self:Bundle,
@@ -732,6 +802,8 @@ def near_rows(self:Bundle,
     exclude=None, # As for `similar_items`
     candidates=None, # As for `similar_items`
     vectors=None, # Also, or instead: rows of works, as `embed` gives them
+    required=None, # As for `similar_items`
+    excluded=None, # As for `similar_items`
 )->tuple: # Rows of items, nearest first, and their cosines; for several items the mean of these
     "Items whose vectors point the same way as those of one item, or of several together"
     _check_count('k', k, 'how many items to show')
@@ -744,7 +816,8 @@ def near_rows(self:Bundle,
     if not len(own)+len(others): raise ValueError("`items` is empty: name an item that others should be like")
     cosines = [_cosines(self, i) for i in own]+[_cosines_to(self, o[:-1]) for o in others]
     cosines = sum(cosines)/len(cosines)
-    cosines[_hidden(self, exclude, candidates)] = -np.inf
+    hidden = _hidden(self, exclude, candidates) | _unfit(self, required, excluded)
+    cosines[hidden] = -np.inf
     cosines[own] = -np.inf
     rows = _best(cosines, k)
     return rows,cosines[rows]
@@ -776,11 +849,13 @@ def similar_items(self:Bundle,
     k=10, # How many
     exclude=None, # Item, or items, not to be shown; unknown ones are ignored
     candidates=None, # The only items that may be shown, such as those in stock; unknown ones are ignored
+    required=None, # Column → labels: items need each of them
+    excluded=None, # Column → labels: items with one of them are left out
 )->pd.DataFrame: # Rank, item, cosine, and what is known of the items
     "Items whose vectors point the same way"
     _check_count('k', k, 'how many items to show')
     if _is_many(item): raise ValueError(f"`similar_items` takes one item, not a {type(item).__name__}: ask for each in turn")
-    rows,cosines = self.near_rows([item], k, exclude, candidates)
+    rows,cosines = self.near_rows([item], k, exclude, candidates, None, required, excluded)
     return _frame(self, rows, 'similarity', cosines, dict(rank=range(1, len(rows)+1)))
 
 # %% ../nbs/11_bundle.ipynb #8c469535
@@ -789,7 +864,7 @@ def embed(self:Bundle,
     works, # A frame of works, or records: a list of dicts
 )->np.ndarray: # Rows [vector, bias] (works × factors + 1), float32
     "Rows of works from what is known of them, also of works that nobody has seen"
-    if self.content is None: raise ValueError(f"The bundle in {self.folder} knows nothing of content: export it with `content`")
+    if self.content is None: raise type(self.content_flaw)(f"{self.folder}: {self.content_flaw}")
     return self.content.embed(works)
 
 # %% ../nbs/11_bundle.ipynb #c1ad05f4

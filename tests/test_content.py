@@ -455,7 +455,8 @@ def test_bundles_name_their_model_of_sentences(sentence_folder, tmp_path):
     encoder = sentence_vectors(sentence_folder)
     learn.fit_content(items, Features(text='about', encoder=encoder, item='item'), n_search=50)
     folder = learn.export_bundle(tmp_path/'b', items, content=True)
-    with pytest.raises(ValueError, match="the encoder \"sentence_vectors\\('model'\\)\", which is in no file: pass it as `encoder`"): Bundle(folder)
+    with pytest.raises(ValueError, match="the encoder \"sentence_vectors\\('model'\\)\", which is in no file: pass it as `encoder`"): Bundle(folder).embed([dict(about='red')])
+    assert len(Bundle(folder).recommend(0, k=3))==3
     new = [dict(about='red blue'), dict(about='')]
     assert np.allclose(Bundle(folder, encoder=encoder).embed(new), learn.embed(new), atol=1e-5)
 
