@@ -548,15 +548,49 @@ def copy_tower(
 
 
 # %% ../nbs/13d_tower.ipynb #5bbc8bdc
+def _check_temp(temp):
+    "Raise a `ValueError` unless `temp` is a temperature"
+    if temp is not None and not 0<temp<math.inf: raise ValueError(f"`temp` is a temperature above 0, not {temp!r:.80}: leave it out for the standard deviation of each list")
+
 def list_net(
     scores:Tensor, # Scores of works (lists × n)
     grades:Tensor, # Their grades (lists × n)
     temp=None, # Temperature of the grades; the standard deviation of each list by default
 )->Tensor:
     "ListNet's cross-entropy, averaged over lists"
+    _check_temp(temp)
     temp = grades.std(1, keepdim=True).clamp(min=1e-6) if temp is None else temp
     wanted = (grades/temp).softmax(1)
     return -(wanted*scores.log_softmax(1)).sum(1).mean()
+
+
+# %% ../nbs/13d_tower.ipynb #02b646e8
+def _check_lists(data, asked, rows, grades):
+    "Raise a `ValueError` unless these are lists of works with grades"
+    lists = rows.ndim==2 and rows.shape==grades.shape and len(rows)==len(asked)
+    if not lists: raise ValueError(f"`rows` and `grades` are lists × n, one for each of `asked`: there are {len(asked)} asked, rows of shape {tuple(rows.shape)} "
+        f"and grades of shape {tuple(grades.shape)}")
+    if not rows.numel(): raise ValueError("there are no lists to train by: `rows` is empty")
+    if rows.shape[1]<2: raise ValueError("a list of one work has no order: `rows` needs at least two columns")
+    bad = (~grades.isfinite()).any(1).nonzero()
+    if len(bad): raise ValueError(f"`grades` of {plural(len(bad), 'list')}, such as number {bad[0].item()}, are NaN or infinite: leave these lists out")
+    places = torch.cat([asked, rows.reshape(-1)])
+    low,high = int(places.min()),int(places.max())
+    if low<0 or high>=len(data): raise ValueError(f"`asked` and `rows` are rows of `data`, from 0 to {len(data)-1}, and go from {low} to {high}")
+
+# %% ../nbs/13d_tower.ipynb #2b6e5b3a
+def _list_epoch(tower, opt, data, asked, rows, grades, bs, scale, temp):
+    "Train once by all lists; their mean loss"
+    total = 0.
+    for b in torch.randperm(len(asked)).split(bs):
+        found,at = torch.cat([asked[b,None], rows[b]], 1).unique(return_inverse=True)
+        vecs = F.normalize(tower(data, found)[:,:-1], dim=1)[at]
+        loss = list_net(scale*(vecs[:,1:]@vecs[:,:1].transpose(1, 2)).squeeze(2), grades[b].float(), temp)
+        opt.zero_grad()
+        loss.backward()
+        opt.step()
+        total += loss.item()*len(b)
+    return total/len(asked)
 
 def fit_lists(
     tower:Tower, # Its vectors are trained; biases have no part in it
@@ -567,19 +601,10 @@ def fit_lists(
     epochs=5, bs=128, lr=1e-3,
     scale=10., # Scores are cosines times this
     temp=None, # As for `list_net`
+    progress=True, # Show a progress bar
 )->list: # Mean loss of each epoch
     "Train a tower so that works of a list are near the work that was asked for, in the order of their grades"
+    _check_lists(data, asked, rows, grades)
+    _check_temp(temp)
     opt = torch.optim.Adam(tower.parameters(), lr=lr)
-    losses = []
-    for _ in range(epochs):
-        total = 0.
-        for b in torch.randperm(len(asked)).split(bs):
-            found,at = torch.cat([asked[b,None], rows[b]], 1).unique(return_inverse=True)
-            vecs = F.normalize(tower(data, found)[:,:-1], dim=1)[at]
-            loss = list_net(scale*(vecs[:,1:]@vecs[:,:1].transpose(1, 2)).squeeze(2), grades[b].float(), temp)
-            opt.zero_grad()
-            loss.backward()
-            opt.step()
-            total += loss.item()*len(b)
-        losses.append(total/len(asked))
-    return losses
+    return [_list_epoch(tower, opt, data, asked, rows, grades, bs, scale, temp) for _ in (progress_bar(range(epochs)) if progress else range(epochs))]

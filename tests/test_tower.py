@@ -6,9 +6,9 @@ from fastai.basics import set_seed
 
 from collab_ext import CollabDataLoaders,Features,Fused,collab_learner,implicit_learner
 from collab_ext.bundle import Bundle
-from collab_ext.cold_start import measure_cold
+from collab_ext.cold_start import work_scores
 from collab_ext.tables import packed_rows,tables
-from collab_ext.tower import Tower,TensorBlocks,copy_tower,fit_lists,list_net,moved_tower
+from collab_ext.tower import Tower,TensorBlocks,copy_tower,fit_lists,list_net
 
 names = np.array('angst fluff crime space humor horror school war'.split())
 rng = np.random.default_rng(0)
@@ -177,3 +177,106 @@ def test_new_users_are_taken_in_and_new_items_are_refused():
     assert 'new' in learn.vocab.labels[0] and torch.allclose(before, learn.model.i_weight.weight)
     learn.fit(1)
     with pytest.raises(ValueError, match='add_tower'): learn.fold_in(reads[reads.story=='s0'])
+
+# --- content of a learner with a tower
+
+@pytest.fixture(scope='module')
+def trained():
+    set_seed(0)
+    learn = clicks().add_tower(stories, hidden=8)
+    return quiet(learn, lambda: learn.fit(8))
+
+def test_a_tower_is_not_exported_as_content_and_its_prior_from_content_is(trained, tmp_path):
+    with pytest.raises(ValueError, match='fit_content'): trained.export_bundle(tmp_path/'b', items=stories, content=True)
+    assert not (tmp_path/'b').exists()
+    learn = clicks().add_tower(stories, hidden=8)
+    quiet(learn, lambda: learn.fit(3)).fit_content(stories, n_search=50)
+    bundle = Bundle(learn.export_bundle(tmp_path/'b', items=stories, content=True))
+    works = [dict(tags='war'), dict(tags='fluff|crime', words=5_000)]
+    assert np.allclose(bundle.embed(works), learn.embed(works), atol=1e-4)
+    with pytest.raises(ValueError, match='fit_content'): learn.refresh_content()
+
+def test_clicks_move_what_a_tower_says_of_a_work_towards_its_row(trained):
+    blank = pd.DataFrame(dict(story=['s20'], tags=[None], words=[None], fandom=[None]))
+    own = packed_rows(tables(trained.model), 1)[trained.vocab.rows(['s20'], 1)].numpy()
+    before,after = trained.embed(blank),trained.embed(blank, reads[reads.story=='s20'])
+    def cosine(a): return float((a[0,:-1]*own[0,:-1]).sum()/np.linalg.norm(a[0,:-1])/np.linalg.norm(own[0,:-1]))
+    assert cosine(after)>cosine(before)+.1
+
+def test_ratings_move_what_a_tower_says_of_a_work_towards_them():
+    set_seed(0)
+    learn = ratings(lr=2e-2).add_tower(stories, hidden=8)
+    work = pd.DataFrame(dict(story=['new'], tags=['war'], words=[None], fandom=[None]))
+    loved = pd.DataFrame(dict(reader=range(30), story='new', rating=5.))
+    quiet(learn, lambda: learn.fit(8))
+    def score(rows): return float(work_scores(learn, learn.vocab.rows(list(range(30)), 0), rows).mean())
+    before,few,many = [score(learn.embed(work, *o)) for o in ((), (loved[:3],), (loved,))]
+    assert before+.02<few<many<5.5
+
+def test_before_own_rows_are_trained_ratings_move_nothing():
+    learn = ratings().add_tower(stories, hidden=8)
+    assert np.allclose(learn.embed(stories[:1], rated[:1].assign(story='s0')), learn.embed(stories[:1]), atol=1e-3)
+
+def test_what_a_tower_expects(trained):
+    prior = trained.content.prior
+    expected = prior.expect(stories, spread=True, raised=True)
+    assert np.allclose(expected.rows, trained.embed(stories)) and (expected.spread==1).all()
+    assert prior.expect(stories).spread is None
+    assert prior.cov.shape==(7,7) and np.linalg.eigvalsh(prior.cov).min()>0
+    with pytest.raises(ValueError, match='fit_content'): prior.explained
+
+def test_a_catalogue_follows_training_and_is_not_made_anew_for_each_question(monkeypatch):
+    learn = clicks().add_tower(stories, hidden=8)
+    for n in range(2):
+        quiet(learn, lambda: learn.fit(2))
+        rows,known = learn.content.rows,learn.content.known
+        assert np.allclose(rows[known], packed_rows(tables(learn.model), 1)[learn.vocab.rows(stories.story[known].tolist(), 1)], atol=1e-6)
+        assert np.allclose(rows[~known], learn.embed(stories[~known]), atol=1e-6)
+        assert np.allclose(rows[known], learn.model.rows.every()[learn.vocab.rows(stories.story[known].tolist(), 1)].detach(), atol=1e-5)
+    monkeypatch.setattr(type(learn.content), 'refresh', lambda self: pytest.fail('rows were made anew'))
+    learn.find_items('s0', k=3)
+    learn.find_items('s20', k=3)
+
+def test_a_catalogue_takes_in_works_and_follows_training_with_them():
+    learn = clicks().add_tower(stories, hidden=8)
+    more = stories[:5].assign(story=[f'more {i}' for i in range(5)])
+    learn.content.add(more)
+    quiet(learn, lambda: learn.fit(2))
+    assert len(learn.content.rows)==85 and np.allclose(learn.content.rows[-5:], learn.embed(more), atol=1e-6)
+    assert 'more 0' in learn.find_items('s20', k=84).story.tolist()
+
+# --- what is refused
+
+@pytest.mark.parametrize('kwargs,what', [(dict(hidden=0), 'hidden'), (dict(hidden=2.5), 'hidden'), (dict(evidence=-1), 'evidence'), (dict(evidence=0), 'evidence'),
+    (dict(evidence=float('nan')), 'evidence'), (dict(evidence='many'), 'evidence'), (dict(hide=2), 'hide')])
+def test_a_tower_of_odd_sizes_is_refused(kwargs, what):
+    with pytest.raises(ValueError, match=what): clicks().add_tower(stories, **kwargs)
+
+def test_items_that_are_there_twice_are_named():
+    with pytest.raises(ValueError, match="'s3' more than once"): clicks().add_tower(pd.concat([stories,stories[3:4]]))
+    with pytest.raises(ValueError, match='none of the labels'): clicks().add_tower(stories.assign(story='x'+stories.story))
+
+def graded():
+    blocks = features().fit(stories).transform(stories)
+    set_seed(0)
+    lists = torch.stack([torch.randperm(80)[:10] for _ in range(80)])
+    return Tower(blocks, 7, hidden=8),TensorBlocks(blocks),torch.arange(80),lists,torch.rand(80, 10)
+
+def test_lists_that_would_ruin_a_tower_are_refused():
+    tower,data,asked,lists,grades = graded()
+    before = [o.detach().clone() for o in tower.parameters()]
+    bad = grades.clone()
+    bad[7,2] = float('nan')
+    for args,what in (((asked,lists,bad), 'number 7'), ((asked[:5],lists,grades), '5 asked'), ((asked,lists+500,grades), 'from 0 to 79'),
+        ((asked,lists[:,:1],grades[:,:1]), 'one work'), ((asked[:0],lists[:0],grades[:0]), 'no lists')):
+        with pytest.raises(ValueError, match=what): fit_lists(tower, data, *args, epochs=1, progress=False)
+    for temp in (0, -1, float('nan')):
+        with pytest.raises(ValueError, match='temp'): fit_lists(tower, data, asked, lists, grades, epochs=1, temp=temp, progress=False)
+        with pytest.raises(ValueError, match='temp'): list_net(grades, grades, temp)
+    assert all(torch.equal(a, b) for a,b in zip(before, tower.parameters()))
+    losses = fit_lists(tower, data, asked, lists, torch.ones(80, 10), epochs=2, progress=False)
+    assert np.isfinite(losses).all() and len(losses)==2
+
+def test_lists_show_a_bar(capsys):
+    fit_lists(*graded(), epochs=2)
+    assert '100' in capsys.readouterr().out
