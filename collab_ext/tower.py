@@ -56,7 +56,7 @@ class TensorBlocks(Module):
         return flat[at],begin
 
 # %% ../nbs/13d_tower.ipynb #b83436db
-def _as_tensor(text): return torch.tensor(list(text.encode()), dtype=torch.uint8)
+def _as_tensor(text): return torch.from_numpy(np.frombuffer(text.encode(), dtype=np.uint8).copy())
 
 class Tower(Module):
     "From features to rows [vector, bias]"
@@ -68,6 +68,7 @@ class Tower(Module):
         features:Features=None, # What reads the items: it is saved with the weights
     ):
         self.interactions,self.features = interactions,features
+        self.read_by = _as_tensor('' if features is None else features.to_json()) # once, since every look at the tables asks for the state
         self.bags = nn.ModuleList([nn.EmbeddingBag(n, hidden, mode='mean', include_last_offset=True) for n in blocks.sizes.values()])
         self.dense = nn.Linear(blocks.dense.shape[1], hidden) if blocks.dense.shape[1] else None
         self.texts = nn.ModuleList([nn.Linear(v.shape[1], hidden) for v in blocks.text.values()])
@@ -85,7 +86,7 @@ class Tower(Module):
         pairs = (total**2 - sum(o**2 for o in parts))/2
         return self.out(torch.cat([total,pairs], 1))
 
-    def get_extra_state(self): return _as_tensor('' if self.features is None else self.features.to_json())
+    def get_extra_state(self): return self.read_by
     def set_extra_state(self, state): "Labels stay those that are here: rows move to them before they are loaded"
 
 # %% ../nbs/13d_tower.ipynb #31f61ab9
@@ -157,10 +158,15 @@ class ContentDot(DotBias):
         if ends and hasattr(self, 'i_weight') and isinstance(self.i_weight, ContentTable): self.write()
         return self
 
+    def know(self, prior):
+        "As `DotBias.know`, before each epoch and after each growth: the items must still be those of the tower"
+        n,n_rows = len(self.i_weight.weight),len(self.rows.data)
+        if n!=n_rows: raise ValueError(f"the tower makes rows of {n_rows-1} items, and there would be {n-1}: `embed` gives rows to new items, "
+            "or make a learner of all ratings, and `add_tower`")
+        super().know(prior)
+
     def write(self):
         "Write down the rows of all items"
-        n,n_rows = len(self.i_weight.weight),len(self.rows.data)
-        if n!=n_rows: raise ValueError(f"the tower makes rows of {n_rows-1} items, and there are {n-1} now: make a learner of all ratings, and `add_tower` with all items")
         rows = self.rows.every()
         for o in (self.i_weight,self.i_bias): o.weight.data.copy_(of_packed(rows, o.table))
         self.version += 1
@@ -394,6 +400,7 @@ def _read_by(d):
     kinds = {o:kind for kind in ('numbers','categories','tags','text') for o in d[kind]}
     labels = {k:([str(v) for v in o['vocab']],int(o['n_shared'])) for k,o in d['labels'].items()}
     scales = {k:(float(o['centre']),float(o['width']),bool(o['log'])) for k,o in d['scales'].items()}
+    if set(scales)!={*d['numbers']} or not all(abs(c)<math.inf and 0<w<math.inf for c,w,_ in scales.values()): raise ValueError("its numbers have no scales")
     return ReadBy(kinds, labels, scales, {k:int(v) for k,v in d['dims'].items()})
 
 def _saved_features(state, prefix, file):
@@ -401,8 +408,8 @@ def _saved_features(state, prefix, file):
     text = state.get(f'{prefix}_extra_state')
     if text is None: raise ValueError(f"{file} has a tower without the labels of its fields, as version 0.0.1 saved it, so there is no telling "
         "which row is whose: train the tower anew, and save it")
-    try: return _read_by(json.loads(bytes(text.tolist()).decode()))
-    except (ValueError,KeyError,TypeError,AttributeError,OverflowError) as e:
+    try: return _read_by(json.loads(text.numpy().tobytes()))
+    except (ValueError,KeyError,TypeError,AttributeError,OverflowError,RecursionError) as e:
         raise ValueError(f"{file} is damaged: what its tower reads is no definition of features ({type(e).__name__}: {e!s:.80}); save it again") from e
 
 
@@ -467,7 +474,7 @@ def moved_tower(
     file, # Where it is from, for messages
 )->tuple: # State dict for `tower`; field → labels that the file lacks
     "A saved tower in the order of the labels here"
-    mine,new = tower.state_dict(),_read_by(json.loads(tower.features.to_json()))
+    mine,new = tower.state_dict(),_read_by(json.loads(tower.read_by.numpy().tobytes()))
     _check_fields(old, new, file)
     _check_tower_shapes(state, mine, file)
     res,lacking = {k:state[k] for k in mine if not k.endswith('_extra_state')},{}

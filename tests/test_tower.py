@@ -2,7 +2,7 @@
 import json
 
 import numpy as np,pandas as pd,pytest,torch
-from fastai.basics import set_seed
+from fastai.basics import load_learner,set_seed
 
 from collab_ext import CollabDataLoaders,Features,Fused,collab_learner,implicit_learner
 from collab_ext.bundle import Bundle
@@ -110,7 +110,9 @@ def test_files_that_no_tower_can_be_read_from_are_refused(saved, tmp_path):
     state = {k:v for k,v in old.model.state_dict().items() if not k.endswith('_extra_state')}
     torch.save(state, saved.path/'models'/'old.pth')
     with pytest.raises(ValueError, match='without the labels of its fields'): old.load('old')
-    for text in ('{', '[]', '{"labels":{}}'):
+    said = json.loads(old.content.prior.features.to_json())
+    flat = {**said, 'scales':{'words':dict(centre=0, width=0, log=False)}}
+    for text in ('{', '[]', '{"labels":{}}', '['*100_000, json.dumps(flat), json.dumps({**said, 'scales':{}}), json.dumps({**said, 'labels':7})):
         torch.save({**state, 'i_weight.rows.tower._extra_state':torch.tensor(list(text.encode()), dtype=torch.uint8)}, saved.path/'models'/'bad.pth')
         with pytest.raises(ValueError, match='damaged'): old.load('bad')
 
@@ -136,6 +138,13 @@ def test_copied_towers_are_written_down(saved):
     copy_tower(learn, saved)
     assert np.allclose(learn.content.rows[:8], saved.content.rows[:8], atol=1e-5)
     with pytest.raises(ValueError, match='no tower'): copy_tower(clicks(), saved)
+
+def test_a_learner_with_a_tower_is_pickled(saved, tmp_path):
+    learn = clicks(path=tmp_path).add_tower(stories, features(), hidden=8)
+    quiet(learn, lambda: learn.fit(1)).export()
+    again = load_learner(tmp_path/'export.pkl')
+    pd.testing.assert_frame_equal(learn.find_items('s0', k=3), again.find_items('s0', k=3))
+    assert again.content.model is again.model
 
 # --- a tower beside closed forms and `Fused`
 
@@ -280,3 +289,15 @@ def test_lists_that_would_ruin_a_tower_are_refused():
 def test_lists_show_a_bar(capsys):
     fit_lists(*graded(), epochs=2)
     assert '100' in capsys.readouterr().out
+
+@pytest.mark.parametrize('loss', ['bpr','softmax'])
+def test_a_learner_with_a_tower_does_not_grow_items(loss):
+    learn = clicks(loss=loss).add_tower(stories, hidden=8)
+    shown = learn.recommend(users=[0], k=3)
+    with pytest.raises(ValueError, match='add_tower'): learn.grow(reads)
+    with pytest.raises(ValueError, match='add_tower'): learn.grow(reads, fill='mean')
+    assert len(learn.vocab.labels[1])==73
+    pd.testing.assert_frame_equal(shown, learn.recommend(users=[0], k=3))
+    learn.grow(pd.concat([train, train[train.reader==0].assign(reader='new')]))
+    quiet(learn, lambda: learn.fit(1))
+    assert len(learn.recommend(users=['new'], k=3))==3
