@@ -294,8 +294,8 @@ def load(self:CollabLearner,
     if pair.vocab is not None: check_sides(pair.vocab, self.vocab)
     if isinstance(model, ItemModel) or 'linear' in pair.info: return load_linear(self, pair)
     _check_range(model, pair)
-    pair = _fitted(model, pair, self.vocab)
-    opt = pair.opt if with_opt else None
+    pair = _fitted(model, pair if with_opt else pair._replace(opt=None), self.vocab)
+    opt = pair.opt
     same = pair.vocab is None or same_labels(pair.vocab, self.vocab)
     if not same and strict_vocab: raise ValueError(
         f"{pair.file} has another vocabulary ({_sizes(pair.vocab)}) than this learner ({_sizes(self.vocab)}): "
@@ -329,7 +329,7 @@ def load_vocab(self:CollabLearner,
     pair = read_pair(_find_file(self, wgts_fname, '.pth'), _find_file(self, vocab_fname, '.pkl'))
     model = ifnone(model, self.model)
     warn_of_range(model, pair.info)
-    pair = _fitted(model, pair, self.vocab, (kwargs.get('id_map') or {}).get(self.vocab.names[1]))
+    pair = _fitted(model, pair._replace(opt=None), self.vocab, (kwargs.get('id_map') or {}).get(self.vocab.names[1]))
     transfer,wgts = plan_transfer(model, self.vocab, pair, counts=train_data(self.dls).counts, **kwargs)
     with unchanged_on_error(self):
         load_pretrained_keys(model, wgts, kwargs.get('keys'))

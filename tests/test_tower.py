@@ -301,3 +301,10 @@ def test_a_learner_with_a_tower_does_not_grow_items(loss):
     learn.grow(pd.concat([train, train[train.reader==0].assign(reader='new')]))
     quiet(learn, lambda: learn.fit(1))
     assert len(learn.recommend(users=['new'], k=3))==3
+
+@pytest.mark.filterwarnings('error')
+def test_nothing_is_said_of_an_optimizer_that_nobody_asked_for(saved):
+    learn = loaded(saved, clicks(train[train.story.isin(stories.story[30:])]).add_tower(stories, features(), hidden=8), with_opt=False)
+    pth = saved.path/'models'/'tower.pth'
+    other = clicks().add_tower(stories, features(), hidden=8).load_vocab(pth, saved.path/'models'/'tower_vocab.pkl')
+    assert np.allclose(other.embed(stories), saved.embed(stories), atol=1e-5) and np.allclose(learn.embed(stories), saved.embed(stories), atol=1e-4)
