@@ -175,7 +175,8 @@ def _check_range(model, pair):
 def _fitted(model, pair, vocab, id_map=None):
     "A pair in the order of a model that has other rows than those of users and items"
     fit = getattr(get_model(model), 'fitted', None)
-    return pair if fit is None else fit(pair, vocab, id_map)
+    if fit is None: return pair
+    return fit(pair, vocab, id_map.get(vocab.names[1]) if isinstance(id_map, dict) else None) # `plan_transfer` refuses what is no dict
 
 def _loaded(model):
     "Tell such a model that it was loaded"
@@ -329,7 +330,7 @@ def load_vocab(self:CollabLearner,
     pair = read_pair(_find_file(self, wgts_fname, '.pth'), _find_file(self, vocab_fname, '.pkl'))
     model = ifnone(model, self.model)
     warn_of_range(model, pair.info)
-    pair = _fitted(model, pair._replace(opt=None), self.vocab, (kwargs.get('id_map') or {}).get(self.vocab.names[1]))
+    pair = _fitted(model, pair._replace(opt=None), self.vocab, kwargs.get('id_map'))
     transfer,wgts = plan_transfer(model, self.vocab, pair, counts=train_data(self.dls).counts, **kwargs)
     with unchanged_on_error(self):
         load_pretrained_keys(model, wgts, kwargs.get('keys'))
