@@ -171,6 +171,18 @@ def _check_range(model, pair):
     remedy = ", or pass the file as `pretrained`, which brings it to the new scale" if isinstance(model, DotBias) else ''
     if flaw: raise ValueError(f"{pair.file} was trained with {flaw}: make the learner with the same{remedy}")
 
+# %% ../nbs/06a_saving.ipynb #577a9e30
+def _fitted(model, pair, vocab, id_map=None):
+    "A pair in the order of a model that has other rows than those of users and items"
+    fit = getattr(get_model(model), 'fitted', None)
+    if fit is None: return pair
+    return fit(pair, vocab, id_map.get(vocab.names[1]) if isinstance(id_map, dict) else None) # `plan_transfer` refuses what is no dict
+
+def _loaded(model):
+    "Tell such a model that it was loaded"
+    told = getattr(get_model(model), 'loaded', None)
+    if told is not None: told()
+
 # %% ../nbs/06a_saving.ipynb #92f1a448
 def _sizes(vocab): return ', '.join(f'{len(v)-vocab.first_row(s)} {k}' for s,(k,v) in enumerate(vocab.items()))
 
@@ -183,6 +195,7 @@ def _load_same(learn, pair, opt, strict):
         model.load_state_dict(pair.wgts, strict=strict)
         keep_prior(model, pair.info.get('prior'))
         restart_opt(learn, opt)
+        _loaded(model)
 
 def _load_matched(learn, pair, opt):
     "Load weights by the labels of their rows"
@@ -192,6 +205,7 @@ def _load_matched(learn, pair, opt):
         load_pretrained_keys(model, wgts)
         keep_prior(model, pair.info.get('prior'))
         restart_opt(learn, opt, transfer.matches.idxs)
+        _loaded(model)
         learn.record(transfer)
 
 # %% ../nbs/06a_saving.ipynb #1e7e673a
@@ -281,7 +295,8 @@ def load(self:CollabLearner,
     if pair.vocab is not None: check_sides(pair.vocab, self.vocab)
     if isinstance(model, ItemModel) or 'linear' in pair.info: return load_linear(self, pair)
     _check_range(model, pair)
-    opt = pair.opt if with_opt else None
+    pair = _fitted(model, pair if with_opt else pair._replace(opt=None), self.vocab)
+    opt = pair.opt
     same = pair.vocab is None or same_labels(pair.vocab, self.vocab)
     if not same and strict_vocab: raise ValueError(
         f"{pair.file} has another vocabulary ({_sizes(pair.vocab)}) than this learner ({_sizes(self.vocab)}): "
@@ -315,10 +330,12 @@ def load_vocab(self:CollabLearner,
     pair = read_pair(_find_file(self, wgts_fname, '.pth'), _find_file(self, vocab_fname, '.pkl'))
     model = ifnone(model, self.model)
     warn_of_range(model, pair.info)
+    pair = _fitted(model, pair._replace(opt=None), self.vocab, kwargs.get('id_map'))
     transfer,wgts = plan_transfer(model, self.vocab, pair, counts=train_data(self.dls).counts, **kwargs)
     with unchanged_on_error(self):
         load_pretrained_keys(model, wgts, kwargs.get('keys'))
         keep_prior(model, None)
+        _loaded(model)
         self.record(transfer)
     return self
 
