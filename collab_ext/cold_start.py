@@ -1,6 +1,6 @@
 """`fit_content` gives a trained learner rows for works that nobody has rated: recommend them, find works like them, and see whether it helps
 
-A trained `CollabLearner` has a row for each item in its ratings. `fit_content` learns from these rows what [content](13a_content_prior.ipynb) says of them, and makes a [catalogue](13b_catalogue.ipynb) of all items in a frame, rated or not. Nothing that was learned changes: items with ratings keep their rows, so answers about them are what they were. `save` keeps the rows of a learner, and not the catalogue: call `fit_content` again after `load`, or export a bundle, which keeps both.
+A trained `CollabLearner` has a row for each item in its ratings. `fit_content` learns from these rows what [content](13a_content_prior.ipynb) says of them, and makes a [catalogue](13b_catalogue.ipynb) of all items in a frame, rated or not. Nothing that was learned changes: items with ratings keep their rows, so answers about them are what they were. `save` keeps the rows of a learner, and not the catalogue: call `fit_content` again after `load`, or export a bundle with `items`, which keeps both.
 
 Docs: https://collab-ext.github.io/collab_ext/cold_start.html.md"""
 

@@ -135,6 +135,12 @@ def _fold_of(
     return dict(fold, like=like, counts=hasattr(learn.dls.train, 'n_neg')),arrays
 
 # %% ../nbs/11a_export.ipynb #3d19faa7
+def _known_content(learn, items):
+    "The prior of `fit_content` where there is one, and `items` describe items"
+    known = getattr(learn, 'content', None)
+    described = isinstance(items, pd.DataFrame) and learn.vocab.names[1] in items
+    return known.prior if known is not None and described and isinstance(known.prior, ContentPrior) else None
+
 def _fitted_content(content, learn, items):
     "A prior from content: the one given, that of `fit_content`, or one learned from `items`"
     from collab_ext.cold_start import fitted_content
@@ -161,7 +167,7 @@ def export_bundle(self:CollabLearner,
     with_seen=True, # Store which items each user has seen
     n_links=None, # Links that each item keeps, for a linear model; all that fit into 17 million in all, and at least 500, by default
     wait=60, # How long to wait for another process that writes there (seconds)
-    content=None, # A fitted `ContentPrior`, or True for that of `fit_content`, or else one learned from `items`: then unrated items in `items` can be recommended, and unseen works embedded
+    content=None, # A fitted `ContentPrior`, True for that of `fit_content` or else one learned from `items`, False for none; by default that of `fit_content`, if there is one: unrated items in `items` can then be recommended, and unseen works embedded
 )->Path: # The folder
     "Write vectors or links, labels and seen items, to be served without this library's training half"
     if n_links is not None: check_count('n_links', n_links, 'how many links each item keeps')
@@ -179,9 +185,12 @@ def export_bundle(self:CollabLearner,
     y_range = None if model.y_range is None else [float(o) for o in model.y_range]
     mean = 0. if is_linear else float(getattr(model, 'mean', 0.)) # the mean of a linear model is in its input
     info = dict(user=user, item=item, mean=mean, y_range=y_range)
+    if content is None: content = _known_content(self, items)
     if content:
         if is_linear: raise ValueError("A linear model has no rows that content could stand for: leave out `content`")
         if not isinstance(items, pd.DataFrame) or item not in items: raise ValueError(f"`content` takes descriptions: pass `items` as a frame with the column {item!r}")
+        twice = items[item][items[item].duplicated()]
+        if len(twice): raise ValueError(f"`items` has {twice.iloc[0]!r} more than once in {item!r}: each work needs one row")
         info.update(content=dict(rated=len(shown)))
         arrays,shown = _with_content(arrays, shown, items, item, _fitted_content(content, self, items))
     if is_linear: info.update(kind='linear', links_kept=kept)

@@ -422,6 +422,15 @@ def test_fold_in_of_items_that_nothing_is_said_of():
     pd.testing.assert_frame_equal(learn.fold_in(new), plain.fold_in(new))
     assert len(learn.fold_in(df[:3].assign(user='somebody new')))==1
 
+def test_bundles_keep_the_content_of_their_learner(solved, tmp_path):
+    learn,items,_,test = solved
+    new = [dict(tags='a|b', size=.5)]
+    by_default = Bundle(learn.export_bundle(tmp_path/'a', items))
+    assert np.allclose(by_default.embed(new), learn.embed(new), atol=1e-5) and set(test.item)<=set(by_default.items.item)
+    assert Bundle(learn.export_bundle(tmp_path/'b', items, content=False)).content is None
+    assert Bundle(learn.export_bundle(tmp_path/'c')).content is None
+    with pytest.raises(ValueError, match='more than once'): learn.export_bundle(tmp_path/'d', pd.concat([items,items[:1]]))
+
 # --- models of sentences
 
 @pytest.fixture(scope='module')
