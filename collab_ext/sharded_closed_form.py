@@ -29,6 +29,7 @@ from .learner import *
 from .shards import *
 from .shard_loaders import *
 from .ring import *
+from .tower import ContentDot
 
 # %% ../nbs/15d_sharded_closed_form.ipynb #6569e09e
 class UserBlock:
@@ -389,7 +390,7 @@ class ShardedSolver(BayesSolver):
     @classmethod
     def suits(cls, model, dls, loss_func):
         squared_error = isinstance(getattr(loss_func, 'func', loss_func), nn.MSELoss)
-        return squared_error and isinstance(model, DotBias) and hasattr(dls.train_ds, 'shards')
+        return squared_error and isinstance(model, DotBias) and not isinstance(model, ContentDot) and hasattr(dls.train_ds, 'shards')
 
     @property
     def counts(self): return list(self.dls.train_ds.counts.values())

@@ -62,6 +62,11 @@ def test_content_of_items_in_shards(tmp_path):
     learn.fit_content(items, n_search=20)
     assert learn.embed(items[20:]).shape==(5,5)
 
+def test_closed_forms_of_shards_refuse_to_replace_a_tower(tmp_path):
+    learn = collab_learner(CollabDataLoaders.from_shards(prepared(ratings(), tmp_path), bs=64), 4)
+    learn.add_tower(pd.DataFrame(dict(item=np.arange(20), kind=list('abcd')*5)), hidden=8)
+    with pytest.raises(ValueError, match='a tower makes the items'): learn.solve()
+
 def test_the_order_of_files_is_no_matter(tmp_path):
     df = ratings()
     a = prepared(df, tmp_path, 3)
