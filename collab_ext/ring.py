@@ -12,7 +12,7 @@ __all__ = ['Processes', 'processes', 'joint', 'all_values', 'check_agree', 'work
            'check_same_epoch', 'Ring']
 
 # %% ../nbs/15c_ring.ipynb #93d71557
-import random,shutil,zlib
+import atexit,random,shutil,zlib
 import torch.distributed as dist
 from contextlib import contextmanager
 from datetime import timedelta
@@ -35,7 +35,11 @@ def processes(
     if n==1: return Processes(0, 1)
     if not dist.is_initialized():
         dist.init_process_group('nccl' if torch.cuda.is_available() else 'gloo', timeout=timedelta(seconds=timeout))
+        atexit.register(_leave) # or threads of the connection may outlive the interpreter, which aborts the process
     return Processes(dist.get_rank(), dist.get_world_size())
+
+def _leave():
+    if dist.is_initialized(): dist.destroy_process_group()
 
 @contextmanager
 def joint(

@@ -1,5 +1,5 @@
 "Several processes: the same bits as one, and what happens when one of them dies or disagrees"
-import os,signal,socket,tempfile,time
+import os,signal,socket,subprocess,sys,tempfile,time
 
 import pytest
 pytest.importorskip('duckdb')
@@ -59,6 +59,25 @@ def ring_weights(folder, n_epoch=2, cbs=None, **kwargs):
     learn = ring_learner(folder, cbs, **kwargs)
     with learn.no_bar(),learn.no_logging(): learn.fit_one_cycle(n_epoch, .02)
     return weights(learn),list(learn.final_record[1:]),learn.ring.bytes_sent
+
+_script = """import sys
+from fastai.basics import rmse
+from collab_ext import CollabDataLoaders,Fused,collab_learner
+from collab_ext.ring import Ring
+dls = CollabDataLoaders.from_shards(sys.argv[1]+'/shards', bs=100, seed=1, path=sys.argv[1])
+learn = collab_learner(dls, 4, y_range=(1,5), metrics=rmse, unknown_pct=.1, cbs=[Fused(),Ring()])
+with learn.no_bar(),learn.no_logging(): learn.fit(2, .02)
+"""
+
+def test_scripts_end_by_themselves(folder):
+    "An ordinary script ends with 0 (threads of the connection that outlive the interpreter abort it, half of the time with some millions of ratings)"
+    with socket.socket() as s:
+        s.bind(('127.0.0.1', 0))
+        port = s.getsockname()[1]
+    env = dict(os.environ, WORLD_SIZE='2', MASTER_ADDR='127.0.0.1', MASTER_PORT=str(port))
+    started = [subprocess.Popen([sys.executable,'-W','ignore','-c',_script,str(folder)], env=dict(env, RANK=str(r)), stderr=subprocess.PIPE, text=True) for r in range(2)]
+    errors = [o.communicate(timeout=120)[1] for o in started]
+    assert [o.returncode for o in started]==[0,0], errors
 
 # --- the ring
 
