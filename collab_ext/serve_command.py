@@ -68,14 +68,18 @@ def check_ranges(
 # %% ../nbs/18a_serve_command.ipynb #ce203f47
 _threads = 'OPENBLAS_NUM_THREADS','MKL_NUM_THREADS','OMP_NUM_THREADS'
 
+def _encoder(sentences):
+    "What reads texts, where a model of sentences is named"
+    if sentences is None: return None
+    from collab_ext.features import sentence_vectors # needs more than the service
+    return sentence_vectors(sentences)
+
 def _app(folder, token, max_body, timeout, poll, sentences=None):
     for o in _threads: os.environ.setdefault(o, '1')
     lacking = [o for o in ('fastapi','uvicorn','pydantic') if not find_spec(o)]
     if lacking: raise ImportError(f"The service takes {', '.join(lacking)}: `pip install collab_ext[serve]`")
     from collab_ext.serve import Shelf,create_app
-    from collab_ext.features import sentence_vectors
-    encoder = None if sentences is None else sentence_vectors(sentences)
-    shelf = Shelf(bundle_finder(folder), encoder, older_bundles(folder))
+    shelf = Shelf(bundle_finder(folder), _encoder(sentences), older_bundles(folder))
     return create_app(shelf, token, max_body, timeout, poll)
 
 @call_parse
