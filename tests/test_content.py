@@ -431,6 +431,48 @@ def test_bundles_keep_the_content_of_their_learner(solved, tmp_path):
     assert Bundle(learn.export_bundle(tmp_path/'c')).content is None
     with pytest.raises(ValueError, match='more than once'): learn.export_bundle(tmp_path/'d', pd.concat([items,items[:1]]))
 
+# --- people of whom something is known
+
+def people_and(clicks, n_users=200, n_items=80, seed=0):
+    "Ratings or clicks by people whose town decides what they like"
+    rng = np.random.default_rng(seed)
+    town,kind = rng.integers(4, size=n_users),rng.integers(4, size=n_items)
+    liking = 2.*(town[:,None]==kind)+.3*rng.normal(size=(n_users,n_items))
+    chosen = np.argsort(-(liking*clicks+rng.gumbel(size=liking.shape)), 1)[:,:20]
+    users = pd.DataFrame(dict(user=range(n_users), town=np.array(list('wxyz'))[town]))
+    df = pd.DataFrame(dict(user=np.repeat(np.arange(n_users), 20), item=chosen.ravel()))
+    return (df if clicks else df.assign(rating=2.5+np.take_along_axis(liking, chosen, 1).ravel())),users,kind
+
+@pytest.mark.parametrize('kw', [dict(clicks=True), dict(clicks=False), dict(clicks=False, y_range=(0,7))])
+def test_people_are_shown_what_people_like_them_like(kw):
+    df,users,kind = people_and(kw['clicks'])
+    old = df[df.user<180]
+    if kw['clicks']: learn = implicit_learner(CollabDataLoaders.from_interactions(old, valid_pct=0.), n_factors=6, loss='ials')
+    else: learn = collab_learner(CollabDataLoaders.from_df(old, valid_pct=0.), n_factors=6, y_range=kw.get('y_range'))
+    with learn.no_bar(),learn.no_logging(): learn.solve(8)
+    learn.fit_user_content(users[:180], n_search=150)
+    new = users[180:]
+    shown = learn.recommend_to(new, k=5)
+    right = kind[shown.item.to_numpy().astype(int)]==np.array(['wxyz'.index(o) for o in new.town])[shown.person]
+    assert right.mean()>.8 and (shown.groupby('person').size()==5).all()
+    assert (shown.groupby('person').score.diff().dropna()<=1e-6).all()
+    records = learn.recommend_to([dict(town=o) for o in new.town], k=5)
+    pd.testing.assert_frame_equal(records, shown)
+    only = learn.recommend_to(new[:1], k=50, candidates=[0,1,2], exclude=[1])
+    assert set(only.item)=={0,2}
+    if not kw['clicks']:
+        rows = learn.vocab.rows(list(users.user[:180]), 0)
+        at_once = learn.user_content.left_out+np.r_[np.zeros(6), learn.user_content.raised]
+        assert abs(excess_of_ratings(learn, rows, at_once.astype('f4'), 0))<1e-2
+
+def test_people_of_whom_nothing_is_known(solved):
+    learn,items,train,_ = solved
+    learn = copy.copy(learn)
+    with pytest.raises(ValueError, match='call `fit_user_content`'): learn.embed_users([dict()])
+    with pytest.raises(ValueError, match='No user in `users` has ratings'): learn.fit_user_content(pd.DataFrame(dict(user=['a','b','c'], town=list('xyx'))))
+    with pytest.raises(KeyError, match='user'): learn.fit_user_content(pd.DataFrame(dict(town=list('xyx'))))
+    with pytest.raises(TypeError, match='n_serch'): learn.fit_user_content(pd.DataFrame(dict(user=[0], town=['x'])), n_serch=3)
+
 # --- models of sentences
 
 @pytest.fixture(scope='module')
