@@ -10,14 +10,15 @@ Docs: https://collab-ext.github.io/collab_ext/content_prior.html.md"""
 
 # %% auto #0
 __all__ = ['few', 'Expected', 'tag_weights', 'parts_of', 'similarities', 'start_params', 'kernel', 'own_noise', 'left_out_errors',
-           'search_kernel', 'Landmarks', 'kernel_times', 'explained', 'ContentPrior', 'moved_row']
+           'search_kernel', 'Landmarks', 'kernel_times', 'explained', 'ContentPrior', 'moved_row', 'tower_rows',
+           'TowerArrays']
 
 # %% ../nbs/13a_content_prior.ipynb #5a2b75f1
 import json
 from collections import namedtuple
 import numpy as np,pandas as pd
 from fastcore.basics import patch
-from scipy import linalg,optimize,sparse
+from scipy import linalg,optimize,sparse,special
 from .features import Blocks,Features,RecordError
 
 # %% ../nbs/13a_content_prior.ipynb #a2216aef
@@ -471,6 +472,7 @@ def _from_arrays(cls,
     try:
         d = json.loads(text)
         if d['format']!=_prior_format: raise ValueError(f"format {d['format']!r:.20} is not {_prior_format}")
+        if d.get('kind')=='tower': return _checked_tower(TowerArrays(Features.from_json(d['features'], encoder), arrays, bool(d['interactions'])))
         res = cls(Features.from_json(d['features'], encoder))
         for o in _array_names: setattr(res, o, np.asarray(arrays[o]))
         res.raised = float(arrays['raised'][0]) if 'raised' in arrays else 0. # files of 0.0.1 have none
@@ -482,3 +484,60 @@ def _from_arrays(cls,
     return res
 
 ContentPrior.from_arrays = classmethod(_from_arrays)
+
+# %% ../nbs/13a_content_prior.ipynb #65f2eda3
+def _linear(x, arrays, name): return x@arrays[f'{name}.weight'].T + arrays[f'{name}.bias']
+
+def _normed(x, arrays, name, eps=1e-5):
+    "Layer normalisation (Ba, Kiros and Hinton 2016)"
+    off = x-x.mean(1, keepdims=True)
+    return off/np.sqrt((off**2).mean(1, keepdims=True)+eps)*arrays[f'{name}.weight'] + arrays[f'{name}.bias']
+
+def tower_rows(
+    blocks:Blocks, # Features of some works
+    arrays:dict, # Weights of a tower, by their names in its state
+    interactions:bool, # Also products of fields?
+)->np.ndarray: # Rows [vector, bias] (works × k+1)
+    "What a tower makes of features"
+    parts = []
+    for i,(flat,start) in enumerate(blocks.codes.values()):
+        W = arrays[f'bags.{i}.weight']
+        bag = sparse.csr_matrix((np.ones(len(flat), np.float32), flat, start), shape=(len(blocks),len(W)))
+        parts.append((bag@W)/np.maximum(np.diff(start), 1)[:,None])
+    parts += [_linear(v, arrays, f'texts.{i}') for i,v in enumerate(blocks.text.values())]
+    if blocks.dense.shape[1]: parts.append(_linear(blocks.dense, arrays, 'dense'))
+    x = sum(parts)
+    if interactions: x = np.concatenate([x, (x**2-sum(o**2 for o in parts))/2], 1)
+    inside = _linear(_normed(x, arrays, 'out.0'), arrays, 'out.1')
+    inside = .5*inside*(1+special.erf(inside/np.sqrt(2))) # GELU
+    return _linear(inside, arrays, 'out.3').astype(np.float32)
+
+# %% ../nbs/13a_content_prior.ipynb #3b46e1e4
+class TowerArrays:
+    "A tower, with what reads works"
+    def __init__(self,
+        features:Features, # Fitted
+        arrays:dict, # As for `tower_rows`
+        interactions:bool, # As for `tower_rows`
+    ):
+        self.features,self.arrays,self.interactions = features,arrays,interactions
+
+    def embed(self,
+        works, # A frame of items, or records: a list of dicts
+        bs=2_000, # Works at a time
+    )->np.ndarray: # Rows [vector, bias] (works × k+1), float32
+        "The tower's rows of works, also of unseen ones"
+        if isinstance(works, pd.DataFrame): frames = (works[i:i+bs] for i in range(0, len(works), bs))
+        else: frames = _frames(self.features.frame, works, bs)
+        none = np.zeros((0,len(self.arrays['out.3.bias'])), dtype=np.float32)
+        return np.concatenate([none, *(tower_rows(self.features.transform(o), self.arrays, self.interactions) for o in frames)])
+
+def _checked_tower(tower):
+    "`tower`, if its arrays fit what reads works"
+    try:
+        for j,(field,labels) in enumerate(tower.features.labels.items()):
+            n = len(tower.arrays[f'bags.{j}.weight'])
+            if n!=len(labels): raise ValueError(f"{field} has {len(labels)} labels and {n} rows")
+        tower.embed([{}])
+    except (KeyError,IndexError,TypeError,AttributeError) as e: raise ValueError(f"the arrays of its tower do not fit ({type(e).__name__}: {e!s:.80})") from e
+    return tower

@@ -139,7 +139,7 @@ def _known_content(learn, items):
     "The prior of `fit_content` where there is one, and `items` describe items"
     known = getattr(learn, 'content', None)
     described = isinstance(items, pd.DataFrame) and learn.vocab.names[1] in items
-    return known.prior if known is not None and described and isinstance(known.prior, ContentPrior) else None
+    return known.prior if known is not None and described else None
 
 def _fitted_content(content, learn, items):
     "A prior from content: the one given, that of `fit_content`, or one learned from `items`"

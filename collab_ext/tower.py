@@ -368,9 +368,11 @@ def explained(self:TowerPrior): raise ValueError("a tower does not say which fie
     "as `learn.fit_content(items).content.prior.explained`")
 
 @patch
-def to_arrays(self:TowerPrior): raise ValueError("a tower can't be exported as content: first let `learn.fit_content(items)` learn from its rows "
-    "what content says of them, which takes the tower's place for new works; items that have ratings keep their rows")
-
+def to_arrays(self:TowerPrior)->tuple: # JSON, dict of name → array
+    "The tower as text and arrays, as a bundle keeps it"
+    state = {k:to_np(v) for k,v in self.tower.state_dict().items() if not k.endswith('_extra_state')}
+    text = dict(format=1, kind='tower', features=self.features.to_json(), interactions=bool(self.tower.interactions))
+    return json.dumps(text),state
 
 # %% ../nbs/13d_tower.ipynb #131dd6b9
 def tower_of(

@@ -7,6 +7,7 @@ from fastai.basics import load_learner,set_seed
 from collab_ext import CollabDataLoaders,Features,Fused,collab_learner,implicit_learner
 from collab_ext.bundle import Bundle
 from collab_ext.cold_start import work_scores
+from collab_ext.content_prior import ContentPrior
 from collab_ext.tables import packed_rows,tables
 from collab_ext.tower import Tower,TensorBlocks,copy_tower,fit_lists,list_net
 
@@ -195,12 +196,37 @@ def trained():
     learn = clicks().add_tower(stories, hidden=8)
     return quiet(learn, lambda: learn.fit(8))
 
-def test_a_tower_is_not_exported_as_content_and_its_prior_from_content_is(trained, tmp_path):
-    with pytest.raises(ValueError, match='fit_content'): trained.export_bundle(tmp_path/'b', items=stories, content=True)
-    assert not (tmp_path/'b').exists()
+def encode(texts): return np.array([[len(o), o.count('a'), 1.] for o in texts], dtype=np.float32).reshape(len(texts), 3)
+
+@pytest.mark.parametrize('interactions', [True,False])
+@pytest.mark.parametrize('with_text', [True,False])
+def test_a_bundle_embeds_as_the_tower_does(tmp_path, interactions, with_text):
+    described = stories.assign(about=[f'a tale of {o}' for o in stories.tags])
+    read = features(text='about', encoder=encode) if with_text else features()
+    learn = clicks().add_tower(described, read, hidden=8, interactions=interactions)
+    quiet(learn, lambda: learn.fit(2))
+    bundle = Bundle(learn.export_bundle(tmp_path/'b', described), encoder=encode if with_text else None)
+    works = [dict(tags='war'), dict(tags='fluff|crime|never', words=5_000, fandom='Q', about='a'), {}, dict(words=None, tags=[])]
+    assert np.allclose(bundle.embed(works), learn.embed(works), atol=1e-5)
+    assert np.allclose(bundle.embed(described[:7]), learn.embed(described[:7]), atol=1e-5) and len(bundle.embed([]))==0
+    new = ~described.story.isin(train.story)
+    rows = np.c_[bundle.tables['i_weight'],bundle.tables['i_bias']][bundle.i2i.get_indexer(described.story[new])]
+    assert np.allclose(rows, learn.embed(described[new]), atol=1e-5)
+
+@pytest.mark.parametrize('damage', [lambda d: d.pop('out.0.weight'), lambda d: d.pop('bags.0.weight'), lambda d: d.update({'out.3.bias':d['out.3.bias'][:2]}),
+    lambda d: d.update({'bags.0.weight':d['bags.0.weight'][:2]}), lambda d: d.update({'dense.weight':d['dense.weight'][:,:1]}), lambda d: d.update({'out.1.weight':d['out.1.weight'].ravel()})])
+def test_arrays_that_are_no_tower(trained, damage):
+    text,arrays = trained.content.prior.to_arrays()
+    assert ContentPrior.from_arrays(text, dict(arrays)).embed([{}]).shape==(1,7)
+    arrays = dict(arrays)
+    damage(arrays)
+    with pytest.raises(ValueError): ContentPrior.from_arrays(text, arrays)
+    with pytest.raises(ValueError): ContentPrior.from_arrays(text.replace('"interactions": true', '"other": 1'), trained.content.prior.to_arrays()[1])
+
+def test_a_prior_from_content_may_take_the_place_of_a_tower(tmp_path):
     learn = clicks().add_tower(stories, hidden=8)
     quiet(learn, lambda: learn.fit(3)).fit_content(stories, n_search=50)
-    bundle = Bundle(learn.export_bundle(tmp_path/'b', items=stories, content=True))
+    bundle = Bundle(learn.export_bundle(tmp_path/'b', items=stories))
     works = [dict(tags='war'), dict(tags='fluff|crime', words=5_000)]
     assert np.allclose(bundle.embed(works), learn.embed(works), atol=1e-4)
     with pytest.raises(ValueError, match='fit_content'): learn.refresh_content()
