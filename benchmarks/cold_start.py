@@ -63,11 +63,7 @@ def lightfm_table(train, test, items, seed, n_factors=32, epochs=(30,)):
     from lightfm import LightFM
     labels = pd.Index(items.item)
     users = pd.Index(train.user.unique())
-    years = (items.year//4*4).fillna(0).astype(int).astype(str)
-    bags = [[*g.split('|'), 'y'+y, *(f'w{o}' for o in w)] for g,y,w in zip(items.genres, years, items.words)]
-    vocab = {o:j for j,o in enumerate(sorted({o for b in bags for o in b}))}
-    rows,cols = zip(*[(r,vocab[o]) for r,b in enumerate(bags) for o in b])
-    content = sparse.csr_matrix((np.ones(len(rows), dtype='f4'), (rows,cols)), shape=(len(items),len(vocab)))
+    content = content_bags(items)
     identity = sparse.identity(len(items), dtype='f4', format='csr')
     is_cold = labels.isin(test.item)
     identity_known = sparse.diags((~is_cold).astype('f4')).tocsr()
@@ -91,6 +87,39 @@ def lightfm_table(train, test, items, seed, n_factors=32, epochs=(30,)):
                 lines[f'LightFM {n_factors}, {name}',n] = list_quality(scores, relevant[some])
     return pd.DataFrame.from_dict(lines, orient='index')
 
+def content_bags(items):
+    "Labels of each movie for LightFM: genres, the four years it is of, words of the title (movies × labels)"
+    years = (items.year//4*4).fillna(0).astype(int).astype(str)
+    bags = [[*g.split('|'), 'y'+y, *(f'w{o}' for o in w)] for g,y,w in zip(items.genres, years, items.words)]
+    vocab = {o:j for j,o in enumerate(sorted({o for b in bags for o in b}))}
+    rows,cols = zip(*[(r,vocab[o]) for r,b in enumerate(bags) for o in b])
+    return sparse.csr_matrix((np.ones(len(rows), dtype='f4'), (rows,cols)), shape=(len(items),len(vocab)))
+
+def lightfm_everywhere(train, test, warm_test, items, seed, n_factors=32, epochs=30):
+    "LightFM's hybrid, as documented: items of the training set, and all items, as `warm_and_all`"
+    from lightfm import LightFM
+    labels,users = pd.Index(items.item),pd.Index(train.user.unique())
+    F = sparse.hstack([sparse.identity(len(items), dtype='f4', format='csr'),content_bags(items)]).tocsr()
+    F = (sparse.diags(1/np.asarray(F.sum(1)).ravel())@F).tocsr().astype('f4')
+    model = LightFM(no_components=n_factors, loss='warp', random_state=seed, learning_rate=.05)
+    model.fit(relevance(train, users, labels).tocoo().astype('f4'), item_features=F, epochs=epochs, num_threads=1)
+    asked = pd.Index(pd.unique(pd.concat([test.user,warm_test.user])))
+    asked = asked[asked.isin(users)]
+    _,U = model.get_user_representations()
+    bias,V = model.get_item_representations(F)
+    return where_ranked(U[users.get_indexer(asked)]@V.T+bias, asked, labels, test, warm_test, train)
+
+def where_ranked(scores, users, labels, test, warm_test, train):
+    "Items of the training set among themselves, and all items, without what a user has in training"
+    scores[relevance(train, users, labels).nonzero()] = -np.inf
+    warm = labels.isin(train.item)
+    res = {}
+    for what,held,kept in (('warm items',warm_test,warm), ('all items',pd.concat([test,warm_test]),np.ones(len(labels), dtype=bool))):
+        relevant = relevance(held, users, labels[kept])
+        some = np.diff(relevant.indptr)>0
+        res[what] = list_quality(scores[some][:,kept], relevant[some])
+    return pd.DataFrame.from_dict(res, orient='index')
+
 def warm_and_all(learn, test, warm_test, train):
     "Items of the training set, and all items, ranked without what a user has in training"
     name = learn.content.item
@@ -98,16 +127,7 @@ def warm_and_all(learn, test, warm_test, train):
     users = pd.Index(pd.unique(pd.concat([test.user,warm_test.user])))
     users = users[learn.vocab.rows(list(users), 0).numpy()>0]
     scores = work_scores(learn, learn.vocab.rows(list(users), 0), learn.content.rows)
-    has = relevance(train, users, items[name])
-    scores[has.nonzero()] = -np.inf
-    both = pd.concat([test,warm_test])
-    warm = learn.content.known
-    res = {}
-    for what,held,kept in (('warm items',warm_test,warm), ('all items',both,np.ones(len(items), dtype=bool))):
-        relevant = relevance(held, users, items[name][kept])
-        some = np.diff(relevant.indptr)>0
-        res[what] = list_quality(scores[some][:,kept], relevant[some])
-    return pd.DataFrame.from_dict(res, orient='index')
+    return where_ranked(scores, users, pd.Index(items[name]), test, warm_test, train)
 
 def liked_movies(seed):
     "Training set, interactions of movies that were held out, held-out interactions of the others, and the movies"
@@ -120,10 +140,11 @@ def liked_movies(seed):
     return train[~some],test,train[some],items
 
 def lightfm(seed, peers=True):
-    train,test,_,items = liked_movies(seed)
+    train,test,warm_test,items = liked_movies(seed)
     t = time.process_time()
     table = lightfm_table(train, test, items, seed).droplevel(1)
     show(f'ml-1m, {test.item.nunique()} movies held out, seed {seed}: LightFM, cold items among themselves, k=20', table, time.process_time()-t)
+    show("LightFM as documented, other items", lightfm_everywhere(train, test, warm_test, items, seed))
 
 def ml1m(seed, peers, n_factors=64):
     train,test,warm_test,items = liked_movies(seed)
@@ -361,6 +382,27 @@ def ao3(seed, peers, n_factors=64, epochs=6):
     what = f'ao3-ds9: {len(test.asked)} works held out, 40 others each, graded by shared freeform tags that are not shown; seed {seed}'
     show(what, pd.DataFrame(dict(ndcg=lines)))
     print(learn.content.prior.explained.round(3).to_string())
+    neighbours(learn, works, cold)
+
+def neighbours(learn, works, cold, n=200, k=10):
+    "Unseen works, embedded by an exported bundle: how many hidden tags do their nearest neighbours share with them?"
+    import tempfile
+    from collab_ext.bundle import Bundle
+    fields = [*learn.content.prior.features.fields,'workId']
+    asked = works[cold&works.freeforms.notna()][:n]
+    others = works[~cold].reset_index(drop=True)
+    with tempfile.TemporaryDirectory() as d: bundle = Bundle(learn.export_bundle(f'{d}/b', others[fields]))
+    records = asked[fields].astype(object).where(asked[fields].notna(), None).to_dict('records')
+    vecs = unit(bundle.embed(records)[:,:-1])
+    tags = [set(str(o).casefold().split('|')) for o in others.freeforms]
+    own = [set(o.casefold().split('|')) for o in asked.freeforms]
+    near = np.argsort(-(vecs@unit(learn.embed(others)[:,:-1]).T), axis=1)[:,:k]
+    chance = np.random.default_rng(0).integers(len(others), size=near.shape)
+    shared = {what:np.mean([len(tags[j]&a) for a,row in zip(own, rows) for j in row]) for what,rows in (('the nearest',near),('at random',chance))}
+    show(f'{len(asked)} unseen works: hidden tags shared with {k} others', pd.DataFrame(dict(tags=shared)))
+    one = asked.iloc[0]
+    print(f"For example {one.relationships or one.characters}, {one.freeforms}:")
+    print(others.iloc[near[0][:5]][['relationships','characters','freeforms']].to_string(index=False, max_colwidth=60))
 
 # ---- Transfer ------------------------------------------------------------------------------------------------------
 
