@@ -344,6 +344,7 @@ def fit_user_content(self:CollabLearner,
     return self
 
 @patch
+@checks_names
 def embed_users(self:CollabLearner,
     people, # A frame, or records: a list of dicts
 )->np.ndarray: # Rows [vector, bias] (people × k+1)

@@ -175,9 +175,8 @@ def _softmax(pos, scores, n, temp, ids, log_prob, slopes):
 @inlined
 def _ccl(pos, scores, n, margin, weight, slopes):
     loss = np.float32(1)-pos
-    for r in range(n):
-        loss += weight*(scores[r]-margin)
-        slopes[r] = -weight
+    for r in range(n): loss += weight*(scores[r]-margin)
+    for r in range(n): slopes[r] = -weight # by itself: where a sum is written beside, the compiler adds in an order that depends on addresses
     return loss,np.float32(1)
 
 # %% ../nbs/07d_negatives.ipynb #f65a5e92
