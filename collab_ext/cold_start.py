@@ -92,7 +92,8 @@ def excess_of_ratings(
     there = place[ids[:,s]]>=0
     others = packed_rows(tables(get_model(learn.model)), 1-s)
     U,V = others[ids[there,1-s]],torch.from_numpy(expected)[place[ids[there,s]]]
-    link,mean = link_of(learn.model),getattr(get_model(learn.model), 'mean', torch.zeros(())).cpu()
+    link = link_of(learn.model)
+    mean = getattr(get_model(learn.model), 'mean', torch.zeros(())).cpu()
     z = (U[:,:-1]*V[:,:-1]).sum(1) + U[:,-1] + V[:,-1] + mean
     res = 0.
     for _ in range(n_steps if len(z) else 0):

@@ -429,7 +429,8 @@ def _scores_without_errors(learn):
     if not any(model.score(l).any() for l in model.levels): raise ValueError("This learner has not learned any scores: call `solve` first")
     system = ScoreSystem(model, learn.dls.train_ds)
     parts = known_parts(model, system.parts)
-    score = to_np(model.scores(parts).detach())/to_np(model.contributor_scale)[parts['contributor']]
+    if 'contributor' in parts: score = to_np(model.scores(parts).detach())/to_np(model.contributor_scale)[parts['contributor']]
+    else: score = to_np(model.shared_scores(parts).detach()) # by levels that are the same for all
     res = _counted(learn, system)
     return res.assign(score=score)[[*res.columns.drop('comparisons'),'score','comparisons']]
 

@@ -56,7 +56,8 @@ def export_command(
     "Write a trained run as a bundle: safe files that can be served without the library's training half"
     root = pipeline_root(root, dev)
     folder = export_run(Run(open_version(root, 'runs', run, 'collab-ext train')), not no_seen, n_links, not no_content)
-    bundle,items = Bundle(folder),Run(open_version(root, 'runs', run)).data().items
+    bundle = Bundle(folder)
+    items = Run(open_version(root, 'runs', run)).data().items
     lacking = 0 if items is None else int((~items[bundle.info['item']].isin(bundle.items[bundle.info['item']])).sum())
     if lacking: print(f"{plural(lacking, 'item')} without ratings are left out: `--model dot` alone learns what descriptions say of items")
     print(f"Written: bundles/{folder.name}, {bundle}")

@@ -165,6 +165,14 @@ def test_scales_by_label():
     truth = simulated(3000, n_contributors=10, scale_sd=.6).contributors
     assert got.merge(truth, on='contributor')[['scale_x','scale_y']].corr().iloc[0,1]>.8
 
+@pytest.mark.parametrize('levels', [['item'],['item','criterion']])
+def test_scores_of_levels_that_all_share(levels):
+    "By gradients, without a contributor in any level"
+    learn = learner(frame(800, criteria=2), levels=levels)
+    quietly(learn, learn.fit_one_cycle, 3, .1)
+    got = learn.scores().merge(learn.item_scores(), on=[o for o in ('criterion','item') if o in learn.scores()])
+    assert len(got) and 'contributor' not in got and np.allclose(got.score_x, got.score_y)
+
 # --- intervals of quantiles
 
 @settings(max_examples=60)
