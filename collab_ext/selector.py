@@ -10,8 +10,8 @@ Docs: https://collab-ext.github.io/collab_ext/selector.html.md"""
 __all__ = ['selector_losses', 'target_weights', 'HeadFit', 'SavedSelector', 'context_pairs', 'Judgements', 'user_rows', 'padded',
            'judgement_batch', 'AttentionPool', 'mean_states', 'Selector', 'SelectorLoss', 'fit_head', 'fit_users',
            'check_feedback', 'SelectorLearner', 'LastLayer', 'text_features', 'head_inputs', 'head_mean',
-           'fit_posterior', 'selector_loaders', 'selector_learner', 'transfer_selector', 'order_accuracy',
-           'read_selector', 'load_selector']
+           'fit_posterior', 'JudgementDL', 'selector_loaders', 'selector_learner', 'transfer_selector',
+           'order_accuracy', 'read_selector', 'load_selector']
 
 # %% ../nbs/14b_selector.ipynb #0e2f843e
 import json,os,secrets
@@ -20,6 +20,7 @@ from numbers import Real
 from statistics import NormalDist
 from fastai.basics import *
 from fastai.callback.schedule import *
+from fastai.tabular.core import display_df
 from .args import *
 from .candidates import *
 from .text_states import *
@@ -431,6 +432,23 @@ def _split(df, valid, seed):
     if mask.dtype!=bool or mask.shape!=(len(df),): raise ValueError(f"`valid` is a share from 0 to 1, or a mask with True or False for each of {len(df)} rows, not {valid!r:.80}")
     return mask
 
+
+# %% ../nbs/14b_selector.ipynb #73d1e71b
+class JudgementDL(DataLoader):
+    "Batches of judgements"
+    def __init__(self, judgements, device='cpu', **kwargs):
+        self.judgements,self.n_inp = judgements,3
+        super().__init__(range(len(judgements)), device=device, **kwargs)
+
+    def create_batch(self, rows): return judgement_batch(self.judgements, rows)
+
+    def show_batch(self, max_n=9, show=True):
+        "Show the first `max_n` judgements"
+        ds = self.judgements
+        df = pd.DataFrame(dict(text=[ds.texts[i] for i in ds.at], target=ds.target, weight=ds.weight, **ds.groups))
+        if ds.pairs is not None: df = df.iloc[ds.pairs[:max_n].ravel()]
+        return display_df(df[:max_n]) if show else df[:max_n]
+
 def selector_loaders(
     train:Judgements, # Judgements to learn from
     valid:Judgements, # Others
@@ -438,11 +456,10 @@ def selector_loaders(
     device='cpu', # Where batches go
 )->DataLoaders:
     "Loaders of judgements"
-    def loader(ds, **kwargs): return DataLoader(range(len(ds)), create_batch=partial(judgement_batch, ds), device=device, **kwargs)
-    res = DataLoaders(loader(train, bs=bs, shuffle=True), loader(valid, bs=4*bs), device=device)
-    res.train.n_inp = res.valid.n_inp = 3
+    res = DataLoaders(JudgementDL(train, device, bs=bs, shuffle=True), JudgementDL(valid, device, bs=4*bs), device=device)
     res.judgements = train,valid
     return res
+
 
 # %% ../nbs/14b_selector.ipynb #d517c277
 @delegates(candidates)
