@@ -67,11 +67,11 @@ def load_models(home, **how):
     return {name:Generator(open_version(root, name), **how) for name in names}
 
 def states_of(generators, home):
-    "Features of a joke: the hidden states of the first model, or hashed words"
+    "Features of a joke: the hidden states of the first model and the joke's form, or hashed words"
     if not generators: return HashedWords()
-    from collab_ext.text_states import TextStates
+    from collab_ext.text_states import MeanVectors,TextStates,text_form
     first = next(iter(generators.values()))
-    return TextStates(first.model, first.tokenizer, cache=Path(home)/'states')
+    return MeanVectors(TextStates(first.model, first.tokenizer, cache=Path(home)/'states'), text_form)
 
 def make_bot(a):
     store = Store(Path(a.home)/'bot.db')
