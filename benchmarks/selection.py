@@ -190,6 +190,8 @@ def posts(args):
             states,n_user_factors = states_from(name, encoder, df.text[~test].tolist())
             learn = selector_learner(df[~test], states, 'quantile', valid=0, user='forum', feedback='quantile', n_user_factors=n_user_factors, scale=False).solve()
             scores[f'selector, {name}'][test] = learn.score_candidates(df.text[test].tolist(), user=df.forum[test].tolist())[0]
+    both = [f'selector, {o} and form' for o in ('SmolLM2','sentences')]
+    if all(o in scores for o in both): scores['mean of the selectors of SmolLM2 and of sentences'] = sum(scores[o] for o in both)
     lines = {k:dict(accuracy(df, pairs, s), **{f'{n} ×2':v for n,v in accuracy(df, clear, s).items()}) for k,s in scores.items()}
     show(f"posts: {len(df):,} posts, {len(pairs):,} pairs, {len(clear):,} of which one score is twice the other", lines, time.process_time()-began)
     forums = df.forum.to_numpy()
