@@ -22,7 +22,7 @@ candidate_columns = dict(text='the text, or the label of an item of another kind
 def candidates(
     df:pd.DataFrame, # A row for each judgement
     text='text', # Column of texts, or of labels of items of another kind
-    context=None, # Column of what the candidate answers
+    context=None, # Column of what the candidate answers; 'context' if there is one, as for all that follow
     source=None, # Column of generators, or other authors
     user=None, # Column of people
     time=None, # Column of times: dates, or seconds since 1970
@@ -32,9 +32,10 @@ def candidates(
     "Check feedback on candidates"
     check_frame('df', df)
     named = dict(text=text, context=context, source=source, user=user, time=time, feedback=feedback, weight=weight)
-    named = {k:o for k,o in named.items() if o is not None}
+    named = {k:ifnone(o, k) for k,o in named.items() if o is not None or k in df.columns}
     for k,o in named.items():
         if o not in df.columns: raise ValueError(f"`{k}` names the column {o!r}, and `df` has {', '.join(map(repr, df.columns))}" + did_you_mean(o, df.columns))
+        if isinstance(df[o], pd.DataFrame): raise ValueError(f"`df` has several columns {o!r}: keep one, such as by `df.loc[:,~df.columns.duplicated()]`")
     res = pd.DataFrame({k:df[o] for k,o in named.items()}, index=df.index)
     for k in ('text','context','source','user'):
         if k in res: _check_labels(k, res[k])
@@ -46,7 +47,8 @@ def candidates(
 # %% ../nbs/14_candidates.ipynb #03c8448d
 def _thumbs(column):
     "Votes ±1 of a column of True and False; another one as it is"
-    return column.map({True:1,False:-1}) if pd.api.types.is_bool_dtype(column) else column
+    is_bool = pd.api.types.is_bool_dtype(column) or column.dtype==object and set(map(type, column.dropna()))<={bool,np.bool_}
+    return column.map({True:1,False:-1}) if is_bool else column
 
 # %% ../nbs/14_candidates.ipynb #98947d6c
 def _check_labels(name, column):
@@ -73,18 +75,19 @@ def _weights(column):
 # %% ../nbs/14_candidates.ipynb #7be8c11c
 def as_times(
     column, # Dates, text, or seconds since 1970
+    name='time', # What the message of an error calls them
 )->pd.Series: # Dates in UTC, without a zone
     "Read a column of times"
     column = pd.Series(column)
     is_number = pd.api.types.is_numeric_dtype(column) and not pd.api.types.is_bool_dtype(column)
     is_text = column.dtype==object or pd.api.types.is_string_dtype(column)
     how = dict(unit='s') if is_number else dict(format='ISO8601') if is_text else {}
-    try: res = pd.to_datetime(column, utc=True, **how)
-    except (ValueError,TypeError,OverflowError) as e: raise ValueError(f"`time` holds what is no time: {e}; text is read as ISO 8601, such as 2024-03-13, and numbers are seconds since 1970: "
-        "convert others with `pd.to_datetime(…, format=…)`") from None
+    try: res = pd.to_datetime(column, utc=True, **how).dt.tz_localize(None).astype('datetime64[ns]')
+    except (ValueError,TypeError,OverflowError) as e: raise ValueError(f"`{name}` holds what is no time ({str(e).splitlines()[0]:.120}): text is read as ISO 8601, such as 2024-03-13, "
+        "and numbers are seconds since 1970, so divide milliseconds by 1000; convert others with `pd.to_datetime(…, format=…)`") from None
     bad = np.flatnonzero(res.isna())
     if len(bad): raise ValueError(f"row {bad[0]} has no time: leave such rows out")
-    return res.dt.tz_localize(None).astype('datetime64[ns]')
+    return res
 
 # %% ../nbs/14_candidates.ipynb #5d2119eb
 def latest_votes(
@@ -149,10 +152,12 @@ def rolling_quantile(
     fresh='2h', # Age below which a count is not settled
     now=None, # The time at which counts were read; that of the latest post by default
     ties='mid', # Where a post stands among equal ones: 'mid', 'low' or 'high'
-)->pd.Series: # Between 0 and 1; NaN for posts that are too fresh or have no count
+    min_posts=1, # A post with fewer in its window, itself included, has no quantile
+)->pd.Series: # Between 0 and 1; NaN for posts that are too fresh, have no count, or too few beside them
     "Rank of each count among those of its time"
     check_frame('df', df)
     check_choice('ties', ties, tie_rules)
+    check_count('min_posts', min_posts, 'how many posts a window holds at least')
     if not isinstance(past, (int,float)) or not 0<=past<=1: raise ValueError(f"`past` is a share between 0 and 1, not {past!r:.80}")
     span,too_young = _span('window', window),_span('fresh', fresh)
     for o in (value,time):
@@ -161,14 +166,14 @@ def rolling_quantile(
     counts = _numbers(value, df[value]).to_numpy()
     groups = _groups(df, by)
     at = as_times(df[time]).to_numpy().astype(np.int64)
-    now = at.max() if now is None else as_times([now])[0].value
+    now = at.max() if now is None else as_times([now], 'now')[0].value
     kept = np.flatnonzero(np.isfinite(counts) & (at<=now-too_young))
     res = np.full(len(df), np.nan)
-    res[kept] = _quantiles(counts[kept], at[kept], groups[kept], span, past, tie_rules[ties])
+    res[kept] = _quantiles(counts[kept], at[kept], groups[kept], span, past, tie_rules[ties], min_posts)
     return pd.Series(res, index=df.index, name=value)
 
 # %% ../nbs/14_candidates.ipynb #83e7a1f1
-def _quantiles(values, at, groups, span, past, share):
+def _quantiles(values, at, groups, span, past, share, min_posts):
     "Ranks of `values` within windows of their groups"
     order = np.lexsort((at,groups))
     at,groups,codes = at[order],groups[order],np.unique(values[order], return_inverse=True)[1]
@@ -181,7 +186,8 @@ def _quantiles(values, at, groups, span, past, share):
         high[begin:end] = begin+np.searchsorted(times, times+(span-before), side='right')
     below,equal = count_below(codes, low, high, codes)
     res = np.empty(len(at))
-    res[order] = (below+share*equal)/(high-low)
+    n = high-low
+    res[order] = np.where(n>=min_posts, (below+share*equal)/n, np.nan)
     return res
 
 # %% ../nbs/14_candidates.ipynb #07311fbd
@@ -207,19 +213,20 @@ def settled_weight(
     if not half: raise ValueError("`half` is a length of time above 0")
     times = as_times(time)
     at = times.to_numpy().astype(np.int64)
-    now = at.max(initial=0) if now is None else as_times([now])[0].value
+    now = at.max(initial=0) if now is None else as_times([now], 'now')[0].value
     return pd.Series(1-.5**(np.maximum(now-at, 0)/half), index=times.index)
 
 # %% ../nbs/14_candidates.ipynb #8aa245aa
 def votes_auc(
-    scores, # A number for each candidate
+    scores, # A number for each candidate; NaN for those that are left out
     votes, # 1 and -1; NaN for those that are left out
 )->float: # Between 0 and 1; NaN if all votes are alike
     "How often a liked candidate is above a disliked one; equal scores count half"
     scores = np.asarray(scores, dtype=np.float64)
     votes = np.asarray(votes, dtype=np.float64)
     if scores.shape!=votes.shape or scores.ndim!=1: raise ValueError(f"there are {scores.shape} scores and {votes.shape} votes: each candidate has one of both")
-    liked,disliked = scores[votes>0],np.sort(scores[votes<0])
+    known = np.isfinite(scores)
+    liked,disliked = scores[known&(votes>0)],np.sort(scores[known&(votes<0)])
     if not len(liked) or not len(disliked): return math.nan
     wins = np.searchsorted(disliked, liked)+np.searchsorted(disliked, liked, side='right')
     return float(wins.mean()/2/len(disliked))

@@ -183,7 +183,12 @@ def choose(
         ok,more = _narrowed(ok, dict(diversity=apart))
         relaxed += more
     p = propensities(scores, sd, how, temp, epsilon, width, ok)
-    return Choice(int(np.random.default_rng(rng).choice(n, p=p)), p, ok, relaxed)
+    return Choice(int(_generator(rng).choice(n, p=p)), p, ok, relaxed)
+
+def _generator(rng):
+    try: return np.random.default_rng(rng)
+    except (TypeError,ValueError): raise ValueError(f"`rng` is a seed, or numpy's random generator, not {rng!r:.80}") from None
+
 
 # %% ../nbs/14c_choose.ipynb #33326887
 class Retained:
@@ -231,11 +236,21 @@ def _score(model, candidates, user):
 
 def _of_each(name, source, candidates):
     "Something of each candidate: from an array, or from a function of texts"
+    if hasattr(source, 'probabilities'): source = source.probabilities # a selector
     res = source(candidates) if callable(source) else source
     res = to_np(res.detach().cpu()) if isinstance(res, Tensor) else np.asarray(res, dtype=np.float64)
     if len(res)!=len(candidates): raise ValueError(f"There are {len(res)} of `{name}` for {len(candidates)} candidates: each has one; where "
         "candidates are retained, pass a function of texts")
     return res
+
+# %% ../nbs/14c_choose.ipynb #a1e4621c
+def _check_select(candidates, user, retained):
+    "Raise a `ValueError` for what is no list of candidates, several users, and what retains nothing"
+    if isinstance(candidates, (str,bytes)): raise ValueError(f"`candidates` is a list of texts, not one text: there is nothing to choose from in {candidates!r:.80}")
+    if isinstance(candidates, pd.DataFrame): raise ValueError(f"`candidates` is a list of texts, not a frame: pass one of its columns {list(candidates.columns)}")
+    if isinstance(user, (list,tuple,set,dict,np.ndarray,pd.Series)): raise ValueError(f"`user` is the one for whom is chosen, not {user!r:.80}: choose for each by itself")
+    if retained is not None and not hasattr(retained, 'join'): raise ValueError(f"`retained` is a `Retained(min_score)`, not {retained!r:.80}")
+
 
 # %% ../nbs/14c_choose.ipynb #be4d2760
 @checks_names
@@ -250,7 +265,7 @@ def select_from(
     width=.5, # Standard deviations that 'ucb' adds
     min_score=None, # Candidates below it are never chosen; if all are below it, nothing is
     mood:Mood=None, # Which sentiment a text may have; it gives way if no candidate has it
-    sentiment=None, # Probability of each candidate to be positive, or a function of texts; needed with a mood
+    sentiment=None, # Probability of each candidate to be positive, a function of texts, or a selector of lines; needed with a mood
     vecs=None, # Vectors of the candidates, or a function of texts; needed with `diversity`
     diversity=None, # Least distance (1 − cosine) from better candidates, and from what was shown
     shown=None, # Vectors of what was shown of late
@@ -260,7 +275,8 @@ def select_from(
     rng=None, # numpy's random generator, or a seed
 )->Selected:
     "Choose what to show, and keep how it was chosen"
-    candidates = [] if isinstance(candidates, (str,bytes)) else list(candidates)
+    _check_select(candidates, user, retained)
+    candidates = list(candidates)
     if retained is not None: candidates = retained.join(candidates)
     if not candidates: raise ValueError("`candidates` is a list of one text or more: there is nothing to choose from")
     if log is not None and not isinstance(log, SlateLog): raise ValueError(f"`log` is a `SlateLog`, such as `SlateLog('slates.db')`, not {log!r:.80}")
@@ -272,7 +288,15 @@ def select_from(
     suits = None if mood is None else mood.suits(feels)
     choice = choose(scores, sd, how, temp, epsilon, width, min_score, suits, places, diversity, shown, rng)
     choice = choice._replace(relaxed=tuple('mood' if o=='allowed' else o for o in choice.relaxed))
-    return _kept(choice, candidates, scores, sd, feels, user, context, mood, retained, log, dict(how=how, temp=temp, epsilon=epsilon, width=width), info)
+    policy = dict(how=how, temp=temp, epsilon=epsilon, width=width) | _narrowing(choice, min_score, diversity)
+    return _kept(choice, candidates, scores, sd, feels, user, context, mood, retained, log, policy, info)
+
+def _narrowing(choice, min_score, diversity):
+    "What else decided which candidates might be chosen, for the log"
+    res = {k:float(o) for k,o in dict(min_score=min_score, diversity=diversity).items() if o is not None and math.isfinite(o)}
+    if not choice.allowed.all(): res['allowed'] = [bool(o) for o in choice.allowed]
+    if choice.relaxed: res['relaxed'] = list(choice.relaxed)
+    return res
 
 def _kept(choice, candidates, scores, sd, feels, user, context, mood, retained, log, policy, info):
     "Log a choice, keep what was not picked, and tell what was"
@@ -291,4 +315,5 @@ def select(self:Learner,
     **kwargs
 )->Selected:
     "Choose what to show by the scores of this learner, and keep how it was chosen"
+    check_kwargs(kwargs, 'select', select_from, but=('model','candidates'))
     return select_from(self, candidates, **kwargs)

@@ -20,6 +20,8 @@ from fastai.torch_basics import *
 from .args import *
 from .metrics import *
 from .slates import *
+from .candidates import *
+from .selector import *
 from .choose import *
 from .choose import propensities
 
@@ -85,19 +87,39 @@ def _check_slates(df):
 
 # %% ../nbs/14d_off_policy.ipynb #a3da153b
 def policy_lists(
-    policy, # A name, a dict with `how` and settings, a function of a row, or a list for each slate
+    policy, # A selector, which takes the best by its scores; a name, or a dict with `how` and settings, by the scores of the log or of a selector as `learn`; a function of a row; a list for each slate
     df:pd.DataFrame, # Slates
 )->list: # A list of chances for each slate
     "By which chances a policy would have chosen"
     if isinstance(policy, str): policy = dict(how=policy)
+    if hasattr(policy, 'score_candidates'): policy = dict(learn=policy)
     if not isinstance(policy, dict): return _lists_of('policy', policy, df)
-    check_kwargs(policy, 'policy', propensities, but=('scores','sd','allowed'))
+    learn,settings = policy.get('learn'),{k:o for k,o in policy.items() if k!='learn'}
+    check_kwargs(settings, 'policy', propensities, but=('scores','sd','allowed'))
+    scores,sds = _scores_of(df) if learn is None else _scored_anew(learn, df)
+    return [propensities(s, sd, **settings, allowed=o) for s,sd,o in zip(scores, sds, _allowed(df))]
+
+
+# %% ../nbs/14d_off_policy.ipynb #097f234b
+def _scores_of(df):
+    "Scores that are in the log, and their standard deviations"
     if 'scores' not in df: raise KeyError("`log` has no column 'scores', by which a policy that is named would choose: pass chances for each slate")
     lacking = df.scores.isna()
     if lacking.any(): raise ValueError(f"{lacking.sum()} of {len(df)} slates were chosen without scores, by which a policy that is named would choose: "
         "leave them out, or pass a function of a row")
-    sds = df.sds if 'sds' in df else [None]*len(df)
-    return [propensities(s, sd, **policy) for s,sd in zip(df.scores, sds)]
+    return df.scores,(df.sds if 'sds' in df else [None]*len(df))
+
+def _scored_anew(learn, df):
+    "What a selector says of the candidates in the log"
+    if 'candidates' not in df: raise KeyError("`log` has no column 'candidates', which the selector would score")
+    users = df.user if 'user' in df else [None]*len(df)
+    return zip(*[learn.score_candidates(texts, user) for texts,user in zip(df.candidates, users)])
+
+def _allowed(df):
+    "Which candidates of each slate might be chosen; None for all"
+    if 'policy' not in df: return [None]*len(df)
+    return [o.get('allowed') if isinstance(o, dict) else None for o in df.policy]
+
 
 # %% ../nbs/14d_off_policy.ipynb #17113fb4
 def line_predictions(
@@ -276,6 +298,24 @@ def fit_temperature(
     def loss(t): return np.logaddexp(0, -sign*z*np.exp(-t)).mean()
     return float(np.exp(minimize_scalar(loss, bounds=(-7,7), method='bounded').x))
 
+# %% ../nbs/14d_off_policy.ipynb #f0609655
+@patch
+@checks_names
+def calibrate(self:SelectorLearner,
+    df:pd.DataFrame=None, # Votes, in the columns of the training data; the validation set by default
+)->SelectorLearner: # This learner, with a new `temperature`
+    "Find the temperature of `probabilities` on votes that were not trained on"
+    if self.loss_name!='votes': raise ValueError(f"votes have chances, and this selector was trained on {self.loss_name}: make votes of quantiles by `quantile_votes`")
+    ds = self.dls.judgements[1] if df is None else Judgements(candidates(df, **self.columns), self.states, self.loss_name, self.users)
+    if not len(ds.at): raise ValueError("there are no votes to calibrate by: no text was held out, so pass a frame of other votes")
+    mean,sd = self.score_candidates([ds.texts[i] for i in ds.at], [self.users[i] if i else None for i in ds.users])
+    def loss(t): # logistic
+        p = vote_chances(mean, sd, np.exp(t)).clip(1e-12, 1-1e-12)
+        return -(ds.target*np.log(p)+(1-ds.target)*np.log(1-p)).mean()
+    self.temperature = float(np.exp(minimize_scalar(loss, bounds=(-3,3), method='bounded').x))
+    return self
+
+
 # %% ../nbs/14d_off_policy.ipynb #ffb0ddd4
 def _pairs(y, most, rng):
     "Positions of two rows with different outcomes, the higher one first; a sample if there are very many"
@@ -298,6 +338,8 @@ def pair_accuracy(
 )->dict: # accuracy, low, high, pairs; NaN where no two outcomes differ
     "How often the higher score has the higher outcome"
     scores,y = numbers_of('scores', scores),numbers_of('y', y)
+    if len(scores)!=len(y): raise ValueError(f"There are {len(scores)} scores and {len(y)} outcomes: each row has one of both")
+    if group is not None and len(group)!=len(y): raise ValueError(f"There are {len(group)} numbers in `group` for {len(y)} rows: each row has one")
     rng = np.random.default_rng(seed)
     a,b = _pairs(y, most, rng)
     right = (scores[a]>scores[b])+.5*(scores[a]==scores[b])
@@ -310,7 +352,11 @@ def pair_accuracy(
         w = times[a]*times[b]
         if w.any(): draws.append((w*right).sum()/w.sum())
     low,high = np.quantile(draws, [(1-level)/2,(1+level)/2])
-    return dict(accuracy=right.mean(), low=low, high=high, pairs=len(a))
+    value = float(right.mean())
+    if value in (0,1): # all agree: Wilson's interval of as many cases as there are groups
+        z2 = scipy.stats.norm.ppf((1+level)/2)**2
+        low,high = sorted([value, abs(value-z2/(n+z2))])
+    return dict(accuracy=value, low=float(low), high=float(high), pairs=len(a))
 
 # %% ../nbs/14d_off_policy.ipynb #f87f92c6
 @delegates(pair_accuracy, but=['y','group'])
@@ -333,7 +379,7 @@ def ranked_by_group(
     res = pd.DataFrame(found).T.astype(dict(pairs=int, rows=int))
     d = res.accuracy.dropna()
     mean = dict(accuracy=d.mean(), low=np.nan, high=np.nan, pairs=res.pairs.sum(), rows=len(df))
-    if len(d)>1: mean['low'],mean['high'] = _t_interval(d.mean(), d.std()/len(d)**.5, len(d), kwargs.get('level', .95))
+    if len(d)>1: mean['low'],mean['high'] = np.clip(_t_interval(d.mean(), d.std()/len(d)**.5, len(d), kwargs.get('level', .95)), 0, 1)
     res.loc['mean'] = mean
     return res.astype(dict(pairs=int, rows=int))
 
@@ -395,7 +441,7 @@ def _least_variance(df, source, value, users, name):
 
 # %% ../nbs/14d_off_policy.ipynb #df410dea
 def compare_sources(
-    votes:pd.DataFrame, # A row for each vote
+    votes:pd.DataFrame, # A row for each vote, in the order in which they came: of a user's votes on an item, the last counts
     reference=None, # The source that others are compared with, such as human jokes; the one with most votes by default
     source='source', # Column of sources
     value='value', # Column of votes: ±1, or any number
@@ -409,6 +455,7 @@ def compare_sources(
     if not isinstance(scale, Real) or not 0<scale<math.inf: raise ValueError(f"`scale` is a number above 0, the size of differences that matter, not {scale!r:.80}")
     if item!='item' and item not in votes: raise KeyError(f"`item` names the column {item!r}, and `votes` has {list(votes.columns)}")
     df = _check_votes(votes, source, value, user)
+    if item in df: df = df[~df[[source,user,item]].astype(str).duplicated(keep='last')|df[item].isna()] # a changed vote counts once
     names = df[source].value_counts()
     if reference is None: reference = names.index[0]
     if reference not in names.index: raise ValueError(f"`reference` is one of the sources {list(names.index)}, not {reference!r:.80}" +
@@ -475,4 +522,4 @@ def votes_needed(
         few = not np.isfinite(r.high)
         needed = np.nan if few else np.inf if abs(d)<1e-6 else now*r.variance/_needed_variance(d, found.attrs['alpha'], found.attrs['scale'], power)
         rows[o] = dict(difference=d, now=now, needed=np.ceil(needed), more=max(np.ceil(needed)-now, 0))
-    return pd.DataFrame.from_dict(rows, orient='index')
+    return pd.DataFrame.from_dict(rows, orient='index', columns=['difference','now','needed','more'])

@@ -10,7 +10,7 @@ Docs: https://collab-ext.github.io/collab_ext/selector.html.md"""
 __all__ = ['selector_losses', 'target_weights', 'HeadFit', 'SavedSelector', 'context_pairs', 'Judgements', 'user_rows', 'padded',
            'judgement_batch', 'AttentionPool', 'mean_states', 'Selector', 'SelectorLoss', 'fit_head', 'fit_users',
            'check_feedback', 'SelectorLearner', 'LastLayer', 'text_features', 'head_inputs', 'head_mean',
-           'fit_posterior', 'JudgementDL', 'selector_loaders', 'selector_learner', 'transfer_selector',
+           'fit_posterior', 'JudgementDL', 'selector_loaders', 'selector_learner', 'transfer_selector', 'vote_chances',
            'order_accuracy', 'read_selector', 'load_selector']
 
 # %% ../nbs/14b_selector.ipynb #0e2f843e
@@ -297,7 +297,7 @@ class SelectorLearner(Learner):
         check_kwargs(kwargs, 'SelectorLearner', Learner.__init__, but=('loss_func',))
         super().__init__(dls, model, SelectorLoss(loss), **kwargs)
         self.states,self.users,self.loss_name = states,list(users),loss
-        self.report,self.columns = None,{}
+        self.report,self.columns,self.temperature = None,{},1.
         self.add_cb(LastLayer())
 
     def predict(self,
@@ -306,6 +306,10 @@ class SelectorLearner(Learner):
     )->tuple: # Mean and standard deviation, as of `score_candidates`
         "Score of one text"
         return tuple(float(o[0]) for o in self.score_candidates([text], user))
+
+    def recommend(self, *args, **kwargs):
+        "Not for selectors, which know no catalogue"
+        raise ValueError("a selector chooses among candidates that you pass: `select(candidates, user=)` for one, `score_candidates` for the order of all")
 
     def export(self, *args, **kwargs):
         "Not for selectors, whose files run no code"
@@ -356,7 +360,7 @@ def _scale(model, ds, each):
     means = np.stack([o.astype(np.float32).mean(0) for o in ds.states])
     model.centre.copy_(torch.from_numpy(means.mean(0)))
     spread = means.std(0)
-    usual = max(spread.mean(), 1e-4)
+    usual = max(spread.mean(), 1e-4) if spread.any() else 1. # a single text doesn't vary
     spread = np.where(spread>1e-3*usual, spread, usual) if each else np.full_like(spread, usual) # what never varied in training says little of new texts
     model.spread.copy_(torch.from_numpy(spread.astype(np.float32)))
 
@@ -470,7 +474,7 @@ def selector_learner(
     valid=.2, # Share of the texts to hold out, or a mask of rows
     hidden=0, # Width of a net between states and head; 0 for the closed form alone
     n_user_factors=8, # Directions in which users may differ
-    pretrained=None, # Another selector: a learner, or a saved file
+    pretrained=None, # Another selector: a learner, or a saved file, also by its name in `path/models`
     feedback='feedback', # Column of feedback
     bs=64, # Judgements in a batch
     seed=0, # Of the split
@@ -478,6 +482,8 @@ def selector_learner(
     path='.', # Folder for saved files
     dropout=.1, # In the net
     scale=True, # Give each number of the states the same spread? False for principal components, whose sizes mean something
+    cbs=None, # fastai's callbacks
+    metrics=None, # fastai's metrics
     **kwargs
 )->SelectorLearner:
     "A learner that scores texts"
@@ -494,17 +500,18 @@ def selector_learner(
     n_layers = getattr(states, 'n_layers', 1)
     model = Selector(train.states[0].shape[1], n_layers, len(users), hidden, n_user_factors, dropout)
     _scale(model, train, scale)
-    learn = SelectorLearner(selector_loaders(train, test, bs, device), model, states, users, loss, path=path)
+    learn = SelectorLearner(selector_loaders(train, test, bs, device), model, states, users, loss, path=path, cbs=cbs, metrics=metrics)
     learn.columns = dict({k:o for k,o in kwargs.items() if o is not None}, feedback=feedback)
     if hidden: _find_directions(model, text_features(model, train.states).numpy())
     return learn if pretrained is None else transfer_selector(learn, pretrained)
 
 # %% ../nbs/14b_selector.ipynb #2ef19799
-def _selector_of(source, states):
-    "Model and users of a learner, or of a saved file"
+def _selector_of(source, learn):
+    "Model and users of a learner, or of a saved file, which may be named as for `learn.load`"
     if isinstance(source, SelectorLearner): return source.model,source.users,_name_of(source.states)
     if not isinstance(source, (str,Path)): raise ValueError(f"`pretrained` is a `SelectorLearner` or a saved file, not {a_type(source)}")
-    saved = read_selector(source)
+    beside = _file(learn.path/learn.model_dir/source)
+    saved = read_selector(beside if beside.is_file() and not _file(source).is_file() else source)
     return saved.model,saved.users,saved.info['states']
 
 def _name_of(states): return getattr(states, 'fingerprint', None)
@@ -522,7 +529,7 @@ def transfer_selector(
     source, # Another one, or a saved file
 )->SelectorLearner: # The learner, with a `report`: a row for each tensor
     "Begin with what another selector has learned"
-    model,users,name = _selector_of(source, learn.states)
+    model,users,name = _selector_of(source, learn)
     _check_states(name, learn.states, 'the source')
     here,there = learn.model.state_dict(),model.state_dict()
     rows = user_rows(learn.users, users)
@@ -569,6 +576,27 @@ def _scores(model, f, rows, personal):
         var = var+np.where(personal, np.einsum('ni,nij,nj->n', G, cov, G), 0)
     return mean,np.sqrt(np.maximum(var, 0))
 
+# %% ../nbs/14b_selector.ipynb #f65e9e3c
+@patch
+@checks_names
+def probabilities(self:SelectorLearner,
+    texts, # A list of texts
+    user=None, # A user, or a list with one for each text; everybody by default
+)->np.ndarray: # Between 0 and 1
+    "Chances that texts are liked"
+    mean,sd = self.score_candidates(texts, user)
+    return vote_chances(mean, sd, self.temperature)
+
+def vote_chances(
+    mean, # Means of scores
+    sd, # Their standard deviations
+    temperature=1., # By which both are divided
+)->np.ndarray: # Between 0 and 1
+    "Chances of likes from scores"
+    logits = mean/np.sqrt(temperature**2+np.pi/8*sd**2)
+    return 1/(1+np.exp(-logits.clip(-500, 500)))
+
+
 # %% ../nbs/14b_selector.ipynb #50c374d2
 def _group_pairs(s, t):
     "Of one group: pairs won, pairs, and for each candidate both"
@@ -591,6 +619,7 @@ def order_accuracy(
     if s.shape!=t.shape or s.ndim!=1: raise ValueError(f"there are {s.shape} scores and {t.shape} targets: each candidate has one of both")
     known = np.isfinite(s)&np.isfinite(t)
     s,t = s[known],t[known]
+    if groups is not None and len(groups)!=len(known): raise ValueError(f"there are {len(known)} scores and {len(groups)} `groups`: each candidate is in one")
     groups = None if groups is None else np.asarray(groups, dtype=object)[known]
     codes = np.zeros(len(s), dtype=np.int64) if groups is None else pd.factorize(pd.Series(groups))[0]
     won,n = np.zeros((2,len(s)))
@@ -599,7 +628,9 @@ def order_accuracy(
     total = n.sum()
     if not total: return dict(value=math.nan, low=math.nan, high=math.nan, pairs=0)
     value = won.sum()/total
-    half = NormalDist().inv_cdf(.5+level/2)*2*np.sqrt(((won-value*n)**2).sum())/total
+    z = NormalDist().inv_cdf(.5+level/2)
+    half = z*2*np.sqrt(((won-value*n)**2).sum())/total
+    if value in (0,1): half = z**2/((n>0).sum()+z**2) # Wilson's interval of as many cases as there are candidates
     return dict(value=float(value), low=float(max(value-half, 0)), high=float(min(value+half, 1)), pairs=int(total//2))
 
 # %% ../nbs/14b_selector.ipynb #ee60289c
@@ -631,6 +662,7 @@ def show_results(self:SelectorLearner,
 )->pd.DataFrame: # text, target (0 to 1), score, sd
     "Judgements and what the selector says of their texts"
     ds = self.dls.judgements[ds_idx]
+    if not len(ds.at): raise ValueError("there are no judgements to show: no text was held out (`ds_idx=0` shows those of the training), or the selector was loaded")
     texts = [ds.texts[i] for i in ds.at[:max_n]]
     score,sd = self.score_candidates(texts, [self.users[i] if i else None for i in ds.users[:max_n]])
     return pd.DataFrame(dict(text=texts, target=ds.target[:max_n], score=score, sd=sd))
@@ -652,7 +684,8 @@ def save(self:SelectorLearner,
     from safetensors.torch import save
     model = self.model
     info = dict(format='collab_ext selector', version=1, width=model.width, n_layers=model.n_layers, hidden=model.hidden,
-        n_user_factors=model.n_user_factors, loss=self.loss_name, users=_plain_labels(self.users), states=_name_of(self.states), columns=self.columns)
+        n_user_factors=model.n_user_factors, loss=self.loss_name, users=_plain_labels(self.users), states=_name_of(self.states),
+        columns=self.columns, temperature=self.temperature)
     data = save({k:v.detach().cpu().contiguous() for k,v in model.state_dict().items()}, metadata=dict(collab_ext=json.dumps(info)))
     file = _file(self.path/self.model_dir/file)
     file.parent.mkdir(parents=True, exist_ok=True)
@@ -663,6 +696,7 @@ def save(self:SelectorLearner,
             f.flush()
             os.fsync(f.fileno())
         os.replace(new, file)
+    except OSError as e: raise OSError(f"{file} can't be written ({e.strerror}): what was there is as it was; free space or rights, and save again") from e
     finally: new.unlink(missing_ok=True)
     return file
 
@@ -683,6 +717,8 @@ def _read_info(file, text):
     good = all(type(o) is int and 0<=o<2**31 for o in counts.values()) and counts['width']>0 and counts['n_layers']>0
     good = good and isinstance(users, list) and users and {type(o) for o in users}<={str,int,float,bool} and info.get('loss') in selector_losses
     good = good and isinstance(columns, dict) and set(columns)<=set(candidate_columns) and type(info.get('states')) in (str,type(None))
+    temperature = info.setdefault('temperature', 1.) # not in the files of version 0.0.1
+    good = good and type(temperature) is float and 0<temperature<math.inf
     if info.get('version')!=1 or not good: raise ValueError(f"{file} is damaged, or of a later version: save the selector again")
     return info
 
@@ -718,7 +754,7 @@ def load_selector(
     _check_states(saved.info['states'], states, str(file))
     empty = Judgements(pd.DataFrame(dict(text=[], feedback=np.zeros(0))), states)
     learn = SelectorLearner(selector_loaders(empty, empty, device=device), saved.model, states, saved.users, saved.info['loss'])
-    learn.columns = saved.info['columns']
+    learn.columns,learn.temperature = saved.info['columns'],saved.info['temperature']
     return learn
 
 @patch
@@ -738,6 +774,7 @@ def load(self:SelectorLearner,
     here,there = ({k:tuple(v.shape) for k,v in o.state_dict().items()} for o in (self.model,saved.model))
     if here!=there: raise ValueError(f"{file} is of a selector of another shape: pass `hidden={saved.model.hidden}` to `selector_learner`")
     self.model.load_state_dict(saved.model.state_dict())
+    self.temperature = saved.info['temperature']
     return self
 
 # %% ../nbs/14b_selector.ipynb #94ef03f0

@@ -127,6 +127,8 @@ class SlateLog:
         if held and held[0]==os.getpid(): held[1].close()
         self._local.held = None
 
+    def __enter__(self): return self
+    def __exit__(self, *args): self.close()
     def __repr__(self): return f"SlateLog({str(self.path)!r})"
     def __len__(self):
         with log_errors(self.path): return self.connection().execute('SELECT count(*) FROM slates').fetchone()[0]

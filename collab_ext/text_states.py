@@ -171,16 +171,22 @@ class TextStates:
         max_bytes=2**31, # Bytes at most in that folder
         batch_tokens=2048, # Tokens in a batch
     ):
+        if not hasattr(model, 'base_model') or not callable(tokenizer): raise ValueError("`TextStates` takes a causal language model and its tokenizer, "
+            f"such as `*load_lm('org/model')`, not {a_type(model)} and {a_type(tokenizer)}")
         n = model.config.num_hidden_layers
+        if layers is not None and not is_listy(layers): raise ValueError(f"`layers` lists numbers of blocks, such as [{layers!r:.20}], not {layers!r:.80}")
         self.layers = sorted({_layer_number(o, n) for o in ifnone(layers, [max(n//3, 1),max(2*n//3, 1)])})
         if not self.layers: raise ValueError("`layers` is empty: name at least one block")
         self.max_tokens = check_count('max_tokens', max_tokens, 'how many tokens are read')
+        places = getattr(model.config, 'max_position_embeddings', None)
+        if places and self.max_tokens>=places: raise ValueError(f"`max_tokens` is {self.max_tokens}, and the model reads {places-1} after its start")
         self.batch_tokens = check_count('batch_tokens', batch_tokens, 'how many tokens are in a batch')
         self.tokenizer,self.model = tokenizer,shallow(model, max(*self.layers, 1))
         self.n_layers = len(self.layers)
         self.width = len(self.layers)*model.config.hidden_size
         self.start = first(o for o in (tokenizer.bos_token_id,tokenizer.eos_token_id,0) if o is not None)
         self.fingerprint = _fingerprint(self)
+        if cache and Path(cache).exists() and not Path(cache).is_dir(): raise ValueError(f"`cache` names the file {cache}: pass a folder")
         self.cache = StateCache(Path(cache)/self.fingerprint[:16], max_bytes) if cache else None
         self.n_cut = 0
 
@@ -255,8 +261,14 @@ def __call__(self:TextStates,
     for batch in _batches([len(o) for o in ids], self.batch_tokens):
         for i,x in zip(batch, _run(self, [ids[i] for i in batch])):
             found[new[i]] = x
-            if self.cache: self.cache.put(_hash(self, new[i]), x)
+            if self.cache: _keep(self.cache, _hash(self, new[i]), x)
     return [found[o] for o in texts]
+
+def _keep(cache, name, x):
+    "Write states to disk; what can't be written is worked out again next time"
+    try: cache.put(name, x)
+    except OSError as e: warn(f"states of a text can't be kept in {cache.folder} ({e.strerror}): free space or rights, or they are worked out again each time")
+
 
 # %% ../nbs/14a_text_states.ipynb #dc790119
 def states_of(

@@ -117,3 +117,34 @@ def test_lengths_and_times_are_no_guesses():
 def test_votes_may_be_true_and_false():
     df = pd.DataFrame(dict(text=['a','b'], up=[True,False]))
     assert candidates(df, 'text', feedback='up').feedback.tolist()==[1,-1]
+
+def test_thumbs_may_be_missing():
+    df = pd.DataFrame(dict(text=['a']*3, up=pd.Series([True,False,None], dtype=object)))
+    assert candidates(df, feedback='up').feedback.fillna(0).tolist()==[1,-1,0]
+    mixed = pd.DataFrame(dict(text=['a']*3, up=pd.Series([True,2,None], dtype=object)))
+    assert candidates(mixed, feedback='up').feedback.fillna(0).tolist()==[1,2,0]
+
+def test_names_and_doubled_columns():
+    df = pd.DataFrame([['a',1,'ann',2,'x']], columns=['text','feedback','user','weight','odd'])
+    assert list(candidates(df).columns)==['text','user','feedback','weight']
+    with pytest.raises(ValueError, match='several columns'): candidates(pd.concat([df,df[['user']]], axis=1))
+
+def test_times_out_of_range_are_named():
+    with pytest.raises(ValueError, match='divide milliseconds'): as_times([1_700_000_000_000])
+    with pytest.raises(ValueError, match='`now`'): rolling_quantile(pd.DataFrame(dict(n=[1], t=[0])), 'n', 't', now='soon')
+
+def test_scores_that_are_missing_are_left_out():
+    assert votes_auc([np.nan,.2,.9], [1,-1,-1])!=votes_auc([1,.2,.9], [1,-1,-1])
+    assert votes_auc([np.nan,.2,.9], [1,-1,1])==1
+
+def test_posts_with_few_beside_them():
+    df = pd.DataFrame(dict(n=range(10), t=pd.date_range('2024-01-01', periods=10)))
+    q = rolling_quantile(df, 'n', 't', window='3D', past=1., fresh='0h', min_posts=4)
+    assert q.isna().tolist()==[True]*3+[False]*7
+
+def test_states_are_computed_where_they_cannot_be_kept(tmp_path, monkeypatch):
+    states = TextStates(*tiny_model(['a b c']), cache=tmp_path)
+    def full(*args, **kwargs): raise OSError(28, 'No space left on device')
+    monkeypatch.setattr(np, 'save', full)
+    with pytest.warns(UserWarning, match='free space'): res = states(['a b'])
+    assert len(res)==1 and not list(tmp_path.rglob('*.npy')) and not list(tmp_path.rglob('*.tmp'))

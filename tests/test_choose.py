@@ -1,6 +1,6 @@
 "Choosing, moods and logs: against brute force, in any order, in any steps, and killed at any time"
-import os,resource,signal,sqlite3,threading,time
-import numpy as np, pytest
+import os,resource,signal,sqlite3,threading,time,warnings
+import numpy as np, pandas as pd, pytest
 from hypothesis import given, settings, strategies as st
 from collab_ext.choose import *
 from collab_ext.choose import policies, propensities
@@ -309,3 +309,34 @@ def test_half_a_character_is_kept(tmp_path):
     log.add(['\ud83d','b'], [.5,.5], 0)
     assert log.frame('candidate').candidate.tolist()==['\ud83d','b']
     with pytest.raises(ValueError, match='names a file'): SlateLog(None)
+
+def test_what_narrowed_a_choice_is_logged_and_judged_with_it(tmp_path):
+    from collab_ext.off_policy import off_policy, policy_lists
+    class Fixed:
+        def score_candidates(self, texts, user=None): return np.array([3.,2.,1.,-1.]),None
+    with SlateLog(tmp_path/'s.db') as log:
+        mood = Mood()
+        for seed in range(40):
+            found = select_from(Fixed(), list('abcd'), user=seed, how='softmax', min_score=0., mood=mood, sentiment=[.99,.5,.5,.5], log=log, rng=seed)
+            log.outcome(found.slate, 1.*(found.candidate=='b'), user=seed)
+        df = log.frame()
+    policy = df.policy[0]
+    assert policy['allowed']==[False,True,True,False] and policy['min_score']==0
+    assert [list(o) for o in policy_lists('best', df)]==[[0,1,0,0]]*40
+    with warnings.catch_warnings():
+        warnings.simplefilter('error')
+        assert off_policy(df, 'best').value==1
+
+def test_a_selector_of_lines_is_a_sentiment():
+    class Lines:
+        def probabilities(self, texts, user=None): return np.array([.99 if 'joy' in o else .5 for o in texts])
+    class Long:
+        def score_candidates(self, texts, user=None): return np.array([float(len(o)) for o in texts]),None
+    assert select_from(Long(), ['so much joy','nothing'], mood=Mood(), sentiment=Lines()).candidate=='nothing'
+
+@pytest.mark.parametrize('kwargs,said', [(dict(user=[1,2]), 'choose for each'), (dict(user=dict(a=1)), 'choose for each'), (dict(retained=[]), '`retained`'), (dict(rng='x'), '`rng`')])
+def test_what_cannot_be_meant_is_named(kwargs, said):
+    class Long:
+        def score_candidates(self, texts, user=None): return np.array([float(len(o)) for o in texts]),None
+    with pytest.raises(ValueError, match=said): select_from(Long(), ['a','bc'], **kwargs)
+    with pytest.raises(ValueError, match='not a frame'): select_from(Long(), pd.DataFrame(dict(text=['a','bc'])))

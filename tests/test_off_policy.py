@@ -207,3 +207,27 @@ def test_slates_without_scores_are_no_ground_for_a_named_policy():
     log = simulate_slates(20)
     log.at[3,'scores'] = None
     with pytest.raises(ValueError, match='1 of 20 slates were chosen without scores'): off_policy(log, 'best')
+
+def test_a_changed_vote_counts_once():
+    votes = pd.DataFrame([dict(source=s, user=u, item=s, value=v) for s in 'mh' for u in range(20) for v in ([1,-1] if s=='m' else [1])])
+    res = compare_sources(votes, 'h')
+    assert res.votes['m']==20 and res['mean']['m']==-1
+    assert compare_sources(votes.drop(columns='item'), 'h').votes['m']==40
+
+def test_lengths_that_differ_are_refused():
+    for scores,y in (([1,2,3],[1,0]), ([1,2],[1,0,1])):
+        with pytest.raises(ValueError, match='each row has one'): pair_accuracy(scores, y)
+    with pytest.raises(ValueError, match='`group`'): pair_accuracy([1,2], [1,0], np.array([0]))
+
+def test_pairs_that_all_agree_leave_some_doubt():
+    found = pair_accuracy([1,2,3], [0,0,1])
+    assert found['accuracy']==1 and found['low']<.6 and found['high']==1
+
+def test_the_mean_of_groups_is_a_share():
+    rng = np.random.default_rng(0)
+    df = pd.DataFrame(dict(context=['a','b']*100, score=rng.normal(size=200)))
+    res = ranked_by_group(df.assign(outcome=np.where(df.context=='a', df.score>0, df.score>-1)*1.))
+    assert res.low['mean']>=0 and res.high['mean']<=1
+
+def test_one_source_needs_no_votes():
+    assert list(votes_needed(pd.DataFrame(dict(source='a', user=range(20), value=1))).columns)==['difference','now','needed','more']

@@ -3,6 +3,7 @@ import json,math,os,pytest
 from safetensors.torch import load_file,save_file
 from helpers import *
 from collab_ext.candidates import *
+from collab_ext.off_policy import * # with `calibrate`
 from collab_ext.selector import *
 
 words = [f'w{i}' for i in range(30)]
@@ -135,7 +136,7 @@ def test_a_failed_save_leaves_the_old_file(tmp_path, monkeypatch):
     before = file.read_bytes()
     def full(*args): raise OSError(28, 'No space left on device')
     monkeypatch.setattr(os, 'fsync', full)
-    with pytest.raises(OSError): learn.solve(precision=99.).save('it')
+    with pytest.raises(OSError, match='free space'): learn.solve(precision=99.).save('it')
     assert file.read_bytes()==before and len([*file.parent.iterdir()])==1
 
 def test_zero_is_no_dislike():
@@ -177,3 +178,60 @@ def test_what_a_selector_is_asked_for_otherwise(tmp_path):
     with pytest.raises(ValueError, match='no pair to learn from'): selector_learner(votes().assign(c=range(len(votes()))), states, 'pairs', context='c')
     for o in (-1, math.nan, 'x'):
         with pytest.raises(ValueError, match='`precision`'): learn.solve(precision=o)
+
+def test_columns_are_found_by_their_usual_names():
+    df = votes(200, users=('ann','bob'))
+    learn = selector_learner(df, states, valid=0).solve()
+    assert set(learn.users)=={'#na#','ann','bob'} and not np.allclose(learn.score_candidates(new, 'ann')[0], learn.score_candidates(new)[0])
+    alone = selector_learner(df[['text','feedback']], states, valid=0).solve()
+    assert alone.users==['#na#']
+    pairs = selector_learner(df.rename(columns=dict(week='context')), states, 'pairs', valid=0)
+    assert len(pairs.dls.judgements[0].pairs)
+
+def test_a_source_is_found_by_its_name_beside_the_learner(tmp_path):
+    learn,_ = saved(tmp_path)
+    again = selector_learner(votes(20, users=('ann','bob')), states, valid=0, path=tmp_path, pretrained='it')
+    assert again.report['head.weight']=='taken over'
+    with pytest.raises(FileNotFoundError): selector_learner(votes(20), states, valid=0, path=tmp_path, pretrained='another')
+
+def test_agreement_of_few_pairs_proves_little():
+    few,many = [order_accuracy(np.arange(n), np.arange(n)>n//2) for n in (4,400)]
+    assert few['value']==many['value']==1 and few['low']<.6 and .97<many['low']<1
+    none = order_accuracy(-np.arange(4), np.arange(4))
+    assert none['value']==0 and none['high']>.4
+    with pytest.raises(ValueError, match='each candidate is in one'): order_accuracy([1,2], [1,2], ['a'])
+
+def test_one_text_says_little_of_others():
+    learn = selector_learner(votes(1), states, valid=0).solve()
+    assert learn.score_candidates(new)[1].max()<1e3
+
+def test_chances_are_even_where_nothing_is_known_and_temperatures_are_saved(tmp_path):
+    learn = selector_learner(votes(300), states, path=tmp_path).solve(precision=1e-3)
+    p = learn.probabilities(new)
+    mean,sd = learn.score_candidates(new)
+    assert (np.abs(p-.5)<np.abs(1/(1+np.exp(-mean))-.5)).all() and ((p>.5)==(mean>0)).all()
+    held_out = votes(2000, 5)
+    learn.temperature = .2
+    def loss(): return -np.log(np.where(held_out.feedback>0, learn.probabilities(held_out.text), 1-learn.probabilities(held_out.text))).mean()
+    before = loss()
+    learn.calibrate(held_out)
+    assert loss()<before and learn.temperature>.5
+    assert load_selector(learn.save('warm'), states).temperature==learn.temperature
+    learn.temperature = 1.
+    assert learn.load('warm').temperature>.5
+
+def test_temperatures_of_files_are_checked(tmp_path):
+    learn,file = saved(tmp_path)
+    from safetensors import safe_open
+    with safe_open(file, 'pt') as f: info = json.loads(f.metadata()['collab_ext'])
+    for bad in (0., -1., 'hot', None, float('inf')):
+        save_file(load_file(file), file, metadata=dict(collab_ext=json.dumps({**info, 'temperature':bad})))
+        with pytest.raises(ValueError): load_selector(file, states)
+    del info['temperature']
+    save_file(load_file(file), file, metadata=dict(collab_ext=json.dumps(info)))
+    assert load_selector(file, states).temperature==1
+
+def test_what_a_selector_cannot_do_is_said(tmp_path):
+    learn,file = saved(tmp_path)
+    with pytest.raises(ValueError, match='select'): learn.recommend('ann')
+    with pytest.raises(ValueError, match='no judgements'): load_selector(file, states).show_results()
