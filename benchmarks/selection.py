@@ -161,6 +161,33 @@ def logistic_scores(df, vectors, train, test):
         res[test&here] = LogisticRegressionCV(Cs=[.01,.1,1.,10.]).fit(vectors[a], votes[a]).decision_function(vectors[test&here])
     return res[test]
 
+def finetuned_scores(df, train, test, folder, epochs=2, max_tokens=64):
+    "A model of sentences that is trained on, with one output, for all forums together: the name of the forum stands before each text"
+    from fastai.basics import DataLoaders,Learner,params
+    from fastai.data.load import DataLoader
+    from collab_ext.features import import_transformers
+    transformers = import_transformers()
+    tokenizer = transformers.AutoTokenizer.from_pretrained(folder, local_files_only=Path(folder).is_dir())
+    model = transformers.AutoModelForSequenceClassification.from_pretrained(folder, num_labels=1, local_files_only=Path(folder).is_dir())
+    texts,y = (df.forum+': '+df.text).tolist(),torch.from_numpy(df['quantile'].to_numpy()).float()
+    def create_batch(rows):
+        x = tokenizer([texts[i] for i in rows], truncation=True, max_length=max_tokens, padding=True, return_tensors='pt')
+        return x['input_ids'],x['attention_mask'],y[rows]
+    def loader(rows, **kwargs): return DataLoader(rows.tolist(), bs=32, create_batch=create_batch, **kwargs)
+    class Scored(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.model = model
+        def forward(self, ids, mask): return self.model(input_ids=ids, attention_mask=mask).logits[:,0]
+    train,test = np.flatnonzero(train),np.flatnonzero(test)
+    dls = DataLoaders(loader(train, shuffle=True), loader(test))
+    for o in dls: o.n_inp = 2
+    torch.manual_seed(0)
+    learn = Learner(dls, Scored(), torch.nn.functional.binary_cross_entropy_with_logits, splitter=params)
+    with learn.no_bar(),learn.no_logging():
+        learn.fit_one_cycle(epochs, 5e-5)
+        return learn.get_preds(act=lambda o: o)[0].numpy()
+
 def states_from(name, encoder, texts):
     "What a selector reads, and in how many directions forums may differ: 16, and all of the form"
     if encoder is None:
@@ -181,9 +208,11 @@ def posts(args):
     if len(seen)==3: kinds['all'] = lambda texts: np.hstack([o(texts) for o in seen.values()])
     vectors = {k:np.asarray(o(df.text.tolist())) for k,o in seen.items()}
     scores = {o:np.zeros(len(df)) for o in ['bag of words + ridge',*[f'{o} + logistic' for o in seen],*[f'selector, {o}' for o in kinds]]}
+    if args.finetune: scores['sentences, fine-tuned'] = np.zeros(len(df))
     began = time.process_time()
     for k in range(5):
         test = fold==k
+        if args.finetune: scores['sentences, fine-tuned'][test] = finetuned_scores(df, ~test, test, args.model)
         scores['bag of words + ridge'][test] = ridge_scores(df, ~test, test)
         for o in seen: scores[f'{o} + logistic'][test] = logistic_scores(df, vectors[o], ~test, test)
         for name,encoder in kinds.items():
@@ -292,6 +321,7 @@ if __name__=='__main__':
     parser.add_argument('--only', choices=sections, action='append')
     parser.add_argument('--states', nargs='*', choices=['lm','sentences'], default=[])
     parser.add_argument('--model', default='sentence-transformers/all-MiniLM-L6-v2', help='of sentences: a name on the hub, or a folder')
+    parser.add_argument('--finetune', action='store_true', help='train the model of sentences itself on posts, too (some minutes for each fold)')
     parser.add_argument('--share', type=float, default=1., help='of the posts')
     parser.add_argument('--seed', type=int, default=0)
     parser.add_argument('--seeds', type=int, default=3, help='draws of jokes and people')
