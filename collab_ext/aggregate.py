@@ -43,7 +43,8 @@ def _balance(e, strengths, lipschitz, default, target, n_groups, tol=1e-10, n_st
     lo = start-down
     hi = start+up
     x = start.clip(default-down, default+up)
-    res,left_over = x.copy(),np.arange(n_groups)
+    res = x.copy()
+    left_over = np.arange(n_groups)
     for i in range(n_steps):
         pull,slope = _total_pull(x, e, strengths)
         force = pull + (x-start)/lipschitz

@@ -235,7 +235,8 @@ def rows_after_ratings(
     y:Tensor, # The ratings, or counts of clicks (n)
 )->np.ndarray: # Rows [vector, bias] (works × k+1)
     "What is expected of works, moved by ratings"
-    asked,prior = _asked(learn, users, y),content_of(learn).prior
+    asked = _asked(learn, users, y)
+    prior = content_of(learn).prior
     expected = prior.expect(works, spread=True, raised=True)
     res = expected.rows.copy()
     for i in np.unique(at):
@@ -262,7 +263,8 @@ def fold_in_content(
     ds:Ratings, # Ratings of the new items, under the labels of the learner
 )->tuple: # Rows of the tables that were moved (m), and what they are now (m × k+1)
     "Move rows of new items from what content lets expect of them"
-    catalogue,model = content_of(learn),get_model(learn.model)
+    catalogue = content_of(learn)
+    model = get_model(learn.model)
     place = pd.Index(learn.vocab.labels[1][first:]).get_indexer(catalogue.items[catalogue.item])
     there = np.flatnonzero(place>=0)
     rows = torch.from_numpy(first+place[there])

@@ -68,7 +68,8 @@ def refined(
     "Solve for items and contributors in turns, and learn how much they differ"
     contributor,item = factors
     k = contributor.shape[1]
-    cov,variance = torch.zeros(k+1, k+1),torch.ones(k)
+    cov = torch.zeros(k+1, k+1)
+    variance = torch.ones(k)
     for _ in range(n_turns):
         item,cov = _solved_side(rm, 1, contributor, cov, weight, torch.ones(k))
         contributor,cov = _solved_side(rm, 0, item, cov, weight, variance)

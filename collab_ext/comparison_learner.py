@@ -330,7 +330,8 @@ def _log_posterior_fall(solver, sd):
     d = posterior.differences(solver.x)
     weight = solver.tau*system.w
     slope = law.slope*expected(law.mean, d)
-    W,base = posterior.curvature(d),expected(law.cumulant, d)
+    W = posterior.curvature(d)
+    base = expected(law.cumulant, d)
     prior_variance = sum(solver.variance[l]*(system.at[l]>=0) for l in system.levels)
     of_prior = np.minimum(1/prior_variance, 1/sd**2)
     of_answers = sum(np.bincount(cell, W, n) for cell,_ in sides)
@@ -441,7 +442,8 @@ def contributor_scales(self:ComparisonLearner)->pd.DataFrame: # contributor, sca
     ds = self.dls.train_ds
     who = to_np(ds.ids[:,0]).astype(np.int64)
     weight = None if ds.weight is None else to_np(ds.weight)
-    there,counts = np.unique(who),np.bincount(who, weight)
+    there = np.unique(who)
+    counts = np.bincount(who, weight)
     res = _labels(self.vocab, [None], dict(contributor=there))
     if 'contributor' not in res: raise ValueError("These comparisons come from nobody in particular, so there are no scales of contributors")
     return res.assign(scale=to_np(self.model.contributor_scale)[there], comparisons=counts[there])

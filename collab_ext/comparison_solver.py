@@ -185,7 +185,8 @@ def joint_step(
     diagonal = _joint_diagonal(posterior, W, G, 1/variance)
     step = conjugate_gradients(_joint_product(posterior, W, G, mixed, 1/variance), diagonal, gradient[:,None], tol)[:,0]
     if near and not (np.abs(step).max(initial=0)<1 and gradient@step>=0): return joint_step(posterior, x, variance, tol) # the goal is not near
-    scale,change = posterior.scale.copy(),step[len(x):]
+    scale = posterior.scale.copy()
+    change = step[len(x):]
     scale[there] = (scale[there]-change+change.mean()).clip(scale[there]/2, scale[there]*2)
     scale[there] = normed_scales(scale[there])
     return x-step[:len(x)],scale
@@ -249,7 +250,8 @@ def start(self:ComparisonSolver,
     ds = ifnone(ds, self.dls.train_ds)
     self.system = ScoreSystem(model, ds)
     self.n_ties = _weight_of_ties(ds)
-    self.groups,self.source = score_groups(model),prior_means(model)
+    self.groups = score_groups(model)
+    self.source = prior_means(model)
     self.x = np.concatenate([to_np(model.score(l).detach()) for l in model.levels])
     self.scale = to_np(model.contributor_scale).copy()
     wants_scales = ifnone(settings.scales, learned.get('scales', 'contributor' in model.levels))

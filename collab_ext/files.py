@@ -419,7 +419,8 @@ _legacy_magic = 0x1950a86a20f9469cfc6c
 
 def _read_legacy(data):
     "What a file of torch before 1.6 holds"
-    f,size = io.BytesIO(data),len(data)
+    f = io.BytesIO(data)
+    size = len(data)
     storages,spend = {},_Account(size)
     def storage(dtype, key, n):
         if key not in storages:

@@ -398,7 +398,8 @@ def _note_start(learn, transfer):
 
 def _plan(learn, src, fill, id_map, can_solve):
     "As `plan_transfer`; a side whose labels collide with those of the source is taken for new"
-    model,counts = get_model(learn.model),train_data(learn.dls).counts
+    model = get_model(learn.model)
+    counts = train_data(learn.dls).counts
     transfer,wgts = plan_transfer(model, learn.vocab, src, ifnone(fill, 'mean'), id_map, counts)
     if not can_solve: return transfer,wgts
     s = mismatched_side(src, transfer.matches, RatingMatrix.from_ratings(learn.dls.train_ds), model.link)

@@ -92,7 +92,8 @@ def candidate_pairs(
     second = [order[k:] for k in range(1, n_neighbours+1)]
     sample = rng.integers(0, m, (2,most))
     a,b = [np.concatenate(o) for o in ([*first,sample[0]],[*second,sample[1]])]
-    low,high = np.minimum(a,b),np.maximum(a,b)
+    low = np.minimum(a,b)
+    high = np.maximum(a,b)
     return np.divmod(np.unique(low[low<high]*m+high[low<high]), m)
 
 def compared_pairs(
@@ -102,7 +103,8 @@ def compared_pairs(
     items:np.ndarray, # Row numbers of candidates (m)
 )->np.ndarray: # Keys low·m+high of positions among the candidates
     "Pairs of candidates that a contributor has compared"
-    m,place = len(items),np.full(dls.vocab.sizes[1], -1)
+    m = len(items)
+    place = np.full(dls.vocab.sizes[1], -1)
     place[items] = np.arange(m)
     place[0] = -1 # a new item has not been compared
     ids = np.concatenate([to_np(o.ids) for o in (dls.train_ds,dls.valid_ds)])

@@ -94,7 +94,8 @@ def policy_lists(
     if isinstance(policy, str): policy = dict(how=policy)
     if hasattr(policy, 'score_candidates'): policy = dict(learn=policy)
     if not isinstance(policy, dict): return _lists_of('policy', policy, df)
-    learn,settings = policy.get('learn'),{k:o for k,o in policy.items() if k!='learn'}
+    learn = policy.get('learn')
+    settings = {k:o for k,o in policy.items() if k!='learn'}
     check_kwargs(settings, 'policy', propensities, but=('scores','sd','allowed'))
     scores,sds = _scores_of(df) if learn is None else _scored_anew(learn, df)
     return [propensities(s, sd, **settings, allowed=o) for s,sd,o in zip(scores, sds, _allowed(df))]
@@ -129,7 +130,8 @@ def line_predictions(
 )->list: # A list for each slate
     "What the score says of the outcome, learned from other groups"
     at = [o[int(i)] for o,i in zip(df.scores, df.chosen)]
-    x,y = np.array(at, dtype=float),df.outcome.to_numpy(float)
+    x = np.array(at, dtype=float)
+    y = df.outcome.to_numpy(float)
     fold = np.random.default_rng(0).permutation(group.max()+1)[group]%folds
     lines = {}
     for f in np.unique(fold):
@@ -485,7 +487,8 @@ def simulate_votes(
     seed=0, # Seed of the draw
 )->pd.DataFrame: # user, source, item, value
     "Votes ±1 in the order in which they come"
-    rng,names = np.random.default_rng(seed),list(means)
+    rng = np.random.default_rng(seed)
+    names = list(means)
     activity = rng.gamma(1., size=n_users)
     user = rng.choice(n_users, n_votes, p=activity/activity.sum())
     which = rng.integers(len(names), size=n_votes)

@@ -118,7 +118,8 @@ def top_losses(self:CollabLearner,
     "The held-out ratings about which predictions are most wrong"
     check_count('k', k, 'how many ratings to show')
     check_flag('largest', largest)
-    ds,preds = held_out_ratings(self.dls),held_out_preds(self)
+    ds = held_out_ratings(self.dls)
+    preds = held_out_preds(self)
     if ds.targ is None or hasattr(self.dls.train, 'n_neg'): raise ValueError("Losses of single ratings need ratings, and "
         "these data are interactions: see `evaluate(per_user=True)`")
     y = ds.targ.cpu()

@@ -128,7 +128,8 @@ class WinsLaw(RootLaw):
         learned=False, # Is `tie` where a solver begins to learn it?
     ):
         if not 0<=tie<float('inf'): raise ValueError(f"`tie` is the odds of a tie against a win, 0 or above, not {tie!r}")
-        self.tie,self.learned = float(tie),bool(learned)
+        self.tie = float(tie)
+        self.learned = bool(learned)
     def __repr__(self): return f"WinsLaw(tie={self.tie!r}{', learned=True' if self.learned else ''})"
     def __eq__(self, other):
         if type(self) is not type(other): return False

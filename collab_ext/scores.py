@@ -626,7 +626,8 @@ def learned_variance(
     usual=5., # The most probable standard deviation where the data say nothing
 )->float: # Their new prior variance
     "One step towards the most probable prior variance"
-    n,squares = len(off),float(off@off)
+    n = len(off)
+    squares = float(off@off)
     determined = min(max(n-errors.sum()/variance, 0.), n)
     few = determined<max(.05*n, 2) # where the quotient is all noise, the slower step of EM is safe
     prior = math.sqrt(variance)/usual - 1 # what the prior counts, in scores: at most one fewer

@@ -69,7 +69,8 @@ def learner_pair(
     if not getattr(learn.dls, 'classes', None): raise ValueError(
         f"The `dls` of this {type(learn).__name__} have no `classes`, so the rows of its model have no labels: "
         "a source has learned from `CollabDataLoaders`")
-    model,info = get_model(learn.model),learner_info(learn)
+    model = get_model(learn.model)
+    info = learner_info(learn)
     wgts = model.state_dict()
     mean_in_biases = isinstance(model, EmbeddingDotBias) and 'mean' not in wgts
     if mean_in_biases and info.get('scale'): wgts = split_mean(wgts, info['counts'])

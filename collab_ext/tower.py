@@ -476,7 +476,8 @@ def moved_tower(
     file, # Where it is from, for messages
 )->tuple: # State dict for `tower`; field → labels that the file lacks
     "A saved tower in the order of the labels here"
-    mine,new = tower.state_dict(),_read_by(json.loads(tower.read_by.numpy().tobytes()))
+    mine = tower.state_dict()
+    new = _read_by(json.loads(tower.read_by.numpy().tobytes()))
     _check_fields(old, new, file)
     _check_tower_shapes(state, mine, file)
     res,lacking = {k:state[k] for k in mine if not k.endswith('_extra_state')},{}
@@ -584,7 +585,8 @@ def _check_lists(data, asked, rows, grades):
     bad = (~grades.isfinite()).any(1).nonzero()
     if len(bad): raise ValueError(f"`grades` of {plural(len(bad), 'list')}, such as number {bad[0].item()}, are NaN or infinite: leave these lists out")
     places = torch.cat([asked, rows.reshape(-1)])
-    low,high = int(places.min()),int(places.max())
+    low = int(places.min())
+    high = int(places.max())
     if low<0 or high>=len(data): raise ValueError(f"`asked` and `rows` are rows of `data`, from 0 to {len(data)-1}, and go from {low} to {high}")
 
 # %% ../nbs/13d_tower.ipynb #2b6e5b3a

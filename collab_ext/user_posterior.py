@@ -126,7 +126,8 @@ def of_user(self:UserPosterior,
     if user in self._known: return self._known[user]
     rated = {} if user is None else self.history(user)
     if not rated: return self.mean,self.cov
-    rows,y = np.array(list(rated)),np.array(list(rated.values()))
+    rows = np.array(list(rated))
+    y = np.array(list(rated.values()))
     self._known[user] = row_posterior(self.x[rows], self.offset[rows], y, self.mean, self.precision, self.noise, self.link)
     return self._known[user]
 
