@@ -8,8 +8,8 @@ Docs: https://collab-ext.github.io/collab_ext/ring.html.md"""
 
 # %% auto #0
 __all__ = ['Processes', 'joint', 'processes', 'all_values', 'check_agree', 'workers_of', 'round_schedule', 'pass_items',
-           'share_blocks', 'SpareRows', 'OwnLoss', 'reduce_metric', 'save_blocks', 'load_blocks', 'collab_version',
-           'check_same_epoch', 'Ring']
+           'share_rows', 'share_blocks', 'SpareRows', 'OwnLoss', 'reduce_metric', 'delete_others', 'save_blocks',
+           'load_blocks', 'collab_version', 'check_same_epoch', 'Ring']
 
 # %% ../nbs/15c_ring.ipynb #93d71557
 import atexit,random,shutil,zlib
@@ -122,6 +122,22 @@ def pass_items(
     for t,new in zip(tabs, into.split([t.shape[1] for t in tabs], 1)): t[rows] = new
     return out.nbytes
 
+def share_rows(
+    tabs:list, # Tables
+    owned, # Pairs of the number of a process and a slice of rows
+    ps:Processes, # This one and the others
+)->int: # Bytes sent
+    "Send rows from the process that has them to all others"
+    if ps.n==1: return 0
+    total = 0
+    with joint('share its rows'):
+        for r,at in owned:
+            for rows in (t[at] for t in tabs):
+                if not len(rows): continue
+                dist.broadcast(rows, r)
+                if r==ps.rank: total += rows.nbytes*(ps.n-1)
+    return total
+
 def share_blocks(
     tabs:list, # Tables of users or of items
     shards:Shards, # Which rows are a block
@@ -130,15 +146,7 @@ def share_blocks(
     ps:Processes, # This one and the others
 )->int: # Bytes sent
     "Send each block from the process that has it to all others"
-    if ps.n==1: return 0
-    total = 0
-    with joint('share its rows'):
-        for b in range(shards.n_blocks[s]):
-            for t in tabs:
-                rows = t[shards.block(s, b)]
-                dist.broadcast(rows, owner(b))
-                if owner(b)==ps.rank: total += rows.nbytes*(ps.n-1)
-    return total
+    return share_rows(tabs, [(owner(b),shards.block(s, b)) for b in range(shards.n_blocks[s])], ps)
 
 # %% ../nbs/15c_ring.ipynb #02c60d5c
 class SpareRows:
@@ -181,6 +189,13 @@ def reduce_metric(m):
 # %% ../nbs/15c_ring.ipynb #6aaf56ae
 def _done_epochs(folder): return sorted((o for o in Path(folder).glob('epoch-*') if o.suffix!='.tmp'), key=lambda o: int(o.name.split('-')[1]))
 
+def delete_others(
+    folder, # Of checkpoints
+):
+    "Delete all but the last checkpoint, and what a process that was killed has not finished"
+    for o in _done_epochs(folder)[:-1]: os.replace(o, o.with_suffix('.tmp')) # so that what has a name without it is whole
+    for o in Path(folder).glob('epoch-*.tmp'): shutil.rmtree(o)
+
 def save_blocks(
     folder, # Of checkpoints
     epoch:int, # How many epochs are done
@@ -201,9 +216,8 @@ def save_blocks(
     for b in workers_of(shards.n_blocks[0], *ps): torch.save([o[shards.block(0, b)].clone() for o in users], tmp/f'users-{b}.pt')
     all_values(0)
     if not ps.rank:
-        before = _done_epochs(folder)
         os.replace(tmp, folder/f'epoch-{epoch}')
-        for o in before: shutil.rmtree(o)
+        delete_others(folder)
     all_values(0)
 
 # %% ../nbs/15c_ring.ipynb #e14955c4
@@ -241,60 +255,78 @@ def check_same_epoch(done):
 
 # %% ../nbs/15c_ring.ipynb #ea33fe0c
 class Ring(Callback):
-    "Train by `Fused` on blocks that share no rows, in one process or several"
+    "Train on shards in one process or several: by `Fused` on blocks that share no rows, or in closed form"
     order = 45 # before the recorder, which logs what this reduces, and before schedules
     def __init__(self,
         checkpoint=None, # Folder of checkpoints: training goes on from the last one
         timeout=600, # How long to wait for other processes, in seconds
     ):
         store_attr()
-        self.bytes_sent,self.skip = 0,None
+        self.bytes_sent,self.done = 0,0
+
+    @property
+    def sweeper(self):
+        "The closed form that trains, if one does"
+        cb = getattr(self.learn, 'closed_form', None)
+        return cb and cb.solver
 
     def before_fit(self):
         self.ps = processes(self.timeout)
         self._check()
-        train = self.dls.train
-        self.shards = train.dataset.shards
-        self.seed = all_values(ifnone(train.seed, random.randrange(2**31)))[0]
-        tabs = tables(self.model)
-        self.users,self.items = [[tabs[t].data for t in table_names if side(t)==s] for s in (0,1)]
-        self._begin()
-        own = workers_of(self.shards.n_blocks[0], *self.ps)
-        parts = parts_of(self.dls.valid.dataset.split, own)
-        self.dls.valid.set_schedule([Block(0, None, None, parts)])
+        self.shards = self.dls.train.dataset.shards
         self.owner = {b:r for r in range(self.ps.n) for b in workers_of(self.shards.n_blocks[0], r, self.ps.n)}
+        self._begin()
+        parts = parts_of(self.dls.valid.dataset.split, workers_of(self.shards.n_blocks[0], *self.ps))
+        self.dls.valid.set_schedule([Block(0, None, None, parts)])
         vars(self.recorder)['smooth_loss'] = OwnLoss(self.recorder.smooth_loss.beta)
         if self.ps.rank and hasattr(self.learn, 'progress'): self.learn.progress.run = False
 
     def _check(self):
         "Raise a `ValueError` if this learner can't be trained so"
         if not hasattr(self.dls.train.dataset, 'shards'): raise ValueError("`Ring` trains on shards: make the loaders with `CollabDataLoaders.from_shards`")
+        shards = self.dls.train.dataset.shards
+        if not self.sweeper: self._check_ring(shards)
+        if self.ps.n>shards.n_blocks[0]: raise ValueError(f"There are {self.ps.n} processes and {shards.n_blocks[0]} blocks in {shards.path}: "
+            f"start at most as many processes, or prepare the shards with `blocks={self.ps.n}`")
+        shapes = {k:list(o.shape) for k,o in tables(self.model).items()}
+        check_agree(version=collab_version(), preparation=shards.preparation, tables=shapes, n_epoch=self.n_epoch, bs=self.dls.train.bs)
+
+    def _check_ring(self, shards):
         if not any(isinstance(o, Fused) for o in self.learn.cbs): raise ValueError("`Ring` passes on rows between the steps of `Fused`: "
             "pass `cbs=[Fused(), Ring()]`")
         if self.checkpoint and self.dls.train.seed is None: raise ValueError("Training goes on from a checkpoint in the same order of ratings: "
             "pass a `seed` to `CollabDataLoaders.from_shards`")
-        shards = self.dls.train.dataset.shards
         n_users,n_items = shards.n_blocks
         if n_users!=n_items: raise ValueError(f"A ring needs as many blocks of users as of items, and {shards.path} has {n_users} and {n_items}")
-        if self.ps.n>n_users: raise ValueError(f"There are {self.ps.n} processes and {n_users} blocks in {shards.path}: start at most as many processes, "
-            f"or prepare the shards with `blocks={self.ps.n}`")
-        shapes = {k:list(o.shape) for k,o in tables(self.model).items()}
-        check_agree(version=collab_version(), preparation=shards.preparation, tables=shapes, n_epoch=self.n_epoch, bs=self.dls.train.bs)
 
-    def _begin(self):
-        "The same tables in all processes: those of a checkpoint, or those of the first process"
-        self.state = dict(preparation=self.shards.preparation, n_epoch=self.n_epoch, seed=self.dls.train.seed, bs=self.dls.train.bs)
-        done = load_blocks(self.checkpoint, self.state, self.shards, self.users, self.items) if self.checkpoint else 0
-        if self.skip in self.learn.cbs: self.learn.remove_cb(self.skip) # of a training that was interrupted
-        self.skip = SkipToEpoch(check_same_epoch(done))
-        self.learn.add_cb(self.skip)
-        if done or self.ps.n==1: return
-        with joint('get the first rows'):
-            for o in [*self.users,*self.items]: dist.broadcast(o, 0)
+
+# %% ../nbs/15c_ring.ipynb #a1779a86
+@patch
+def _begin(self:Ring):
+    "Find where to begin, and how many epochs are done"
+    if self.checkpoint and not self.ps.rank: delete_others(self.checkpoint)
+    all_values(0)
+    if self.sweeper: return self._begin_sweeps()
+    self.seed = all_values(ifnone(self.dls.train.seed, random.randrange(2**31)))[0]
+    tabs = tables(self.model)
+    self.users,self.items = [[tabs[t].data for t in table_names if side(t)==s] for s in (0,1)]
+    self.state = dict(preparation=self.shards.preparation, n_epoch=self.n_epoch, seed=self.dls.train.seed, bs=self.dls.train.bs)
+    self.done = check_same_epoch(load_blocks(self.checkpoint, self.state, self.shards, self.users, self.items) if self.checkpoint else 0)
+    if self.done or self.ps.n==1: return
+    with joint('get the first rows'):
+        for o in [*self.users,*self.items]: dist.broadcast(o, 0)
+
+@patch
+def _begin_sweeps(self:Ring):
+    self.done = check_same_epoch(self.sweeper.load_sweeps(self.checkpoint) if self.checkpoint else 0)
+    if self.done: self.sweeper.write(self.model)
+
 
 # %% ../nbs/15c_ring.ipynb #3b863eba
 @patch
 def before_train(self:Ring):
+    if self.epoch<self.done: raise CancelEpochException
+    if self.sweeper: return
     self.workers = workers_of(self.shards.n_blocks[0], *self.ps)
     self.spare = SpareRows([*self.users,*self.items], self.workers)
     self.block = None
@@ -322,14 +354,14 @@ def before_batch(self:Ring):
 # %% ../nbs/15c_ring.ipynb #ec8d1acd
 @patch
 def after_train(self:Ring):
+    if self.sweeper: return
     n = self.shards.n_blocks[0]
     self.spare.average()
     self.bytes_sent += share_blocks(self.items, self.shards, 1, lambda q: self.owner[(q+1)%n], self.ps) # where the last round left it
 
 @patch
 def after_fit(self:Ring):
-    self.bytes_sent += share_blocks(self.users, self.shards, 0, self.owner.get, self.ps)
-    self.learn.remove_cb(self.skip)
+    if not self.sweeper: self.bytes_sent += share_blocks(self.users, self.shards, 0, self.owner.get, self.ps)
     vars(self.recorder)['smooth_loss'] = AvgSmoothLoss(self.recorder.smooth_loss.beta)
     for o in self.dls.loaders: o.set_schedule()
 
@@ -341,5 +373,6 @@ def after_validate(self:Ring):
 
 @patch
 def after_epoch(self:Ring):
-    if self.checkpoint and self.epoch>=self.skip._skip_to:
-        save_blocks(self.checkpoint, self.epoch+1, self.state, self.shards, self.users, self.items, self.ps)
+    if not self.checkpoint or self.epoch<self.done: return
+    if self.sweeper: self.sweeper.save_sweep(self.checkpoint, self.epoch+1)
+    else: save_blocks(self.checkpoint, self.epoch+1, self.state, self.shards, self.users, self.items, self.ps)
