@@ -310,7 +310,7 @@ def _begin(self:Ring):
     self.seed = all_values(ifnone(self.dls.train.seed, random.randrange(2**31)))[0]
     tabs = tables(self.model)
     self.users,self.items = [[tabs[t].data for t in table_names if side(t)==s] for s in (0,1)]
-    self.state = dict(preparation=self.shards.preparation, n_epoch=self.n_epoch, seed=self.dls.train.seed, bs=self.dls.train.bs)
+    self.state = dict(way='ring', preparation=self.shards.preparation, n_epoch=self.n_epoch, seed=self.dls.train.seed, bs=self.dls.train.bs)
     self.done = check_same_epoch(load_blocks(self.checkpoint, self.state, self.shards, self.users, self.items) if self.checkpoint else 0)
     if self.done or self.ps.n==1: return
     with joint('get the first rows'):

@@ -472,7 +472,7 @@ class ShardedSolver(BayesSolver):
     @property
     def state(self):
         "What checkpoints of the same training have in common"
-        return dict(trained='closed form', preparation=self.dls.train_ds.shards.preparation, n_factors=self.model.u_weight.embedding_dim,
+        return dict(way='closed form', preparation=self.dls.train_ds.shards.preparation, n_factors=self.model.u_weight.embedding_dim,
             y_range=self.model.link.y_range and [float(o) for o in self.model.link.y_range])
     def train_epoch(self):
         if self.mf is None: self.mf = self.start()

@@ -170,6 +170,7 @@ def test_closed_form_goes_on(folder, tmp_path):
         assert np.allclose(m, metrics, atol=1e-5) and abs(p['noise']-prior['noise'])<1e-6
     assert [o.name for o in (tmp_path/'run').iterdir()]==['epoch-5']
     with pytest.raises(ValueError, match="y_range=\\[1.0, 5.0\\], and this one has None"): solved(folder, 5, y_range=None, cbs=Ring(tmp_path/'run'))
+    with pytest.raises(ValueError, match="way='closed form', and this one has 'ring'"): ring_weights(folder, checkpoint=tmp_path/'run')
 
 def test_miscounted_shards(folder):
     shards = Shards(folder/'shards')
