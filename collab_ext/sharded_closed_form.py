@@ -71,7 +71,8 @@ def block_ratings(
     "Read the ratings of a block of users"
     rows = shards.block(0, b)
     start = F.pad(count[rows].cumsum(0), (1,0))
-    items,y = torch.empty(start[-1], dtype=torch.int32),torch.empty(start[-1])
+    items = torch.empty(start[-1], dtype=torch.int32)
+    y = torch.empty(start[-1])
     at = start[:-1].clone() # where the next rating of each user goes
     for o in parts_of(shards.train, [b]):
         data = read_part(shards, o)
@@ -184,7 +185,8 @@ def sum_shares(
         to,source = (ps.rank+step)%ps.n,(ps.rank-step)%ps.n
         for t in tensors:
             out,into = t[shares[to]],torch.empty_like(t[mine])
-            ops = [dist.P2POp(dist.isend, out, to)]*(out.numel()>0) + [dist.P2POp(dist.irecv, into, source)]*(into.numel()>0)
+            ways = (dist.isend,out,to),(dist.irecv,into,source)
+            ops = [dist.P2POp(*o) for o in ways if len(o[1])] # a process may have no share
             with joint('add up the sums of its items'):
                 for o in dist.batch_isend_irecv(ops) if ops else []: o.wait()
             t[mine] += into
@@ -393,7 +395,8 @@ def sample_of(
         if parts and n+o.rows>most: break
         parts.append(o)
         n += o.rows
-    data,rows = [read_part(shards, o) for o in parts],shards.block(0, 0)
+    data = [read_part(shards, o) for o in parts]
+    rows = shards.block(0, 0)
     ids,y = [torch.from_numpy(np.concatenate(o)) for o in zip(*[(o.ids,o.targ) for o in data])]
     ids[:,0] -= rows.start
     return RatingMatrix(ids, y, (rows.stop-rows.start, shards.sizes[1]))

@@ -188,7 +188,8 @@ def dies_in_time(rank, rng, took):
 
 def dies_writing(rank, rng, took):
     "Kill this process in the middle of a random one of its files"
-    save,n,count = torch.save,rng.randint(1, 8),itertools.count(1)
+    save,count = torch.save,itertools.count(1)
+    n = rng.randint(1, 8)
     def half(o, path, **kwargs):
         save(o, path, **kwargs)
         if not isinstance(path, Path) or next(count)<n: return # what is sent to others is no file
@@ -209,12 +210,14 @@ def test_random_kills(folder, tmp_path, way):
     def train(at): return ring_weights(folder, n_epoch, checkpoint=at) if way=='ring' else solved(folder, n_epoch, cbs=Ring(at))
     started = time.monotonic()
     (alone,*_), = in_processes(1, lambda rank: train(tmp_path/'alone'), tmp_path)
-    took,rng,n_killed = time.monotonic()-started,random.Random(0),0
+    took,n_killed = time.monotonic()-started,0
+    rng = random.Random(0)
     kills = itertools.cycle([dies_in_time,dies_writing,dies_writing,dies_in_time])
     while n_killed<(20 if full else 3):
         at = tmp_path/f'after-{n_killed}-kills'
         for n in (1,2):
-            victim,kill = rng.randrange(n),next(kills)
+            victim = rng.randrange(n)
+            kill = next(kills)
             def f(rank):
                 processes() # all have joined
                 if rank==victim: kill(rank, rng, took)
