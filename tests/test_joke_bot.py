@@ -659,6 +659,25 @@ def test_campaign_of_1000_requests(home, tmp_path, fake_telegram):
     assert got==Counter(1+i%50 for i in range(n)) and told>.95*n, out
     assert memory[n]<1.05*memory[200] and memory['votes']<1.05*memory[200]
 
+@pytest.mark.parametrize('damaged', [False,True])
+def test_nothing_runs_when_the_arguments_are_wrong(damaged, tmp_path, monkeypatch):
+    "A thread that still works when the program ends aborts it, after the message"
+    from joke_bot import __main__ as program
+    loaded = []
+    def load(home, **how): return loaded.append(home) or dict(echo=Echo())
+    monkeypatch.setattr(program, 'load_models', load)
+    monkeypatch.setattr(program, 'set_up_logging', lambda *args: None)
+    monkeypatch.setattr(program, 'states_of', lambda *args: HashedWords())
+    home = tmp_path/'home'
+    if damaged:
+        home.mkdir()
+        (home/'slates.db').write_text('no database'*1000)
+    args = [] if damaged else ['--jokes', str(tmp_path/'none.csv')]
+    with pytest.raises(SystemExit) as e: program.main(['--chat', '--home', str(home), *args])
+    assert ('slates.db' if damaged else 'none.csv') in e.value.code
+    assert not any(o.name=='worker' and o.is_alive() for o in threading.enumerate())
+    assert damaged or not loaded and not home.exists()
+
 @pytest.mark.parametrize('option,value', [('--per-minute','0'), ('--batch','0'), ('--temperature','nan'), ('--temperature','0'), ('--explore','7'), ('--top-p','2'),
     ('--retrain-every','-1'), ('--how','greedy')])
 def test_options_are_checked(option, value, capsys):
