@@ -92,6 +92,16 @@ def test_sentiment_by_words():
     assert word_sentiment('I love it, wonderful') > .8 > .5 == word_sentiment('') == word_sentiment('日本語')
     assert word_sentiment('not good') < .5 < word_sentiment("don't worry, it is not bad, be happy")
 
+def test_the_scale_of_words_is_that_of_the_mood():
+    "In a neutral mood one good word or one bad word may be said, and a heap of them may not; a good mood lets more of them"
+    from collab_ext.mood import Mood
+    def allowed(mood, *texts): return list(mood.suits([word_sentiment(o) for o in texts]))
+    texts = 'love','love hope joy','hate','the sea',' '.join(['hate']*8)
+    assert allowed(Mood(), *texts) == [True,False,True,True,False]
+    assert word_sentiment('love')+word_sentiment('hate') == word_sentiment('love hope')+word_sentiment('hate pain') == 1
+    assert allowed(Mood().set_state(dict(x=[1,0,0,0])), *texts)[:2] == [True,True]
+    assert allowed(Mood().set_state(dict(x=[-2,0,0,0])), *texts) == [False,False,False,False,True]
+
 # The queue
 
 def store_with(folder, **kwargs):
@@ -558,13 +568,13 @@ def test_from_posts_to_a_selector_that_a_running_service_takes_up(tmp_path):
     texts = Texts(texts=['a blue sea','a blue soup',''])
     assert models.score([texts,texts])[1]['mean'] == [0,0,0] and models.score([texts])[0]['sentiment_by'] == 'words'
     with pytest.raises(FileNotFoundError, match='train'): place(config)
-    assert 'better one' in train(config, epochs=3)
+    assert 'better one' in train(config)
     place(config)
     models.heads.refresh()
     res = models.score([texts])[0]
     assert res['selector'] == 1 and res['mean'][0] > res['mean'][1] and res['sentiment_by'] == 'words'
     (tmp_path/'labels.csv').write_text('text,label\n' + ''.join(f'so good {i},1\nso bad {i},-1\n' for i in range(40)))
-    train(config, tmp_path/'labels.csv', epochs=3)
+    train(config, tmp_path/'labels.csv')
     place(config)
     models.heads.refresh()
     res = models.score([Texts(texts=['so good 3','so bad 3'])])[0]
@@ -578,6 +588,27 @@ def test_from_posts_to_a_selector_that_a_running_service_takes_up(tmp_path):
     place(config, remove='sentiment')
     models.heads.refresh()
     assert models.score([texts])[0]['sentiment_by'] == 'words'
+
+@pytest.mark.parametrize('labels', [False,True])
+def test_a_head_is_trained_to_its_end_and_a_net_by_steps(tmp_path, labels):
+    "Without a net the closed form is exact: its scores are not the timid ones of a few steps"
+    from blog_bot.learning import open_run,prepare,read_labels,read_prepared,states_of_settings,train
+    from collab_ext.selector import selector_learner
+    with Standin() as blog:
+        config = taught(blog, tmp_path)
+        collect(config)
+    prepare(config)
+    file = tmp_path/'labels.csv'
+    file.write_text('text,label\n' + ''.join(f'so good {i},1\nso bad {i},-1\n' for i in range(40)))
+    df = read_labels(file).rename(columns=dict(label='feedback')) if labels else read_prepared(tmp_path).rename(columns=dict(quantile='feedback'))
+    valid = .2 if labels else np.arange(len(df))>=.8*len(df)
+    exact = selector_learner(df[['text','feedback']], states_of_settings(config), loss='votes' if labels else 'quantile', valid=valid).solve()
+    train(config, file if labels else None)
+    train(config, file if labels else None, hidden=4, epochs=1)
+    solved,net = [open_run(tmp_path, o, hashed_words, 'hash') for o in (1,2)]
+    texts = list(df.text[:20])
+    for a,b in zip(solved.score_candidates(texts), exact.score_candidates(texts)): np.testing.assert_allclose(a, b, atol=1e-5)
+    assert solved.model.hidden==0 and net.model.hidden==4
 
 def test_labels_that_cannot_be_used_are_named(tmp_path):
     from blog_bot.learning import read_labels

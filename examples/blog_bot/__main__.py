@@ -25,10 +25,11 @@ def parser():
     retry = add('retry', 'try again what was set aside')
     retry.add_argument('key', nargs='?', help='such as ask:1234 (default: all)')
     add('collect', 'fetch the posts of the blog with their notes; may be interrupted, and goes on where it was')
-    add('prepare', 'make what a selector learns from: notes as quantiles among the posts of the two weeks before')
+    add('prepare', 'make what a selector learns from: notes as quantiles among the posts of the two weeks around each, most of them before it')
     train = add('train', 'train the selector, or with --labels the sentiment head')
     train.add_argument('--labels', help='CSV with the columns text and label (1 or -1): trains the sentiment head')
-    train.add_argument('--epochs', type=int, default=8)
+    train.add_argument('--hidden', type=int, default=0, help='width of a net between vectors and scores (default: 0 for none, which is trained in closed form)')
+    train.add_argument('--epochs', type=int, default=8, help='of a net (default: 8)')
     place = add('place', 'put a trained head in place; a running bot takes it up')
     place.add_argument('number', nargs='?', type=int, help='of the run (default: the newest)')
     place.add_argument('--remove', choices=['selector','sentiment'], help='do without this head from now on')
@@ -78,7 +79,7 @@ def prepare(config, args):
 
 def train(config, args):
     from .learning import train
-    print(train(config, args.labels, args.epochs))
+    print(train(config, args.labels, args.hidden, args.epochs))
 
 def place(config, args):
     from .learning import place
