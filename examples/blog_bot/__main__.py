@@ -113,7 +113,9 @@ def demo(args):
         try:
             for o in args.ask or typed(): print(f'you asked: {o}\n{_outcome(blog, store, running, blog.ask(o, "you"))}\n', flush=True)
         except KeyboardInterrupt: pass
-        finally: supervisor.stop()
+        finally:
+            supervisor.stop()
+            store.close()
 
 def typed():
     "Lines from the keyboard, until an empty one or the end of the input"
