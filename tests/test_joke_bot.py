@@ -181,7 +181,18 @@ def test_terminal(bot):
     assert 'no joke to vote on' in said[1] and '[+] 👍' in said[2] and said[3]==said[4]==thanks
     assert [(o['person'],o['value']) for o in bot.store.votes()]==[(0,-1)] and next(lines)=='never'
     def leave(_): raise KeyboardInterrupt
+    said.clear()
+    lines = iter(['/joke','+','Zyx?','+','/joke','-','/quit'])
+    talk(bot, lambda _: next(lines), said.append)
+    told = said[1].split('\n')[0]
+    assert 'no joke about that' in said[3] and said[4] == f'{thanks} on “{told}”' and said[2]==said[6]==thanks
     talk(bot, leave, said.append)
+
+def test_no_warning_amid_a_talk(tmp_path, caplog):
+    bot = make_bot(tmp_path, dict(mute=Mute()), tries=2)
+    with caplog.at_level('WARNING'): assert "can't think of a joke" in ask(bot, 'Why?').text
+    bot.close()
+    assert not caplog.records
 
 def test_limit_for_each_person(tmp_path):
     bot = make_bot(tmp_path, per_minute=3)
@@ -266,13 +277,28 @@ def test_stats_compare_sources(tmp_path):
     ask(bot, '/joke')
     assert ask(bot, '/stats', 9).text.startswith('Nobody has voted yet')
     votes_of(bot, 12, dict(human=.9, echo=.2))
-    assert 'too few' in ask(bot, '/stats', 9).text
+    asked = [ask(bot, f'Why {i}?', 30).joke for i in range(30)]
+    for o in asked: bot.press(30, 30, button_data(o, 1))
+    n = Counter(o['source'] for o in bot.store.votes() if o['policy']=='random')
+    text = ask(bot, '/stats', 9).text
+    assert 'answers to questions: 100% 👍 of 30 votes' in text
+    for o in ('human','echo'): assert f'{o}, chosen at random: ' in text and f'of {n[o]} votes; {20-n[o]} more such votes needed' in text
     votes_of(bot, 120, dict(human=.95, echo=.1))
     text = ask(bot, '/stats', 9).text
-    assert '132 votes by 20 people' in text and 'liked less' in text and 'human: ' in text and 'good' in text
+    assert '162 votes by 21 people' in text and 'needed' not in text.split('points')[0] and 'liked less' in text and 'human: ' in text and 'good' in text
     log = bot.chooser.log.frame()
-    assert len(log)>=133 and log.n_outcomes.sum()==132 # every choice is there, with its outcome
+    assert len(log)>=133 and log.n_outcomes.sum()==132 # answers to questions were no choice; every choice is there, with its outcome
     assert {round(sum(o),6) for o in log.propensities}=={1.}
+    bot.close()
+
+def test_stats_of_one_source_and_of_two_with_few_votes(tmp_path):
+    bot = make_bot(tmp_path)
+    votes_of(bot, 30, dict(human=.5))
+    text = ask(bot, '/stats', 9).text
+    assert '30 votes by 20 people' in text and 'compare' not in text and 'human' not in text
+    bot.sources.append('other')
+    text = ask(bot, '/stats', 9).text
+    assert 'other, chosen at random: no votes; 20 more such votes needed to compare it' in text and 'compared when another source has 20' in text
     bot.close()
 
 # Learning
@@ -357,6 +383,18 @@ def test_faults(tmp_path, fake_telegram):
         time.sleep(.1)
     assert sorted(o.chat for o in tg.sent)==list(range(1,9)) and len(bot.store.votes())==1
     assert not any(o.times for o in tg.faults) and not bot.store.waiting()
+
+def test_pictures(tmp_path, fake_telegram):
+    "In private the person is told that only text can be read; a group is left alone"
+    tg,bot = fake_telegram,make_bot(tmp_path)
+    picture = [dict(file_id='a', file_unique_id='a', width=9, height=9)]
+    with running(bot, tg):
+        tg.say(None, -5, 7, photo=picture)
+        tg.say(None, 7, photo=picture, caption='/joke')
+        assert tg.wait(lambda: tg.sent)
+        tg.say('/joke', 8)
+        assert tg.wait(lambda: tg.sent_to(8))
+    assert ['only read text' in o.text for o in tg.sent]==[True,False] and not tg.sent_to(-5)
 
 def test_malformed_updates_do_not_stop_the_others(tmp_path, fake_telegram):
     tg,bot = fake_telegram,make_bot(tmp_path)
@@ -658,6 +696,25 @@ def test_campaign_of_1000_requests(home, tmp_path, fake_telegram):
         f"MB after 200 {memory[200]:.1f}, after {n} {memory[n]:.1f} ({memory[n]/memory[200]-1:+.1%}), after {len(tg.presses)} votes {memory['votes']:.1f}")
     assert got==Counter(1+i%50 for i in range(n)) and told>.95*n, out
     assert memory[n]<1.05*memory[200] and memory['votes']<1.05*memory[200]
+
+@pytest.mark.parametrize('damaged', [False,True])
+def test_nothing_runs_when_the_arguments_are_wrong(damaged, tmp_path, monkeypatch):
+    "A thread that still works when the program ends aborts it, after the message"
+    from joke_bot import __main__ as program
+    loaded = []
+    def load(home, **how): return loaded.append(home) or dict(echo=Echo())
+    monkeypatch.setattr(program, 'load_models', load)
+    monkeypatch.setattr(program, 'set_up_logging', lambda *args: None)
+    monkeypatch.setattr(program, 'states_of', lambda *args: HashedWords())
+    home = tmp_path/'home'
+    if damaged:
+        home.mkdir()
+        (home/'slates.db').write_text('no database'*1000)
+    args = [] if damaged else ['--jokes', str(tmp_path/'none.csv')]
+    with pytest.raises(SystemExit) as e: program.main(['--chat', '--home', str(home), *args])
+    assert ('slates.db' if damaged else 'none.csv') in e.value.code
+    assert not any(o.name=='worker' and o.is_alive() for o in threading.enumerate())
+    assert damaged or not loaded and not home.exists()
 
 @pytest.mark.parametrize('option,value', [('--per-minute','0'), ('--batch','0'), ('--temperature','nan'), ('--temperature','0'), ('--explore','7'), ('--top-p','2'),
     ('--retrain-every','-1'), ('--how','greedy')])

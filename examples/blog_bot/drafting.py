@@ -19,7 +19,7 @@ class Drafter:
     "Drafts answers; safe to use from several threads"
     def __init__(self, config, store):
         self.config,self.store = config,store
-        self.models = Peer(config.model.port, config.model.timeout_seconds)
+        self.models = Peer('model service', config.model.port, config.model.timeout_seconds)
         self.reject,self.doubt = WordList(config.screen.reject),WordList(config.screen.draft)
         self.log = SlateLog(config.files.folder/'slates.db')
         self.lock = threading.Lock() # the mood hears one after the other

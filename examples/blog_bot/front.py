@@ -49,7 +49,7 @@ class Front:
     ):
         self.config,self.clock = config,clock
         self.blog = blog or Tumblr(config)
-        self.switchboard = switchboard or Peer(config.switchboard.port)
+        self.switchboard = switchboard or Peer('switchboard', config.switchboard.port)
         self.quiet_until,self.outages = 0.,0
         self.trouble = Counter()
         self.known = set() # Keys that the switchboard has, so that it is not told again

@@ -70,7 +70,10 @@ def make_generator(
     folder, # Where collected posts are
 ):
     "What the configuration asks for"
-    if name!='words': return LanguageModel(name, folder)
+    if name!='words':
+        try: return LanguageModel(name, folder)
+        except (ValueError,OSError,ImportError) as e:
+            raise ValueError(f"generator = {name!r} in [model] can't be opened: {str(e).strip().splitlines()[0]}") from e
     return Words(example_texts() + [plain_text(o['text']) for o in read_posts(folder)])
 
 def read_posts(folder):

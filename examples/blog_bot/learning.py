@@ -61,7 +61,8 @@ def read_prepared(folder):
 def train(
     config, # As `read_config` gives it
     labels=None, # CSV of texts and labels, for a sentiment head; prepared posts and a selector by default
-    epochs=8,
+    hidden=0, # Width of a net between vectors and scores; 0 for none, which is trained in closed form
+    epochs=8, # Of a net
 )->str: # What was done
     "Train a head and keep it as the next run"
     folder = config.files.folder
@@ -69,14 +70,19 @@ def train(
     df = (read_labels(labels) if labels else read_prepared(folder)).rename(columns=dict(label='feedback', quantile='feedback'))
     if len(df)<fewest: raise ValueError(f"there are {len(df)} texts to learn from, and {fewest} or more are wanted")
     valid = .2 if labels else np.arange(len(df))>=.8*len(df) # the latest posts
-    learn = selector_learner(df[['text','feedback']], states_of_settings(config), loss='votes' if labels else 'quantile', valid=valid, path=folder)
-    with learn.no_bar(),learn.no_logging(): learn.fit_one_cycle(epochs)
+    loss = 'votes' if labels else 'quantile'
+    learn = selector_learner(df[['text','feedback']], states_of_settings(config), loss=loss, valid=valid, hidden=hidden, path=folder)
+    if hidden: fit_quietly(learn, epochs)
+    else: learn.solve()
     measured = learn.evaluate().iloc[0]
     with new_version(folder, 'runs') as new:
         learn.save(new.folder.absolute()/'head')
         write_note(new/'note.json', dict(head=head, states=states_name(config.model), texts=len(df), measured=measured.to_dict()))
     return (f"The {head} is {new.folder}. Of two {'texts' if labels else 'of the latest posts'} it finds the better one in {measured.value:.0%} of cases "
         f"({measured.low:.0%} to {measured.high:.0%}; chance is 50%); next: python -m blog_bot place")
+
+def fit_quietly(learn, epochs):
+    with learn.no_bar(),learn.no_logging(): learn.fit_one_cycle(epochs)
 
 def open_run(folder, number, states, name):
     "A trained head"

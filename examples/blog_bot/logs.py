@@ -27,6 +27,7 @@ def start_log(
     root.handlers = [logging.StreamHandler(sys.stderr), *_file_handlers(Path(folder)/f'{name}.log')]
     for o in root.handlers: o.setFormatter(form)
     root.setLevel(level)
+    for o in ('httpx','httpcore'): logging.getLogger(o).setLevel(logging.NOTSET if level=='DEBUG' else logging.WARNING) # a line for each request
     sys.excepthook = lambda kind,e,tb: root.critical('it ends', exc_info=(kind,e,tb))
     return logging.getLogger('blog_bot')
 

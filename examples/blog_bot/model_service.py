@@ -181,4 +181,4 @@ def create_app(config):
             sentiment_by=models.heads.number('sentiment') or 'words', waiting=waiting)
     return app
 
-def run(config): serve(create_app(config), config.model.port)
+def run(config): serve(create_app, config, config.model.port)

@@ -1,5 +1,5 @@
 "What the switchboard and the model service have in common: who may ask, how much, and how they answer"
-import hmac,json,logging,os
+import hmac,json,logging,os,sys
 import httpx,uvicorn
 from collab_ext.serve import TooLarge,read_body
 
@@ -20,16 +20,17 @@ class Wrong(Exception):
 
 class Peer:
     "Another of the three processes"
-    def __init__(self, port, timeout=10.):
+    def __init__(self, name, port, timeout=10.):
+        self.name = name
         headers = {'authorization':f'Bearer {os.environ.get(token_name, "")}'}
         self.http = httpx.Client(base_url=f'http://127.0.0.1:{port}', timeout=timeout, headers=headers)
 
     def call(self, path, body=None):
         "The answer to a request, as plain data"
         try: answer = self.http.post(path, json=body or {})
-        except httpx.HTTPError as e: raise Away(f"{path} gets no answer: {type(e).__name__}") from None
-        if answer.status_code in (429,500,502,503,504,507): raise Away(f"{path}: {_detail(answer)}", _wait(answer))
-        if answer.status_code>=400: raise Wrong(f"{path}: {_detail(answer)}", answer.status_code)
+        except httpx.HTTPError as e: raise Away(f"the {self.name} gives no answer to {path}: {type(e).__name__}") from None
+        if answer.status_code in (429,500,502,503,504,507): raise Away(f"the {self.name} can't do {path} now: {_detail(answer)}", _wait(answer))
+        if answer.status_code>=400: raise Wrong(f"the {self.name} refuses {path}: {_detail(answer)}", answer.status_code)
         return answer.json()
 
     def is_up(self):
@@ -68,6 +69,13 @@ async def _send(send, status, detail):
     await send(dict(type='http.response.start', status=status, headers=headers))
     await send(dict(type='http.response.body', body=body))
 
-def serve(app, port):
-    "Answer on this machine until told to stop"
+unusable = 78 # Exit status of a process that can't work with what it was given (EX_CONFIG of sysexits.h)
+
+def serve(create_app, config, port):
+    "Answer on this machine until told to stop; what can't be opened is said in one line"
+    try: app = create_app(config)
+    except (ValueError,OSError,ImportError) as e:
+        log.error("it can't start: %s", e)
+        log.debug('', exc_info=True)
+        sys.exit(unusable)
     uvicorn.run(Guard(app), host='127.0.0.1', port=port, log_config=None, access_log=False, timeout_graceful_shutdown=2)

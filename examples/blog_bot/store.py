@@ -28,6 +28,7 @@ CREATE TABLE IF NOT EXISTS notes (name TEXT PRIMARY KEY, value TEXT NOT NULL);
 CREATE TABLE IF NOT EXISTS cache (key TEXT PRIMARY KEY, value TEXT NOT NULL, used REAL NOT NULL);
 """
 
+_to_draft = "(state='new' AND due<=:now) OR (state='claimed' AND lease_until<:now)"
 _back = dict(claimed='new', posting='drafted') # Where an ask goes when a step had no effect
 
 class Full(OSError):
@@ -110,9 +111,16 @@ class Store:
 
     def claim(self, seconds):
         "The next ask to draft, for so many seconds; None if there is none"
-        return self._claimed("""UPDATE asks SET state='claimed', lease=:lease, lease_until=:until, tries=tries+1, changed=:now WHERE key=
-            (SELECT key FROM asks WHERE (state='new' AND due<=:now) OR (state='claimed' AND lease_until<:now) ORDER BY due,asked LIMIT 1)
-            RETURNING *""", seconds)
+        return self._claimed(f"""UPDATE asks SET state='claimed', lease=:lease, lease_until=:until, tries=tries+1, changed=:now WHERE key=
+            (SELECT key FROM asks WHERE {_to_draft} ORDER BY due,asked LIMIT 1) RETURNING *""", seconds)
+
+    def has_work(self):
+        "Is there an ask to draft?"
+        return bool(self.run(f"SELECT 1 FROM asks WHERE {_to_draft} LIMIT 1", dict(now=self.clock())))
+
+    def release_drafts(self):
+        "Asks that were being drafted by a process that has ended are new again, at once; their tries stay counted"
+        self.run("UPDATE asks SET state='new', lease=NULL, due=:now, changed=:now WHERE state='claimed'", dict(now=self.clock()))
 
     def claim_posting(self, seconds):
         "The next answer to post, for so many seconds; one with `again` may be on the blog already, and is looked for first"

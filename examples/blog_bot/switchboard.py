@@ -58,9 +58,9 @@ def drafts(store, drafter, config, stop):
     "Draft one answer after the other"
     while not stop.is_set():
         try:
-            ask = store.claim(config.switchboard.draft_lease_seconds) if drafter.is_ready() else None
-            if ask: draft_one(store, drafter, ask, config)
-            else: stop.wait(.1)
+            if not store.has_work(): stop.wait(.1)
+            elif not drafter.is_ready(): stop.wait(1)
+            elif ask := store.claim(config.switchboard.draft_lease_seconds): draft_one(store, drafter, ask, config)
         except (Full,OSError,Stale) as e:
             log.warning('%s', e)
             stop.wait(1)
@@ -89,6 +89,7 @@ def create_app(config, drafters=2):
     "The service over the queue, and threads that draft"
     s = config.switchboard
     store = Store(config.files.folder/'queue.db', s.retries, s.backoff_seconds)
+    store.release_drafts() # nobody else drafts, since a switchboard holds a lock while it lives
     drafter = Drafter(config, store)
     stop = threading.Event()
 
@@ -140,4 +141,4 @@ def _add_change(app, store, name, body):
     change.__annotations__['o'] = body
     app.add_api_route(f'/{name}', change, methods=['POST'])
 
-def run(config): serve(create_app(config), config.switchboard.port)
+def run(config): serve(create_app, config, config.switchboard.port)

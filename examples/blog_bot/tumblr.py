@@ -16,9 +16,9 @@ class Refused(Exception):
 class Unsure(Exception):
     "No answer, or a broken one: the request may have had its effect"
 
-_remedies = {401:"the tokens in [tumblr] are not accepted: make new ones and start the bot again",
-    403:"this blog does not let these tokens do that: is `name` in [blog] the blog they were made for?",
-    404:"there is no such blog or post", 429:"too many requests: the bot waits"}
+_remedies = {401:"Tumblr does not accept the tokens in [tumblr]: make new ones and start the bot again",
+    403:"Tumblr does not let these tokens do that: is `name` in [blog] the blog they were made for?",
+    404:"Tumblr has no such blog or post", 429:"Tumblr had too many requests: the bot waits"}
 
 block_chars = 4096 # The most that a text block may hold
 
@@ -61,14 +61,14 @@ class Tumblr:
         _,signed,_ = self.signer.sign(str(request.url), method)
         request.headers['authorization'] = signed['Authorization']
         try: answer = self.http.send(request)
-        except (httpx.ConnectError,httpx.ConnectTimeout): raise Refused("the service can't be reached", 0) from None
-        except httpx.HTTPError as e: raise Unsure(f"no answer: {type(e).__name__}") from None
+        except (httpx.ConnectError,httpx.ConnectTimeout): raise Refused("Tumblr can't be reached", 0) from None
+        except httpx.HTTPError as e: raise Unsure(f"Tumblr gives no answer: {type(e).__name__}") from None
         return self._read(answer)
 
     def _read(self, answer):
         status = answer.status_code
-        if status>=500: raise Unsure(f"the service had an error of its own ({status})")
-        if status>=400: raise Refused(_remedies.get(status, f"the service refused it ({status}{_reason(answer)})"), status, _wait(answer))
+        if status>=500: raise Unsure(f"Tumblr had an error of its own ({status})")
+        if status>=400: raise Refused(_remedies.get(status, f"Tumblr refused it ({status}{_reason(answer)})"), status, _wait(answer))
         try: return answer.json()['response']
         except (ValueError,KeyError,TypeError): raise Unsure("the answer is not what Tumblr's API promises") from None
 

@@ -74,12 +74,16 @@ def states_of(generators, home):
     return MeanVectors(TextStates(first.model, first.tokenizer, cache=Path(home)/'states'), text_form)
 
 def make_bot(a):
+    "The bot that the arguments ask for; its thread starts last, since a program that ends while PyTorch works in a thread is aborted"
+    humans = load_humans(a.jokes)
     store = Store(Path(a.home)/'bot.db')
     generators = {} if a.no_models else load_models(a.home, k=a.top_k, p=a.top_p, temperature=a.temperature)
     states = states_of(generators, a.home)
-    worker = Worker(generators, store, a.buffer, a.batch, prepare=states).start()
+    worker = Worker(generators, store, a.buffer, a.batch, prepare=states)
     owner = 0 if a.chat else a.owner
-    return JokeBot(store, load_humans(a.jokes), worker, Chooser(a.home, states, a.explore, a.how), owner, a.per_minute)
+    bot = JokeBot(store, humans, worker, Chooser(a.home, states, a.explore, a.how), owner, a.per_minute)
+    worker.start()
+    return bot
 
 async def serve(bot, a, token):
     from .telegram_front import TelegramFront
@@ -97,8 +101,8 @@ def main(args=None):
     try:
         token = None if a.chat else read_token(a.token_file)
         bot = make_bot(a)
-        talk(bot) if a.chat else asyncio.run(serve(bot, a, token))
-    except (ValueError,OSError,sqlite3.Error) as e: sys.exit(redact(f'{e}'))
-    bot.close()
+        try: talk(bot) if a.chat else asyncio.run(serve(bot, a, token))
+        finally: bot.close()
+    except (ValueError,OSError,ImportError,sqlite3.Error) as e: sys.exit(redact(f'{e}'))
 
 if __name__=='__main__': main()

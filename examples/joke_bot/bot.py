@@ -88,7 +88,7 @@ class JokeBot:
         if wait: return Reply(f"That was a lot of jokes: please ask again in {wait:.0f} seconds.")
         try: return await (self._answer(person, chat, question, request) if question else self._joke(person, chat, request))
         except NoJoke as e:
-            log.warning("No joke: %s", e)
+            log.info("No joke: %s", e) # the person is told
             return Reply("I can't think of a joke right now. Please try again.")
 
     async def _for_owner(self, person, command):
@@ -164,7 +164,7 @@ class JokeBot:
         "The comparison of sources, as text"
         self.chooser.note_outcomes(self.store)
         made = [f'{name}: {describe(o)}' for name,o in self.worker.counts.items() if o]
-        return '\n'.join([report(self.store), *made, self.chooser.describe()])
+        return '\n'.join([report(self.store, self.sources), *made, self.chooser.describe()])
 
     def retrain(self): return self.chooser.retrain(self.store)
 

@@ -80,12 +80,13 @@ class FakeTelegram:
             return self.last_update
 
     def say(self, text, chat=1, person=None, **extra):
-        "A person types; → the number of the update"
+        "A person types, or sends something else, such as `say(None, photo=[dict(file_id='a', …)])`; → the number of the update"
         person = chat if person is None else person
         with self.changed:
             self.last_message += 1
-            message = dict(message_id=self.last_message, date=int(time.time()), chat=_chat(chat), text=text, **{'from':_user(person)}, **extra)
-            if text.startswith('/'): message['entities'] = [dict(type='bot_command', offset=0, length=len(text.split()[0]))]
+            message = dict(message_id=self.last_message, date=int(time.time()), chat=_chat(chat), **{'from':_user(person)}, **extra)
+            if text is not None: message['text'] = text
+            if text and text.startswith('/'): message['entities'] = [dict(type='bot_command', offset=0, length=len(text.split()[0]))]
             return self.update(message=message)
 
     def press(self, message, button, person=None):

@@ -3,17 +3,30 @@ import math,pandas as pd
 
 least = 20 # votes of a source before it is compared: fewer may be all alike, and say nothing of how much votes vary
 
-def report(store)->str:
+def report(
+    store,
+    sources=(), # Those that jokes are told of; sources of before count, too, as far as they have votes
+)->str:
     "Votes by source, compared on jokes that chance chose, and by way of choosing"
     votes = pd.DataFrame(store.votes())
     if not len(votes): return "Nobody has voted yet."
     lines = [f"{_many(len(votes), 'vote')} by {_many(votes.person.nunique(), 'person', 'people')} on {_many(votes.joke.nunique(), 'joke')}"]
     for policy,o in votes.groupby('policy'): lines.append(f"{_policies[policy]}: {_liked(o)}")
     fair = votes[votes.policy=='random']
+    sources = sorted({*sources, *fair.source})
+    if len(sources)<2: return '\n'.join(lines)
     enough = fair[fair.groupby('source').person.transform('size')>=least]
-    if enough.source.nunique()>1: lines += ['', *compared(enough)]
-    rest = votes[~votes.source.isin(enough.source)] if enough.source.nunique()>1 else votes
-    return '\n'.join(lines+[f"{source}: {_liked(o)}; too few at random to compare sources" for source,o in rest.groupby('source')])
+    comparable = enough.source.nunique()>1
+    if comparable: lines += ['', *compared(enough)]
+    rest = [o for o in sources if not comparable or o not in set(enough.source)]
+    return '\n'.join(lines+[_lacking(o, fair[fair.source==o]) for o in rest])
+
+def _lacking(source, votes):
+    "How many votes a source still needs to be compared"
+    n = len(votes)
+    so_far = f"{source}, chosen at random: {_liked(votes) if n else 'no votes'}"
+    if n>=least: return f"{so_far}; it is compared when another source has {least} such votes, too"
+    return f"{so_far}; {_many(least-n, 'more such vote')} needed to compare it"
 
 _policies = dict(random='chosen at random', selector='chosen by the selector', asked='answers to questions')
 
