@@ -366,9 +366,12 @@ def ease_on_union(data, srcs, tgt, dls):
     return EASE(ds.ids, ds.targ, ds.vocab.sizes, source=source, source_weight=1., **plain)
 
 @cache
-def click_sources(data, srcs, tgt):
-    "Linear models of each source"
-    def solved(src): return linear_learner(CollabDataLoaders.from_interactions(liked(source_ratings(data, src, tgt)), valid_pct=0, device='cpu')).as_pair()
+def click_sources(data, srcs, tgt, model='linear'):
+    "Linear models of each source, or models of 64 factors by iALS"
+    def dls_of(src): return CollabDataLoaders.from_interactions(liked(source_ratings(data, src, tgt)), valid_pct=0, device='cpu')
+    def solved(src):
+        if model=='linear': return linear_learner(dls_of(src)).as_pair()
+        return quiet(implicit_learner(dls_of(src), 64, loss_func='ials'), 'solve').as_pair()
     return [solved(o) for o in srcs]
 
 def clicks_job(data, srcs, tgt, i, pct):
@@ -391,8 +394,8 @@ def clicks_job(data, srcs, tgt, i, pct):
     def linear(**kwargs):
         learn = linear_learner(dls, **kwargs)
         return learn,lambda known: linear_scores(learn)
-    def ials():
-        learn = quiet(implicit_learner(dls, 64, loss_func='ials'), 'solve')
+    def ials(**kwargs):
+        learn = quiet(implicit_learner(dls, 64, loss_func='ials', **kwargs), 'solve')
         return learn,lambda known: factor_scores(learn, known)
     def union():
         model = SimpleNamespace(model=ease_on_union(data, srcs, tgt, dls))
@@ -401,8 +404,11 @@ def clicks_job(data, srcs, tgt, i, pct):
     add('EASE', lambda: linear(**plain))
     add('EASE on the union', union)
     add('linear', linear)
+    add('graph', lambda: linear(kind='graph'))
     add('iALS', ials)
     add('linear, transferred', lambda: linear(**source))
+    add('graph, transferred', lambda: linear(kind='graph', **source))
+    if len(srcs)==1: add('iALS, transferred', lambda: ials(pretrained=click_sources(data, srcs, tgt, 'ials')[0], id_map=id_map[0]))
     return rows
 
 def known_clicks(dls): return sp.csr_matrix((np.ones(len(dls.train_ds)), dls.train_ds.ids.numpy().T), shape=dls.vocab.sizes)
