@@ -82,10 +82,12 @@ class ItemModel(nn.Module):
         return self.of_history(x).T@Z
 
     asked,trial,source_weight = {},None,0. # arguments as they were given; what was tried; how much a source counts
+    sources = {} # name → how much one of its people counts
     def extra_repr(self):
         "Settings, and which of them were chosen"
         said = [f'{k}={v:.4g}' for k,v in self.settings.items()] if hasattr(self, 'settings') else []
         if self.source_weight: said.append(f'source_weight={self.source_weight:.4g}')
+        if self.sources: said.append('with '+' and '.join(f'{k} (weight {v:g})' for k,v in self.sources.items()))
         if self.trial is not None: said.append(f"chosen on held-out clicks: {', '.join(_chosen(self.asked))}")
         return ', '.join(said)
 
@@ -486,8 +488,11 @@ class LinearSolver(Solver):
     def suits(cls, model, dls, loss_func): return isinstance(model, ItemModel)
 
     def train_epoch(self):
-        ds = self.dls.train_ds
-        self.solved = type(self.model)(ds.ids, ds.targ, ds.vocab.sizes, **_asked(self.model, ds.vocab.sizes[1]))
+        ds,asked = self.dls.train_ds,_asked(self.model, self.dls.train_ds.vocab.sizes[1])
+        lost = self.model.sources if asked.get('source') is None else {}
+        if lost: warn(f"{' and '.join(lost)} took part in this model, and a file keeps none of them: it is solved again without; make it with `pretrained`")
+        self.solved = type(self.model)(ds.ids, ds.targ, ds.vocab.sizes, **asked)
+        self.solved.sources = {} if lost else self.model.sources
         some = self.solved.history[1:513]
         return float((self.solved.of_history(some).numpy()[some.nonzero()]-1).__pow__(2).mean()) if some.nnz else 0.
     def write(self, model): model.__dict__.update(self.solved.__dict__)
