@@ -63,6 +63,25 @@ def test_scores_of_a_trial_are_those_of_the_model(clicks):
 
 # ---- Strengths ----
 
+def test_people_of_the_source_judge_the_ridge_too(clicks):
+    "Users with few clicks alone would want another ridge than people with many"
+    from collab_ext.linear import _with_judges,_of_all
+    short,long = np.array([.01,.02,.03,.04,.05]),np.array([.2,.3,.3,.2,.1])
+    both = EaseTrial([1.,0.], np.array([10.,30.,100.,300.,1000.]), np.stack([short]*2)[...,None], np.stack([long]*2)[...,None])
+    assert _of_all(both, 0).argmax()==2 and _of_all(both, 1).argmax()==4 # without a source, nobody of it is asked
+    X = loaders(clicks).train_ds
+    X = ItemModel(X.ids, X.targ, X.vocab.sizes).history
+    few,many = list(click_parts(X[140:]))[0][1],X[1:140]
+    source = ItemStatistics(many, many.getnnz(1), many.getnnz(0))
+    left,rest,held = _with_judges(few, source, n=50)
+    assert rest.shape[0]==50 and left.rows.nnz+held.nnz==many.nnz and (left.row_counts.sum()==many.nnz)
+    assert _with_judges(few, source._replace(rows=-many))[1].shape[0]==0 # rows of vectors are no people
+    ridge,weight,trial = choose_ease(few, None, 3., .3, .1, source, least=100)
+    j = trial.weights.index(weight)
+    own,theirs = trial.quality[j].mean(1),trial.people[j].mean(1)
+    assert weight and ridge==best_strength(trial.ridges, own*theirs)
+    assert choose_ease(few, None, 3., .3, .1, source._replace(rows=many*0), 0., least=100)[0]==choose_ease(few, None, 3., .3, .1, least=100)[0]
+
 @pytest.mark.parametrize('kind,names', [('ease',['ridge']), ('graph',['low_pass','item_pow'])])
 def test_a_model_says_what_it_chose(target, kind, names):
     learn = linear_learner(target, kind)
