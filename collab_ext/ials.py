@@ -186,10 +186,10 @@ class ClickSource:
         rows,clicks = [torch.where(known.view(-1, *[1]*(o.ndim-1)), o[idx.clamp(min=0)], 0.) for o in (vecs[s],counts[s])]
         return _SourceSide(rows, clicks, (other*n[:,None]).T@other/n.sum().clamp(min=1), len(other))
 
-    def of_users(self, users):
-        "The same for some of the target's users"
-        res,u = copy(self),self.sides[0]
-        res.sides = [u._replace(rows=u.rows[users], clicks=u.clicks[users]),self.sides[1]]
+    def part(self, users, items):
+        "The same for some of the target's users and items"
+        res = copy(self)
+        res.sides = [o._replace(rows=o.rows[idx], clicks=o.clicks[idx]) for o,idx in zip(self.sides, (users,items))]
         return res
 
     def shuffled(self):
@@ -237,13 +237,16 @@ def choose_source(
     regs=(.01,.02,.03,.05,.09), # Ridges to try beside it
     strengths=(.03,.01,.1,.3,1.), # What a click of the source may be worth; the first is tried with all ridges
     n_users=2000, # At most as many users
+    n_items=5000, # At most as many items, the most clicked ones
     least=300, # Number of clicks below which nothing is tried
 )->tuple: # Weights, and what a click of the source is worth
     "The ridge and the strength that predict held-out clicks best"
     if X.nnz<least: return alone,.1
     users = np.random.default_rng(0).permutation(np.flatnonzero(X.getnnz(1)))[:n_users]
-    parts = list(click_parts(X[users]))
-    known = known.of_users(users)
+    clicks = X.getnnz(0)+known.sides[1].clicks.numpy()
+    items = np.sort(np.argsort(-clicks, kind='stable')[:n_items])
+    parts = list(click_parts(X[users][:,items]))
+    known = known.part(users, items)
     def with_reg(reg): return IALSLoss(alone.alpha0, reg, alone.nu, alone.count_weight)
     @cache
     def quality(reg, strength, known=known): return try_source(parts, known, with_reg(reg), strength)
