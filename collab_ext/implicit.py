@@ -420,8 +420,15 @@ def _note_weight(transfer, weights):
     said = [f'a user of {name} is worth {w:g} of the users here' if w else f'{name} did harm, and was dropped' for name,w in weights.items()]
     transfer.note_hint(f"On held-out clicks, {'; '.join(said)}")
 
+# %% ../nbs/10_implicit.ipynb #6813ba38
+def _knows_all(learn):
+    "Does the source have a row for each user and item with clicks?"
+    counts = learn.dls.train_ds.counts.values()
+    return all((idx>=0)[torch.as_tensor(n)>0].all() for idx,n in zip(learn.transfer.matches.idxs, counts))
+
 def _adapted(learn, src, choose):
     "Keep what a source says beside the clicks; `choose` the ridge, too"
+    if _knows_all(learn): return learn
     loss,width = learn.loss_func,learn.model.u_weight.embedding_dim
     if tables(src.wgts)['i_weight'].shape[1]!=width: src = src._replace(wgts=project_wgts(src.wgts, width))
     known = ClickSource(src, learn.transfer.matches)
