@@ -383,7 +383,10 @@ def _check_loss(loss, dls):
 # %% ../nbs/10_implicit.ipynb #34c07cf0
 def _without_scale(dls, pretrained, path=None, model_dir='models', **kwargs):
     "A source whose tables are not to be brought to the scale of the counts"
+    if are_several(pretrained): raise ValueError(f"`pretrained` is a list of {len(pretrained)}, and vectors of clicks take one source: pass one of them, or use "
+        "`linear_learner`, which takes several")
     src = read_source(pretrained, Path(path or dls.path)/model_dir, vocab_of(dls))
+    if 'indptr' in src.wgts: raise ValueError("This source is a linear model and has no vectors: pass `linear_factors(…)` of it, or use `linear_learner`")
     return src._replace(info={k:v for k,v in ifnone(src.info, {}).items() if k!='scale'})
 
 # %% ../nbs/10_implicit.ipynb #1c193d37
@@ -404,6 +407,42 @@ def _start_linear(learn, scale):
     rows = linear_start(learn.dls.train_ds, tabs['u_weight'].shape[1], unit_rows, scale)
     for t,o in zip(('u_weight','i_weight'), rows): tabs[t].copy_(o)
     for t in ('u_bias','i_bias'): tabs[t].zero_()
+
+# %% ../nbs/10_implicit.ipynb #ac46cb0c
+def _can_adapt(loss, pretrained=None, use_nn=False, fill=None, solve=None, **kwargs):
+    "Is a source to be more than a start?"
+    if not pretrained or not isinstance(loss, IALSLoss) or use_nn or fill is not None or solve is False: return False
+    return {'u_weight','i_weight'}<=set(tables(pretrained.wgts))
+
+def _note_weight(transfer, weights):
+    "Say how much each source counts, or that it was dropped"
+    if not any(weights.values()): transfer.note_began(Choice('scratch', 0, {}, 'held-out clicks'))
+    said = [f'a user of {name} is worth {w:g} of the users here' if w else f'{name} did harm, and was dropped' for name,w in weights.items()]
+    transfer.note_hint(f"On held-out clicks, {'; '.join(said)}")
+
+# %% ../nbs/10_implicit.ipynb #6813ba38
+def _knows_all(learn):
+    "Does the source have a row for each user and item with clicks?"
+    counts = learn.dls.train_ds.counts.values()
+    return all((idx>=0)[torch.as_tensor(n)>0].all() for idx,n in zip(learn.transfer.matches.idxs, counts))
+
+def _adapted(learn, src, choose):
+    "Keep what a source says beside the clicks; `choose` the ridge, too"
+    if _knows_all(learn): return learn
+    loss,width = learn.loss_func,learn.model.u_weight.embedding_dim
+    if tables(src.wgts)['i_weight'].shape[1]!=width: src = src._replace(wgts=project_wgts(src.wgts, width))
+    known = ClickSource(src, learn.transfer.matches)
+    learn.loss_func,strength = choose_source(_clicks_of(learn.dls), known, loss, **({} if choose else dict(regs=(loss.reg,))))
+    _note_weight(learn.transfer, {'the source':strength})
+    if not strength:
+        _start_linear(learn, 1.)
+        return learn
+    solver = IALSSolver(learn.model, learn.dls, learn.loss_func, known.told(strength, learn.loss_func))
+    solver.train_epoch()
+    solver.write(learn.model)
+    learn.transfer.note_solved(learn.dls.train_ds.counts)
+    return learn.record(learn.transfer, solver)
+
 
 # %% ../nbs/10_implicit.ipynb #b5086979
 @delegates(collab_learner, but='loss_func')
@@ -427,7 +466,9 @@ def implicit_learner(
     if n_factors is not None: kwargs['n_factors'] = n_factors
     if needs_negatives: kwargs = merge(dict(lr=_rate(dls) if starts else .05, wd=.01), kwargs)
     if kwargs.get('pretrained'): kwargs['pretrained'] = _without_scale(dls, **kwargs)
+    adapts = _can_adapt(loss, **kwargs)
     learn = collab_learner(dls, loss_func=loss, cbs=cbs, **kwargs)
+    if adapts: return _adapted(learn, kwargs['pretrained'], named)
     if starts: _start_linear(learn, 1. if isinstance(loss, IALSLoss) else 10.)
     starts_at_mean = hasattr(learn.model, 'mean') and not kwargs.get('pretrained') and not isinstance(loss, VoteLoss)
     if starts_at_mean: learn.model.mean.zero_() # counts have no mean to start at
@@ -455,13 +496,14 @@ def _linear_transfer(dls, src, id_map):
     counts = [source_counts(src.info, s, n) for s,n in enumerate(src.vocab.sizes)]
     return Transfer(matches, ['i_weight'], 'zeros', counts),item_statistics(src, matches.idxs[1])
 
-def _note_weight(transfer, weights):
-    "Say how much each source counts, or that it was dropped"
-    if not any(weights.values()): transfer.note_began(Choice('scratch', 0, {}, 'held-out clicks'))
-    said = [f'a user of {name} is worth {w:g} of the users here' if w else f'{name} did harm, and was dropped' for name,w in weights.items()]
-    transfer.note_hint(f"On held-out clicks, {'; '.join(said)}")
-
 # %% ../nbs/10_implicit.ipynb #464f1f5d
+def _linear_transfers(dls, pairs, id_maps):
+    "As `_linear_transfer`, of several sources, or an error that says which one won't do"
+    def one(j, *args):
+        try: return _linear_transfer(dls, *args)
+        except ValueError as e: raise ValueError(f"Source {j+1} of {len(pairs)}: {e}") from e
+    return [one(j, *o) for j,o in enumerate(zip(pairs, id_maps))]
+
 def _several_weights(make, transfers, names):
     "Weight of each source, and their statistics as one"
     kept,weights = [],{}
@@ -491,7 +533,7 @@ def _with_sources(dls, kind, pretrained, id_map, path, kwargs):
         transfer,source = _linear_transfer(dls, read_source(pretrained, folder, vocab), id_map)
         return transfer,None,dict(kwargs, source=source)
     pairs = read_sources(pretrained, folder, vocab)
-    transfers = [_linear_transfer(dls, *o) for o in zip(pairs, id_maps_of(id_map, len(pairs)))]
+    transfers = _linear_transfers(dls, pairs, id_maps_of(id_map, len(pairs)))
     names = [f'source {j+1}' for j in range(len(pairs))]
     ds = dls.train_ds
     make = partial(kind, ds.ids, ds.targ, ds.vocab.sizes, **{k:v for k,v in kwargs.items() if k!='source_weight'})
@@ -522,7 +564,9 @@ def linear_learner(
     model = linear_models[kind](ds.ids, ds.targ, ds.vocab.sizes, **kwargs)
     learn = CollabLearner(dls, model, loss_func=IALSLoss(), splitter=params, path=path, metrics=metrics, cbs=NothingToTrain())
     if not transfers: return learn
-    _note_weight(transfer, weights or {'the source':model.source_weight})
+    weights = weights or {'the source':model.source_weight}
+    model.sources = {k:float(w) for k,w in weights.items() if w}
+    _note_weight(transfer, weights)
     return learn.record(transfer)
 
 # %% ../nbs/10_implicit.ipynb #6ddfdce7

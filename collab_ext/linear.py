@@ -82,10 +82,12 @@ class ItemModel(nn.Module):
         return self.of_history(x).T@Z
 
     asked,trial,source_weight = {},None,0. # arguments as they were given; what was tried; how much a source counts
+    sources = {} # name → how much one of its people counts
     def extra_repr(self):
         "Settings, and which of them were chosen"
         said = [f'{k}={v:.4g}' for k,v in self.settings.items()] if hasattr(self, 'settings') else []
         if self.source_weight: said.append(f'source_weight={self.source_weight:.4g}')
+        if self.sources: said.append('with '+' and '.join(f'{k} (weight {v:g})' for k,v in self.sources.items()))
         if self.trial is not None: said.append(f"chosen on held-out clicks: {', '.join(_chosen(self.asked))}")
         return ', '.join(said)
 
@@ -193,14 +195,27 @@ def _trial_scores_by_items(x, A, item_scale, ridges, ridge_pop):
         inverse = 1/(vals.clamp(min=0)+ridge)
         yield (-(turned*inverse)@Q.T/(Q.square()@inverse)).numpy()
 
-# %% ../nbs/05c_linear.ipynb #7a73c700
-EaseTrial = namedtuple('EaseTrial', 'weights ridges quality') # weights of the source, ridges, NDCG of each judge with each pair (weights × ridges × judges)
-_ridges = np.array([10.,30.,100.,300.,1000.])
-
+# %% ../nbs/05c_linear.ipynb #baaae3b5
 def _most_popular(X, source, n_items):
     top = np.sort(np.argsort(-X.getnnz(0), kind='stable')[:n_items])
     if source is not None: source = ItemStatistics(source.rows[:,top], source.row_counts, source.item_counts[top])
     return X[:,top],source
+
+def _with_judges(X, source, n=300):
+    "A source without a tenth of what some of its people have, the rest of these, and the tenth; no people where rows are something else"
+    no_one = sp.csr_matrix((0,X.shape[1]))
+    if source is None or not source.rows.nnz or source.rows.data.min()<=0: return source,no_one,no_one
+    rows = source.rows
+    some = np.random.default_rng(0).permutation(np.flatnonzero(rows.getnnz(1)))[:n]
+    others = np.setdiff1d(np.arange(rows.shape[0]), some)
+    rest,held = next(click_parts(rows[some], most=1))
+    left = sp.vstack([rows[others],rest]).tocsr()
+    return ItemStatistics(left, source.row_counts[np.append(others, some)], source.item_counts),rest,held
+
+
+# %% ../nbs/05c_linear.ipynb #7a73c700
+EaseTrial = namedtuple('EaseTrial', 'weights ridges quality people') # weights of the source, ridges, NDCG of each judge with each pair (weights × ridges × judges), and of each judge of the source's people
+_ridges = np.array([10.,30.,100.,300.,1000.])
 
 def try_ease(
     X, # What users have (sparse, users × items)
@@ -216,21 +231,31 @@ def try_ease(
     n_rows = X.shape[0]+(0 if source is None else source.rows.shape[0])
     by_users = n_rows<=min(n_users, X.shape[1])
     if not by_users: X,source = _most_popular(X, source, n_items)
+    source,their_rest,their_held = _with_judges(X, source)
     trial_scores = _trial_scores_by_users if by_users else _trial_scores_by_items
-    quality = []
+    quality,n_people = [],their_held.shape[0]
     for rest,held in click_parts(X):
         users = judges_of(held)
-        x,out = rest[users],held[users]
+        x,out = [sp.vstack([a[users],b]).tocsr() for a,b in ((rest,their_rest),(held,their_held))]
         part = []
         for weight in weights:
             used = source if weight else None
             w = _weights(rest, user_pow, item_pow, used, weight)
             A = _weighted_rows(rest, w, used)
             part.append([list_qualities(o, x, out) for o in trial_scores(x, A, w[2], _ridges, ridge_pop)])
-        quality.append(part)
-    return EaseTrial(list(weights), _ridges, np.concatenate(quality, 2))
+        quality.append(np.array(part))
+    n_users = [o.shape[2]-n_people for o in quality]
+    own = [o[:,:,:n] for o,n in zip(quality, n_users)]
+    theirs = np.mean([o[:,:,n:] for o,n in zip(quality, n_users)], 0)
+    return EaseTrial(list(weights), _ridges, np.concatenate(own, 2), theirs)
 
 # %% ../nbs/05c_linear.ipynb #04e2e719
+def _of_all(trial, j):
+    "Quality of each ridge with one weight of the source, to which a per cent counts the same for both kinds of judges"
+    own = trial.quality[j].mean(1)
+    has_people = trial.weights[j] and trial.people.shape[2]
+    return own*trial.people[j].mean(1) if has_people else own
+
 def choose_ease(
     X, # What users have (sparse, users × items)
     ridge, # None to choose it
@@ -250,7 +275,7 @@ def choose_ease(
     trial = try_ease(X, ridge_pop, user_pow, item_pow, source, weights)
     mean = trial.quality.mean(2)
     kept = first_not_worse([o[m.argmax()] for o,m in zip(trial.quality, mean)])
-    if ridge is None: ridge = best_strength(trial.ridges, mean[kept])
+    if ridge is None: ridge = best_strength(trial.ridges, _of_all(trial, kept))
     return float(ridge),float(weights[kept]),trial
 
 # %% ../nbs/05c_linear.ipynb #329cf50f
@@ -486,8 +511,11 @@ class LinearSolver(Solver):
     def suits(cls, model, dls, loss_func): return isinstance(model, ItemModel)
 
     def train_epoch(self):
-        ds = self.dls.train_ds
-        self.solved = type(self.model)(ds.ids, ds.targ, ds.vocab.sizes, **_asked(self.model, ds.vocab.sizes[1]))
+        ds,asked = self.dls.train_ds,_asked(self.model, self.dls.train_ds.vocab.sizes[1])
+        lost = self.model.sources if asked.get('source') is None else {}
+        if lost: warn(f"{' and '.join(lost)} took part in this model, and a file keeps none of them: it is solved again without; make it with `pretrained`")
+        self.solved = type(self.model)(ds.ids, ds.targ, ds.vocab.sizes, **asked)
+        self.solved.sources = {} if lost else self.model.sources
         some = self.solved.history[1:513]
         return float((self.solved.of_history(some).numpy()[some.nonzero()]-1).__pow__(2).mean()) if some.nnz else 0.
     def write(self, model): model.__dict__.update(self.solved.__dict__)

@@ -47,7 +47,7 @@ def saved_info(
     res = learner_info(learn)
     prior = _prior_now(learn)
     model = get_model(learn.model)
-    if isinstance(model, ItemModel): res['linear'] = dict(kind=type(model).__name__, settings=model.settings)
+    if isinstance(model, ItemModel): res['linear'] = dict(kind=type(model).__name__, settings=model.settings, sources=dict(model.sources))
     return res if prior is None else dict(res, prior=prior)
 
 @patch
@@ -232,13 +232,18 @@ def _linear_flaw(mine, state, sizes):
     flaws = [_sparse_flaw(*[state[p+o] for o in _sparse_parts], shape) for p,shape in shapes.items() if p+'indptr' in state]
     return first(filter(None, flaws))
 
+# %% ../nbs/06a_saving.ipynb #f41296ef
+def _are_finite(vals): return all(type(o) in (int,float) and abs(o)<math.inf for o in vals)
+
+def _are_sources(o): return isinstance(o, dict) and all(isinstance(k, str) for k in o) and _are_finite(o.values())
+
 def _number_settings(theirs, mine):
     "Are the settings of a linear model numbers, under the names of `mine`?"
-    return isinstance(theirs, dict) and set(theirs)==set(mine) and all(type(o) in (int,float) and abs(o)<math.inf for o in theirs.values())
+    return isinstance(theirs, dict) and set(theirs)==set(mine) and _are_finite(theirs.values())
 
 
 # %% ../nbs/06a_saving.ipynb #0473d248
-def _write_linear(model, state, settings):
+def _write_linear(model, state, settings, sources):
     "Give a linear model the weights `state`"
     dtypes = {k:v.dtype for k,v in linear_state(model).items()}
     state = {k:v.to(dtypes[k]) for k,v in state.items()}
@@ -250,7 +255,7 @@ def _write_linear(model, state, settings):
         model.sharpen = settings['sharpen']
     state.pop('none')
     model.__dict__['_buffers'] = state # a new dict, so that no solver takes it for its own
-    model.settings = settings
+    model.settings,model.sources = settings,sources
     model.asked,model.trial,model.source_weight = dict(settings),None,0.
     model.value_weight = settings.get('value_weight', 0.)
 
@@ -268,10 +273,13 @@ def load_linear(
         f"({_sizes(learn.vocab)}), and a linear model is not matched by label: solve it from this data, with `linear_learner` or `solve`")
     flaw = _linear_flaw(linear_state(model), pair.wgts, learn.vocab.sizes)
     if not flaw and not _number_settings(theirs.get('settings'), model.settings): flaw = "its settings are not those of its kind"
+    sources = theirs.get('sources', {}) if isinstance(theirs, dict) else {} # version 0.0.1 kept none
+    if not flaw and not _are_sources(sources): flaw = "its sources are no weights by name"
     if flaw: raise ValueError(f"{pair.file} is not the {kind} of this learner, or damaged: {flaw}")
     with unchanged_on_error(learn):
-        _write_linear(model, pair.wgts, theirs['settings'])
-        learn.record(learn.transfer)
+        had = model.sources
+        _write_linear(model, pair.wgts, theirs['settings'], sources)
+        learn.record(learn.transfer if sources==had else None)
     return learn
 
 

@@ -63,6 +63,25 @@ def test_scores_of_a_trial_are_those_of_the_model(clicks):
 
 # ---- Strengths ----
 
+def test_people_of_the_source_judge_the_ridge_too(clicks):
+    "Users with few clicks alone would want another ridge than people with many"
+    from collab_ext.linear import _with_judges,_of_all
+    short,long = np.array([.01,.02,.03,.04,.05]),np.array([.2,.3,.3,.2,.1])
+    both = EaseTrial([1.,0.], np.array([10.,30.,100.,300.,1000.]), np.stack([short]*2)[...,None], np.stack([long]*2)[...,None])
+    assert _of_all(both, 0).argmax()==2 and _of_all(both, 1).argmax()==4 # without a source, nobody of it is asked
+    X = loaders(clicks).train_ds
+    X = ItemModel(X.ids, X.targ, X.vocab.sizes).history
+    few,many = list(click_parts(X[140:]))[0][1],X[1:140]
+    source = ItemStatistics(many, many.getnnz(1), many.getnnz(0))
+    left,rest,held = _with_judges(few, source, n=50)
+    assert rest.shape[0]==50 and left.rows.nnz+held.nnz==many.nnz and (left.row_counts.sum()==many.nnz)
+    assert _with_judges(few, source._replace(rows=-many))[1].shape[0]==0 # rows of vectors are no people
+    ridge,weight,trial = choose_ease(few, None, 3., .3, .1, source, least=100)
+    j = trial.weights.index(weight)
+    own,theirs = trial.quality[j].mean(1),trial.people[j].mean(1)
+    assert weight and ridge==best_strength(trial.ridges, own*theirs)
+    assert choose_ease(few, None, 3., .3, .1, source._replace(rows=many*0), 0., least=100)[0]==choose_ease(few, None, 3., .3, .1, least=100)[0]
+
 @pytest.mark.parametrize('kind,names', [('ease',['ridge']), ('graph',['low_pass','item_pow'])])
 def test_a_model_says_what_it_chose(target, kind, names):
     learn = linear_learner(target, kind)
@@ -121,6 +140,26 @@ def test_what_was_transferred_is_saved(target, sources, kind, tmp_path):
     learn.save('m')
     again = linear_learner(target, kind, path=tmp_path).load('m')
     assert again.recommend(k=5).equals(learn.recommend(k=5))
+    assert again.model.sources==learn.model.sources=={'the source':learn.model.source_weight} and 'the source (weight' in repr(again.model)
+
+def test_a_loaded_model_says_what_its_sources_were(target, sources, tmp_path):
+    learn = linear_learner(target, pretrained=sources, path=tmp_path)
+    said = learn.report.notes[0]
+    learn.save('m')
+    assert learn.load('m').report.notes[0]==said # its own file changes nothing
+    other = linear_learner(target, pretrained=sources[0], path=tmp_path).load('m')
+    assert list(other.model.sources)==['source 1','source 2'] and other.report is None # the report was of another model
+    with pytest.warns(UserWarning, match='source 1 and source 2 took part'), other.no_bar(),other.no_logging(): other.solve()
+    assert not other.model.sources and torch.equal(other.model.B, linear_learner(target, ridge=learn.model.settings['ridge']).model.B)
+
+def test_damaged_sources_are_refused(target, sources, tmp_path):
+    from collab_ext.files import save_pair
+    learn = linear_learner(target, pretrained=sources[0], path=tmp_path)
+    pair = learn.as_pair()
+    pair.info['linear']['sources'] = {'the source':float('nan')}
+    save_pair(tmp_path/'models/bad.pth', pair.wgts, pair.vocab, None, pair.info)
+    with pytest.raises(ValueError, match='its sources are no weights'): learn.load('bad')
+    assert learn.model.sources=={'the source':learn.model.source_weight}
 
 def test_solving_again_keeps_the_source(target, sources):
     learn = linear_learner(target, pretrained=sources[0])
@@ -128,17 +167,97 @@ def test_solving_again_keeps_the_source(target, sources):
     with learn.no_bar(),learn.no_logging(): learn.solve()
     assert torch.allclose(learn.model.B, was, atol=1e-5)
 
+# ---- iALS ----
+
+def solved(dls, n=None, **kw):
+    learn = implicit_learner(dls, loss_func='ials', **kw)
+    with learn.no_bar(),learn.no_logging(): return learn.solve(n)
+
+@pytest.fixture(scope='module')
+def factors(clicks): return solved(loaders(clicks[clicks.user<140]), n_factors=8)
+
+def test_sweeps_do_not_wash_a_source_of_ials_out(target, factors):
+    alone = quality(solved(target, n_factors=8))
+    moved = implicit_learner(target, loss_func='ials', pretrained=factors)
+    at_once = quality(moved)
+    with moved.no_bar(),moved.no_logging(): after = [quality(moved.solve(n)) for n in (1,30)]
+    assert min(at_once, *after)>1.3*alone
+    assert 'a user of the source is worth' in repr(moved.report) and moved.report.to_frame().solved['u_weight']==60
+    with moved.no_bar(),moved.no_logging(): assert quality(moved.fine_tune(3))>1.3*alone
+    assert quality(solved(target, 30, pretrained=factors, fill='mean'))<1.1*alone # a start alone is washed out
+
+def test_a_shuffled_source_of_ials_is_dropped(clicks, target):
+    noise = solved(loaders(shuffled(clicks[clicks.user<140])), n_factors=8)
+    learn,alone = solved(target, pretrained=noise),solved(target, n_factors=8)
+    assert learn.transfer.dropped and 'did harm, and was dropped' in repr(learn.report)
+    assert same(weights(learn), weights(alone)) and repr(learn.loss_func)==repr(alone.loss_func)
+
+def test_a_given_loss_stays_and_widths_are_projected(target, factors):
+    given = IALSLoss(reg=.05)
+    learn = implicit_learner(target, loss_func=given, pretrained=factors)
+    assert learn.loss_func.reg==.05 and learn.transfer.hint
+    narrow = solved(target, pretrained=factors, n_factors=4, project=True)
+    assert narrow.model.u_weight.embedding_dim==4 and quality(narrow)>quality(solved(target, n_factors=4))
+
+def test_a_source_that_counts_for_all_keeps_its_rows(clicks, factors):
+    "Users and items that the source knows have its rows, if it outweighs their clicks; those it lacks are solved for"
+    from collab_ext.transfer import Matches
+    dls = loaders(clicks[clicks.user.between(100, 179)])
+    pair = factors.as_pair()
+    known = ClickSource(pair, Matches(pair.vocab, dls.vocab))
+    learn = implicit_learner(dls, 8, loss_func=IALSLoss())
+    solver = IALSSolver(learn.model, dls, learn.loss_func, known.told(1e6, learn.loss_func))
+    for _ in range(3): solver.train_epoch()
+    for rows,o in zip(solver.rows, known.sides):
+        there = o.clicks>0
+        assert torch.allclose(rows[there], o.rows[there], atol=1e-3)
+    assert (known.sides[0].clicks>0).sum()==40 and solver.rows[0][1:].norm(dim=1).min()>0
+
+@settings(max_examples=15, deadline=None)
+@given(st.integers(1,5), st.integers(1,6), st.integers(1,6), st.integers(0,1000))
+def test_what_is_known_beforehand_is_a_square_more(k, n, m, seed):
+    gen = torch.Generator().manual_seed(seed)
+    V = torch.randn(m, k, generator=gen)
+    clicked = torch.rand(n, m, generator=gen)<.4
+    start,cols = F.pad(clicked.sum(1).cumsum(0), (1,0)),clicked.nonzero()[:,1]
+    loss = IALSLoss(alpha0=.2, reg=.1)
+    root = torch.randn(k, k, generator=gen)
+    P,rows = root@root.T,torch.randn(n, k, generator=gen)
+    weight = torch.rand(n, generator=gen)*(torch.rand(n, generator=gen)<.7)
+    got = ials_rows(V, start, cols, torch.full((len(cols),), .8), loss, Told(rows, weight, P))
+    for j in range(n):
+        w = .2+.8*clicked[j]
+        A = (V*w[:,None]).T@V + loss.ridge(clicked[j].sum(), m)*torch.eye(k) + weight[j]*P
+        want = torch.linalg.solve(A, V.T@clicked[j].float() + weight[j]*P@rows[j])
+        assert torch.allclose(got[j], want, atol=1e-3)
+
 # ---- Bad input ----
 
 def test_bad_sources(target, sources, clicks):
     with pytest.raises(ValueError, match='No label of the new data is in the source'):
         linear_learner(target, pretrained=linear_learner(loaders(clicks.assign(item='x'+clicks['item']))))
+    elsewhere = linear_learner(loaders(clicks.assign(item='x'+clicks['item'])))
+    with pytest.raises(ValueError, match='Source 2 of 2: No label'): linear_learner(target, pretrained=[sources[0],elsewhere])
+    for loss in ('ials','softmax'):
+        with pytest.raises(ValueError, match='is a list of 2'): implicit_learner(target, loss_func=loss, pretrained=sources)
+        with pytest.raises(ValueError, match='is a linear model and has no vectors'): implicit_learner(target, loss_func=loss, pretrained=sources[0])
     with pytest.raises(ValueError, match="Source 2 of 3 can't be read"): linear_learner(target, pretrained=[sources[0],'nothing',sources[1]])
     with pytest.raises(ValueError, match='an empty list'): linear_learner(target, pretrained=[])
     with pytest.raises(TypeError, match='`id_map` is for `pretrained`'): linear_learner(target, id_map={})
     with pytest.raises(ValueError, match='`id_map` has 1 entries for 2'): linear_learner(target, pretrained=sources, id_map=[{}])
     with pytest.raises(ValueError, match='37 GiB'): EASE(torch.zeros(0,2), torch.zeros(0), (10,100_000))
     with pytest.raises(ValueError, match='`start`'): implicit_learner(target, start='chance')
+
+def test_ratings_where_clicks_are_wanted(target):
+    "Vectors of ratings are compared like all others: they do no harm, and the report says what they count"
+    df = simulate_ratings(300, 300, 6000, seed=3).ratings
+    src = collab_learner(CollabDataLoaders.from_df(df.assign(item='i'+df['item'].astype(str).str.extract(r'(\d+)')[0]), valid_pct=0, device='cpu'), 4)
+    with src.no_bar(),src.no_logging(): src.solve(3)
+    everyone_new = dict(user={})
+    linear = linear_learner(target, pretrained=src, id_map=everyone_new)
+    ials = implicit_learner(target, loss_func='ials', pretrained=src, id_map=everyone_new)
+    assert ials.transfer.dropped and 'On held-out clicks' in repr(linear.report)
+    assert quality(linear)>.95*quality(linear_learner(target))
 
 def test_a_poor_start_is_trained_at_the_full_rate(target, monkeypatch):
     "Where the linear model is too large to solve, few directions of clicks are a start that ten epochs of small steps would leave as it is"
