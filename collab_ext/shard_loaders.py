@@ -33,7 +33,10 @@ class _LazyLabels:
     def __init__(self, vocab, s): self.vocab,self.s = vocab,s
     def __len__(self): return self.vocab.sizes[self.s]
     def __iter__(self): return iter(self.vocab.labels_of(self.s))
-    def __getitem__(self, i): return self.vocab.labels_of(self.s)[i]
+    def __getitem__(self, i):
+        if isinstance(i, slice): return [self[o] for o in range(*i.indices(len(self)))]
+        i = range(len(self))[i] # numbers below 0 count from the end
+        return self.vocab.columns[self.s][i-1].as_py() if i else NA
     @property
     def o2i(self): return {o:i for i,o in enumerate(self)}
 
@@ -56,6 +59,7 @@ class ArrowVocab(Vocab):
         return self.labels_of(self.names.index(name))
     def __repr__(self): return f"ArrowVocab({', '.join(f'{n} {k}' for n,k in zip(self.sizes, self.names))})"
     def __getstate__(self): return self.__dict__
+    def items(self): return self.classes.items() # of labels that are not listed before somebody looks at them
     @property
     def sizes(self): return tuple(len(o)+1 for o in self.columns)
     def first_row(self, s): return 1
