@@ -81,31 +81,49 @@ def sum_layers(
     return 2*flat.nbytes*(ps.n-1)//ps.n
 
 # %% ../nbs/15f_row_exchange.ipynb #3beb3aa3
-class _Total(torch.autograd.Function):
-    "Sum over all processes"
-    @staticmethod
-    def forward(ctx, x):
-        res = x.clone()
-        dist.all_reduce(res)
-        return res
-    @staticmethod
-    def backward(ctx, grad): return _Total.apply(grad.contiguous())
+def _total(*sums):
+    "Sums over all processes"
+    flat = torch.cat(sums)
+    dist.all_reduce(flat)
+    return flat.split([len(o) for o in sums])
 
+def _dot(a, b): return torch.einsum('nf,nf->f', a, b)
+
+class _JointNorm(torch.autograd.Function):
+    "Batch normalisation (Ioffe and Szegedy 2015), whose sums over the batch are those of all processes"
+    @staticmethod
+    def forward(ctx, x, weight, bias, near, eps):
+        d = x-near
+        n,total,square = _total(d.new_tensor([len(d)]), d.sum(0), _dot(d, d))
+        mean = total/n
+        var = square/n-mean**2
+        scale = (var+eps).rsqrt()
+        unit = d.sub_(mean).mul_(scale)
+        ctx.save_for_backward(unit, weight, scale, n)
+        ctx.mark_non_differentiable(mean, var, n)
+        return torch.addcmul(bias, unit, weight),mean,var,n
+
+    @staticmethod
+    def backward(ctx, grad, *_):
+        unit,weight,scale,n = ctx.saved_tensors
+        own = grad.sum(0),_dot(grad, unit) # of bias and weight
+        of_mean,of_scale = _total(*own)
+        res = torch.addcmul(grad-of_mean/n, unit, of_scale/n, value=-1).mul_(weight*scale)
+        return res,own[1],own[0],None,None
+
+
+# %% ../nbs/15f_row_exchange.ipynb #83b0861d
 def joint_norm(
     bn, # `BatchNorm1d`
     x:Tensor, # Its input: the share of this process (n × features)
 )->Tensor: # n × features
     "Batch normalisation over the batch of all processes"
     if not bn.training: return type(bn).forward(bn, x)
-    d = x-bn.running_mean
-    n,*sums = _Total.apply(torch.cat([d.new_tensor([len(d)]), d.sum(0), (d*d).sum(0)])).split([1,len(bn.running_mean),len(bn.running_mean)])
-    mean = sums[0]/n
-    var = sums[1]/n-mean**2
-    with torch.no_grad():
-        bn.running_mean += bn.momentum*mean
-        bn.running_var.lerp_(var*n/(n-1).clamp(min=1), bn.momentum)
-        bn.num_batches_tracked += 1
-    return (d-mean)/(var+bn.eps).sqrt()*bn.weight+bn.bias
+    with joint('normalise its batch'): res,mean,var,n = _JointNorm.apply(x, bn.weight, bn.bias, bn.running_mean, bn.eps)
+    bn.running_mean += bn.momentum*mean
+    bn.running_var.lerp_(var*n/(n-1).clamp(min=1), bn.momentum)
+    bn.num_batches_tracked += 1
+    return res
 
 # %% ../nbs/15f_row_exchange.ipynb #8411a84e
 def _own(b, cpu=True, gather=True): return to_detach(b, cpu, gather=False) # each process has its own ratings
