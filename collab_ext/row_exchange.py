@@ -87,7 +87,7 @@ def _total(*sums):
     dist.all_reduce(flat)
     return flat.split([len(o) for o in sums])
 
-def _dot(a, b): return torch.einsum('nf,nf->f', a, b)
+def _dot(a, b): return (a*b).sum(0)
 
 class _JointNorm(torch.autograd.Function):
     "Batch normalisation (Ioffe and Szegedy 2015), whose sums over the batch are those of all processes"
