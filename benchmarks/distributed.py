@@ -3,6 +3,11 @@
     python benchmarks/distributed.py sizes 5 20 60     # prepare and train so many million simulated ratings
     python benchmarks/distributed.py processes 8       # 1 → 2 processes, on so many million
     python benchmarks/distributed.py ml1m              # closed form on MovieLens 1M, 10 iterations at rank 50
+    python benchmarks/distributed.py peers             # the same beside Spark ALS, and gradients beside DistributedDataParallel
+    python benchmarks/distributed.py rows 1e4 1e5 1e6  # gradients of so many users' tables: the rows that were touched, or all
+    python benchmarks/distributed.py batch 1e4 1e5 1e6 # lists for so many users
+
+`SPARK_PYTHON` names an interpreter that has pyspark and numpy (Java has to be there); without, Spark is left out.
 
 Each step runs in a process of its own, with one thread, so that its peak memory is its own. Tables go to stdout, in Markdown."""
 import json,os,resource,shutil,socket,subprocess,sys,tempfile,time
@@ -12,6 +17,10 @@ os.environ.setdefault('OMP_NUM_THREADS', '1')
 work = Path(os.environ.get('COLLAB_EXT_WORK', tempfile.gettempdir()))/'collab_ext_distributed'
 data = Path(os.environ.get('COLLAB_EXT_DATA', '../shared/data'))
 memory,n_factors = '1GB',32
+
+def resident(what='VmRSS'):
+    "MB of memory that this process has, or had at most (VmHWM)"
+    return next(int(l.split()[1]) for l in Path('/proc/self/status').read_text().splitlines() if l.startswith(what))/1024
 
 def peak(): return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss/1024 # MB
 
@@ -141,17 +150,226 @@ def closed(millions, sweeps=6, n_factors=20):
 def ml1m(n=10, n_factors=50):
     import pandas as pd
     from collab_ext import prepare_shards
-    df = pd.read_csv(next((data/'ml-1m').glob('ratings*')))
     folder = work/'0'
     folder.mkdir(parents=True, exist_ok=True)
-    df.to_parquet(folder/'ratings.parquet')
+    source = next((data/'ml-1m').glob('ratings*'))
+    if not (folder/'ratings.parquet').is_file(): pd.read_csv(source).to_parquet(folder/'ratings.parquet')
     prepare_shards(folder/'ratings.parquet', folder/'shards', valid_pct=.1)
     learn = learner(0, n_factors=n_factors)
     wall = time.time()
     with learn.no_bar(),learn.no_logging(): learn.solve(n)
     return dict(wall=time.time()-wall, rmse=float(learn.final_record[2]))
 
-steps = dict(simulate=simulate, prepare=prepare, train=train, solve=solve, ring=ring, closed=closed, ml1m=ml1m)
+# --- peers, on MovieLens 1M (`ml1m` prepares it)
+
+def ml1m_parts():
+    "Training and validation ratings of the shards, as frames of row numbers"
+    import numpy as np, pandas as pd
+    from collab_ext import Shards
+    from collab_ext.shards import read_part
+    shards,res = Shards(work/'0'/'shards'),[]
+    for split in (shards.train,shards.valid):
+        ids,y = [np.concatenate(o) for o in zip(*[(o.ids,o.targ) for o in (read_part(shards, p) for p in split.parts)])]
+        res.append(pd.DataFrame(dict(user=ids[:,0], item=ids[:,1], rating=y)))
+    return res
+
+def spark_data():
+    for name,df in zip(('train','valid'), ml1m_parts()): df.to_parquet(work/'0'/f'{name}.parquet')
+    return {}
+
+def spark_als(*args):
+    "What `spark_als.py` prints; None without an interpreter for it"
+    python = os.environ.get('SPARK_PYTHON')
+    if not python: return
+    command = [python, Path(__file__).parent/'spark_als.py', work/'0', *map(str, args)]
+    return json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True).stdout.strip().splitlines()[-1])
+
+def in_memory(bs=2048, **kwargs):
+    "A learner of ml-1m with ratings in memory"
+    import numpy as np, pandas as pd
+    from collab_ext import collab_learner,CollabDataLoaders
+    from fastai.basics import set_seed
+    from fastai.metrics import rmse
+    train,valid = ml1m_parts()
+    df = pd.concat([train,valid], ignore_index=True)
+    set_seed(0)
+    dls = CollabDataLoaders.from_df(df, splitter=lambda _: (np.arange(len(train)),np.arange(len(train), len(df))), unknown='mean', bs=bs, device='cpu')
+    return collab_learner(dls, 50, metrics=rmse, **kwargs)
+
+def clipped_rmse(model):
+    "Error of predictions within the scale"
+    import torch
+    _,valid = ml1m_parts()
+    x,y = [torch.from_numpy(valid[o].to_numpy()) for o in (['user','item'],'rating')]
+    with torch.no_grad(): pred = model.eval()(x.long()).view(-1).clamp(1, 5)
+    return ((pred-y)**2).mean().sqrt().item()
+
+def timed(f, *args, **kwargs):
+    cpu,wall = time.process_time(),time.time()
+    f(*args, **kwargs)
+    return dict(cpu=time.process_time()-cpu, wall=time.time()-wall, peak=peak())
+
+def closed_in_memory(n=10):
+    learn = in_memory()
+    with learn.no_bar(),learn.no_logging():
+        in_memory().solve(1) # compiles
+        return dict(timed(learn.solve, n), rmse=clipped_rmse(learn.model), sent=0)
+
+def closed_shards(n=10):
+    from collab_ext.sharded_closed_form import ShardedSolver
+    def solver(learn): return ShardedSolver(learn.model, learn.dls, learn.loss_func)
+    solver(learner(0, n_factors=50)).train_epoch() # compiles
+    learn = learner(0, n_factors=50)
+    new = solver(learn)
+    def sweeps():
+        for _ in range(n): new.train_epoch()
+        new.write(learn.model)
+    res = timed(sweeps)
+    return dict(res, rmse=clipped_rmse(learn.model), sent=new.mf.bytes_sent)
+
+def adam(n_epoch=5, net=0):
+    "Ordinary training, of a dot product or of a net, in one process or several"
+    from collab_ext import SparseRows
+    from collab_ext.row_exchange import RowExchange
+    kind = dict(use_nn=True, emb_szs=[50,50]) if net else {}
+    learn = in_memory(y_range=(.5,5.5), cbs=[SparseRows(),RowExchange()], **kind)
+    with learn.no_bar(),learn.no_logging(): res = timed(learn.fit_one_cycle, int(n_epoch), 5e-3, wd=.1)
+    return dict(res, rmse=clipped_rmse(learn.model), sent=learn.row_exchange.bytes_sent)
+
+def ddp(n_epoch=5, net=0):
+    "The same batches, optimizer and schedule in a plain loop around `DistributedDataParallel`"
+    import torch, torch.distributed as dist
+    from fastai.collab import EmbeddingDotBias,EmbeddingNN
+    from torch.nn.parallel import DistributedDataParallel
+    rank,n = [int(os.environ[o]) for o in ('RANK','WORLD_SIZE')]
+    dist.init_process_group('gloo')
+    n_epoch,bs = int(n_epoch),2048
+    (x,y),(vx,vy) = [(torch.from_numpy(df[['user','item']].to_numpy('i8')),torch.from_numpy(df.rating.to_numpy('f4'))) for df in ml1m_parts()]
+    torch.manual_seed(0)
+    sizes = [int(o)+1 for o in x.max(0).values]
+    if net: model = EmbeddingNN([(o,50) for o in sizes], [50], y_range=(.5,5.5), bn_cont=False)
+    else: model = EmbeddingDotBias(50, *sizes, y_range=(.5,5.5))
+    wrapped = DistributedDataParallel(model)
+    opt = torch.optim.AdamW(model.parameters(), lr=5e-3, betas=(.9,.99), eps=1e-5, weight_decay=.1)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(opt, 5e-3, total_steps=n_epoch*-(-len(y)//bs), final_div_factor=4e3)
+    def epoch():
+        for rows in torch.randperm(len(y)).split(bs):
+            rows = rows[rank::n]
+            loss = torch.nn.functional.mse_loss(wrapped(x[rows]).view(-1), y[rows])
+            opt.zero_grad()
+            loss.backward()
+            opt.step()
+            schedule.step()
+        model.eval()
+        with torch.no_grad(): total = sum(((model(a).view(-1)-b)**2).sum() for a,b in zip(vx[rank::n].split(bs), vy[rank::n].split(bs)))
+        model.train()
+        dist.all_reduce(total)
+    def epochs():
+        for _ in range(n_epoch): epoch()
+    res = timed(epochs)
+    sent = schedule.last_epoch*sum(p.nbytes for p in model.parameters())*2*(n-1)//n # as torch adds up in a ring
+    dist.destroy_process_group()
+    return dict(res, rmse=clipped_rmse(model), sent=sent)
+
+def ring_ml1m(n_epoch=8):
+    from collab_ext import Fused,Ring
+    warmed()
+    learn = learner(0, n_factors=50, bs=2**16, cbs=[Fused(),Ring()])
+    with learn.no_bar(),learn.no_logging(): res = timed(learn.fit_one_cycle, n_epoch)
+    return dict(res, rmse=clipped_rmse(learn.model), sent=learn.ring.bytes_sent)
+
+# --- gradients of large tables
+
+wide = dict(emb_szs=[n_factors]*2, layers=[512,256])
+
+def exchange(n_users, way, net=0, steps=15, bs=8192):
+    "CPU seconds of a step, and bytes: both tables of the shards of `simulate_users`, a share of the batch for each process"
+    from fastai.basics import Callback,CancelFitException
+    from collab_ext import collab_learner,CollabDataLoaders,SparseRows
+    from collab_ext.row_exchange import RowExchange
+    n,steps = int(os.environ['WORLD_SIZE']),int(steps)
+    dls = CollabDataLoaders.from_shards(work/f'users-{n_users:g}'/'shards', bs=bs//n, seed=0, path=work)
+    if way: return exchange_by_ddp(dls, n, steps, net)
+    class Few(Callback):
+        "Ends after some steps, of which the first few are not counted"
+        def after_batch(self):
+            if self.train_iter==5: self.cpu,self.wall,self.sent = time.process_time(),time.time(),self.learn.row_exchange.bytes_sent
+            if self.train_iter<5+steps: return
+            sent = self.learn.row_exchange.bytes_sent-self.sent
+            self.found = dict(cpu=(time.process_time()-self.cpu)/steps, wall=(time.time()-self.wall)/steps, sent=sent/steps, peak=peak())
+            raise CancelFitException()
+    learn = collab_learner(dls, n_factors, cbs=[SparseRows(),RowExchange(),Few()], **(dict(wide, use_nn=True) if net else {}))
+    with learn.no_bar(),learn.no_logging(): learn.fit(1, 5e-3)
+    return learn.few.found
+
+def exchange_by_ddp(dls, n, steps, net):
+    import torch, torch.distributed as dist
+    from fastai.collab import EmbeddingDotBias,EmbeddingNN
+    from torch.nn.parallel import DistributedDataParallel
+    dist.init_process_group('gloo')
+    sizes = dls.train_ds.vocab.sizes
+    if net: model = EmbeddingNN([(o,n_factors) for o in sizes], wide['layers'], bn_cont=False)
+    else: model = EmbeddingDotBias(n_factors, *sizes)
+    wrapped = DistributedDataParallel(model)
+    opt = torch.optim.AdamW(model.parameters(), lr=5e-3, betas=(.9,.99), eps=1e-5)
+    batches = [b for _,b in zip(range(5+steps), dls.train)]
+    def some(batches):
+        for x,y in batches:
+            loss = torch.nn.functional.mse_loss(wrapped(x).view(-1), y)
+            opt.zero_grad()
+            loss.backward()
+            opt.step()
+    some(batches[:5])
+    res = timed(some, batches[5:])
+    dist.destroy_process_group()
+    return dict(cpu=res['cpu']/steps, wall=res['wall']/steps, sent=sum(p.nbytes for p in model.parameters())*2*(n-1)//n, peak=peak())
+
+# --- lists for everybody
+
+def simulate_users(n_users, each=20, n_items=5000):
+    "Shards of so many users, in blocks of about 62,500"
+    import numpy as np, pyarrow as pa, pyarrow.parquet as pq
+    from collab_ext import prepare_shards
+    folder,n_users = work/f'users-{n_users:g}',int(n_users)
+    if folder.is_dir(): return {}
+    tmp = folder.with_suffix('.tmp')
+    shutil.rmtree(tmp, ignore_errors=True)
+    (tmp/'ratings').mkdir(parents=True)
+    rng = np.random.default_rng(0)
+    for i,part in enumerate(np.array_split(np.arange(n_users), max(1, n_users//50_000))):
+        user = np.repeat(part, each)
+        item = (n_items*rng.random(len(user))**1.8).astype('i8')
+        rating = rng.integers(1, 6, len(user)).astype('f4')
+        pq.write_table(pa.table(dict(user=user, item=item, rating=rating)), tmp/'ratings'/f'{i:03}.parquet')
+    prepare_shards(tmp/'ratings', tmp/'shards', valid_pct=0., memory=memory, blocks=max(2, n_users//62_500))
+    tmp.rename(folder)
+    return {}
+
+def lists(n_users):
+    "CPU seconds and memory of lists for all users"
+    from collab_ext import collab_learner,CollabDataLoaders,recommend_shards
+    from fastai.basics import set_seed
+    set_seed(0)
+    folder = work/f'users-{n_users:g}'
+    learn = collab_learner(CollabDataLoaders.from_shards(folder/'shards', path=work), n_factors)
+    shutil.rmtree(folder/'lists', ignore_errors=True)
+    before = resident()
+    Path('/proc/self/clear_refs').write_text('5') # peaks begin anew
+    res = timed(recommend_shards, learn, folder/'lists')
+    kept = [*learn.model.parameters(), *learn.dls.train_ds.counts.values(), *learn.vocab.columns]
+    return dict(res, before=before, start=res['peak'], peak=resident('VmHWM'), tables=sum(p.nbytes for p in kept)/2**20)
+
+def lists_in_memory(n_users):
+    "The same by `recommend`, with ratings and lists in memory"
+    import pandas as pd
+    from collab_ext import collab_learner,CollabDataLoaders
+    df = pd.read_parquet(work/f'users-{n_users:g}'/'ratings')
+    learn = collab_learner(CollabDataLoaders.from_df(df, valid_pct=0., device='cpu'), n_factors)
+    return timed(lambda: learn.recommend().to_parquet(work/f'users-{n_users:g}'/'lists.parquet'))
+
+steps = dict(simulate=simulate, prepare=prepare, train=train, solve=solve, ring=ring, closed=closed, ml1m=ml1m, spark_data=spark_data, ddp=ddp, adam=adam,
+    exchange=exchange, closed_in_memory=closed_in_memory, closed_shards=closed_shards, ring_ml1m=ring_ml1m, simulate_users=simulate_users, lists=lists,
+    lists_in_memory=lists_in_memory)
 
 # --- runs of steps
 
@@ -192,8 +410,47 @@ def processes(millions=8):
             least = f"{(4*found[0]['items']+found[0]['users']/n)/1e6*(n>1):.0f}" if step=='ring' else '–'
             row(step, n, f'{cpu:.2f}', f'{wall:.2f}', f'{sent/1e6:.0f}', least, f"{found[0]['rmse']:.6f}")
 
+def peers(reg=None):
+    run('ml1m')
+    run('spark_data')
+    row('training', 'processes', 'CPU s of a process', 'wall s', 'MB sent by a process', 'peak MB of a process', 'RMSE')
+    row(*['---']*2, *['--:']*5)
+    def one(name, n, found):
+        cpu,wall,sent,mb = [max(o.get(k, 0) for o in found) for k in ('cpu','wall','sent','peak')]
+        row(name, n, f'{cpu:.2f}', f'{wall:.2f}', f'{sent/1e6:.1f}', f'{mb:.0f}', f"{found[0]['rmse']:.4f}")
+    for cores in (1,2) if 'SPARK_PYTHON' in os.environ else ():
+        if reg is None: reg = spark_als(2)['reg']
+        one(f'Spark ALS, regParam {reg}', f'1 ({cores} threads)', [spark_als(cores, reg)])
+    if 'SPARK_PYTHON' not in os.environ: print('Spark ALS: not installed (name its Python in the environment variable SPARK_PYTHON)')
+    one('closed form, in memory', 1, run('closed_in_memory'))
+    for n in (1,2): one('closed form, shards', n, run('closed_shards', n=n))
+    for n in (1,2): one('ring', n, run('ring_ml1m', n=n))
+    for net,model in enumerate(('dot product','net')):
+        for n in (1,2): one(f'{model}, `RowExchange`', n, run('adam', 5, net, n=n))
+        one(f'{model}, DDP', 2, run('ddp', 5, net, n=2))
+
+def rows(*users):
+    row('users', 'model', 'training', 'processes', 'CPU ms of a step', 'wall ms', 'MB sent', 'peak MB')
+    row(*['--:','---','---',*['--:']*5])
+    for u in map(float, users):
+        run('simulate_users', u)
+        for net,model in enumerate(('dot product','wide net')):
+            for way,n in ((0,1),(0,2),(1,2)):
+                found = run('exchange', u, way, net, n=n)
+                cpu,wall,sent,mb = [max(o[k] for o in found) for k in ('cpu','wall','sent','peak')]
+                row(f'{u:,.0f}', model, ('`RowExchange`','DDP')[way], n, f'{cpu*1e3:.1f}', f'{wall*1e3:.1f}', f'{sent/1e6:.2f}', f'{mb:.0f}')
+
+def batch(*users):
+    row('users', 'CPU s', 'of `recommend`', 'users / CPU s', 'peak MB', 'of which tables', 'beyond tables', 'before', '`recommend`: peak MB')
+    row(*['--:']*9)
+    for n in map(float, users):
+        run('simulate_users', n)
+        found,other = [run(o, n)[0] for o in ('lists','lists_in_memory')]
+        row(f'{n:,.0f}', f"{found['cpu']:.2f}", f"{other['cpu']:.2f}", f"{n/found['cpu']:,.0f}", f"{found['peak']:.0f}", f"{found['tables']:.0f}",
+            f"{found['peak']-found['tables']:.0f}", f"{found['before']-found['tables']:.0f}", f"{other['peak']:.0f}")
+
 if __name__=='__main__':
     what,*args = sys.argv[1:]
     if what=='step': print(json.dumps(steps[args[0]](*map(float, args[1:]))))
     elif what=='ml1m': print(run('ml1m')[0])
-    else: dict(sizes=sizes, processes=processes)[what](*args)
+    else: dict(sizes=sizes, processes=processes, peers=peers, rows=rows, batch=batch)[what](*args)

@@ -54,6 +54,7 @@ Modules:
 - `collab_ext.recommend_command`: `collab-ext recommend`: lists for users, for all of them, or for somebody new, from a bundle
 - `collab_ext.ring`: `cbs=[Fused(), Ring()]`: users stay where they are, blocks of items go round, and every number of processes gives the same bits
 - `collab_ext.root_laws`: What a comparison of two items says about the difference of their scores: any value between two ends, wins and ties, or grades
+- `collab_ext.row_exchange`: `cbs=[SparseRows(), RowExchange()]`: each process takes its share of every step, and sends the rows that its ratings touched instead of whole tables
 - `collab_ext.rows`: One side's rows given the other's: sums over their ratings, normal equations, solutions
 - `collab_ext.rows_numba`: The loops of `rows`, by numba, for one core or several
 - `collab_ext.saving`: Save a learner with its vocabulary, and load it into learners with other ones
@@ -120,6 +121,7 @@ shards: Shards check_shards
 shard_writer: prepare_shards
 shard_loaders:
 ring: Ring
+row_exchange: RowExchange
 sharded_closed_form:
 batch_recommend: evaluate_shards recommend_shards
 catalogue: Catalogue

@@ -66,8 +66,8 @@ def chunk_model(
     chunk:Chunk, # Some users
 ):
     "A model with the users of a chunk alone, from row 1"
-    rows = packed_rows(tables(model), 0)
-    return with_users(model, torch.cat([rows[:1], rows[chunk.rows]])).eval()
+    users = {t:torch.cat([o[:1], o[chunk.rows]]) for t,o in tables(model).items() if not side(t)}
+    return with_users(model, packed_rows(users, 0)).eval()
 
 def rank_chunk(
     model, # A `DotBias`

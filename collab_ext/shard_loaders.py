@@ -12,6 +12,7 @@ __all__ = ['Block', 'ArrowVocab', 'ShardedRatings', 'shuffled_part', 'part_seed'
 # %% ../nbs/15b_shard_loaders.ipynb #07765acc
 import zlib
 from collections.abc import Mapping
+from itertools import repeat
 from fastai.basics import *
 from .vocab import *
 from .args import *
@@ -32,7 +33,10 @@ class _LazyLabels:
     def __init__(self, vocab, s): self.vocab,self.s = vocab,s
     def __len__(self): return self.vocab.sizes[self.s]
     def __iter__(self): return iter(self.vocab.labels_of(self.s))
-    def __getitem__(self, i): return self.vocab.labels_of(self.s)[i]
+    def __getitem__(self, i):
+        if isinstance(i, slice): return [self[o] for o in range(*i.indices(len(self)))]
+        i = range(len(self))[i] # numbers below 0 count from the end
+        return self.vocab.columns[self.s][i-1].as_py() if i else NA
     @property
     def o2i(self): return {o:i for i,o in enumerate(self)}
 
@@ -55,6 +59,7 @@ class ArrowVocab(Vocab):
         return self.labels_of(self.names.index(name))
     def __repr__(self): return f"ArrowVocab({', '.join(f'{n} {k}' for n,k in zip(self.sizes, self.names))})"
     def __getstate__(self): return self.__dict__
+    def items(self): return self.classes.items() # of labels that are not listed before somebody looks at them
     @property
     def sizes(self): return tuple(len(o)+1 for o in self.columns)
     def first_row(self, s): return 1
@@ -161,7 +166,7 @@ class ShardDL(TfmdDL):
     def __init__(self, dataset, bs=2**16, shuffle=False, num_workers=0, seed=None, **kwargs):
         bs = check_count('bs', bs, 'how many ratings are in a batch')
         super().__init__(dataset, bs=bs, shuffle=shuffle, num_workers=0, **kwargs)
-        self.seed,self.epoch,self.schedule = seed,0,None
+        self.seed,self.epoch,self.schedule,self.least = seed,0,None,0
 
     def new(self, dataset=None, cls=None, **kwargs): return super().new(dataset, cls, **merge(dict(seed=self.seed), kwargs))
     def to_detach(self, b, cpu=True, gather=True): return to_detach(b, cpu, gather=False) # each process has its own ratings
@@ -170,9 +175,10 @@ class ShardDL(TfmdDL):
         schedule=None, # `Block`s to read in an epoch; all parts in random order without
         before_block=noop, # Called with each of them before it is read
         epoch=None, # Number of the epoch, of which the order within parts depends
+        least=0, # At least so many batches: where there are fewer, a rating alone follows as often as needed
     ):
         "What to read from now on"
-        self.schedule,self.before_block = schedule,before_block
+        self.schedule,self.before_block,self.least = schedule,before_block,least
         if epoch is not None: self.epoch = epoch
 
     def blocks(self):
@@ -187,7 +193,9 @@ class ShardDL(TfmdDL):
         tensors = shuffled_part(self.dataset.shards, part, part_seed(seed, self.epoch, part) if self.shuffle else None)
         for ids,*rest in zip(*(o.split(self.bs) for o in tensors)): yield ids.long(),*rest
 
-    def __len__(self): return sum(map(self.n_batches, ifnone(self.schedule, [Block(0, None, None, self.dataset.split.parts)])))
+    def __len__(self):
+        blocks = ifnone(self.schedule, [Block(0, None, None, self.dataset.split.parts)])
+        return max(sum(map(self.n_batches, blocks)), self.least)
 
     def __iter__(self):
         self.randomize()
@@ -195,8 +203,14 @@ class ShardDL(TfmdDL):
         for block in self.blocks():
             self.before_block(block)
             for part in block.parts:
-                for b in self.part_batches(part, seed): yield self.after_batch(to_device(b, ifnone(self.device, 'cpu')))
+                for b in self.part_batches(part, seed): yield self._finished(b)
+        yield from self._lacking()
         self.epoch += 1
+    def _lacking(self):
+        "Batches of one rating, for an epoch with fewer than `least`"
+        n = self.least and self.least-sum(map(self.n_batches, self.schedule))
+        if n: yield from repeat(self._finished([o[:1] for o in self.one_batch()]), n)
+    def _finished(self, b): return self.after_batch(to_device(b, ifnone(self.device, 'cpu')))
     def one_batch(self): return next(iter(self.part_batches(self.dataset.split.parts[0], 0)))
     def show_batch(self, b=None, max_n=9, show=True): return CollabDL.show_batch(self, b, max_n, show)
 

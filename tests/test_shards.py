@@ -1,5 +1,5 @@
 "Shards of what people have: bad files, damaged folders, limits, and restarts"
-import shutil,subprocess,sys
+import os,shutil,signal,subprocess,sys
 
 import pytest
 pytest.importorskip('duckdb')
@@ -9,6 +9,7 @@ from collab_ext.shards import *
 from collab_ext.shard_writer import *
 from collab_ext.shard_loaders import *
 from collab_ext.batch_recommend import *
+from test_distributed import in_processes
 
 def ratings(n=300, seed=0, **columns):
     rng = np.random.default_rng(seed)
@@ -221,6 +222,15 @@ def test_arrow_vocab(labels, copies):
     assert same_labels(vocab, plain) and vocab.sizes==plain.sizes and len(vocab.classes['user'])==len(column)+1
     assert list(vocab.take(tensor([1,3]), 1))==[column[0],column[2]]
     assert fingerprint(*vocab.labels)==fingerprint(*plain.labels)
+    lazy = dict(vocab.items())['user']
+    assert list(lazy)==plain['user'] and lazy[:3]==plain['user'][:3] and lazy[2]==plain['user'][2] and lazy[-1]==plain['user'][-1]
+    with pytest.raises(IndexError): lazy[len(lazy)]
+
+def test_sizes_list_no_labels(monkeypatch, tmp_path):
+    "A learner is made without a list of all labels, which is several times as large as the column"
+    dls = CollabDataLoaders.from_shards(prepared(ratings(400), tmp_path))
+    monkeypatch.setattr(ArrowVocab, 'labels_of', lambda self, s: pytest.fail('labels were listed'))
+    collab_learner(dls, 4)
 
 # --- answers
 
@@ -237,3 +247,30 @@ def test_lists_do_not_depend_on_chunks(tmp_path):
     assert {o.name:o.read_bytes() for o in parts}=={o.name:o.read_bytes() for o in (tmp_path/'lists3').glob('*.parquet')}
     seen = {(u,i) for u,i,_ in content(shards)[0]}
     assert not seen & set(zip(frames[0].user, frames[0].item))
+
+def lists_of(shards):
+    learn = fit(collab_learner(CollabDataLoaders.from_shards(shards, bs=64, seed=1), 4))
+    return partial(recommend_shards, learn, k=5, chunk=5)
+
+def parts_in(folder): return {o.name:o.read_bytes() for o in folder.glob('*.parquet')}
+
+def test_lists_by_two_processes(tmp_path):
+    "Each writes its users' parts, with the bytes of one process; a killed job goes on, and leaves no part half written"
+    lists = lists_of(prepared(ratings(400), tmp_path))
+    lists(tmp_path/'one')
+    in_processes(2, lambda rank: lists(tmp_path/'two'), tmp_path)
+    whole = parts_in(tmp_path/'one')
+    assert len(whole)>4 and parts_in(tmp_path/'two')==whole
+    assert in_child(lambda: killed_while_writing(lists, tmp_path/'killed', 3))==-signal.SIGKILL
+    assert parts_in(tmp_path/'killed').items()<whole.items() and len(parts_in(tmp_path/'killed'))==2
+    lists(tmp_path/'killed')
+    assert parts_in(tmp_path/'killed')==whole
+
+def killed_while_writing(lists, out, nth):
+    "Killed when the n-th part is written under its other name"
+    real,n = os.replace,iter(range(nth+1))
+    def replace(a, b):
+        if str(b).endswith('.parquet') and next(n)==nth-1: os.kill(os.getpid(), signal.SIGKILL)
+        real(a, b)
+    os.replace = replace
+    lists(out)
