@@ -7,6 +7,7 @@
     python benchmarks/distributed.py rows 1e4 1e5 1e6  # gradients of so many users' tables: the rows that were touched, or all
     python benchmarks/distributed.py batch 1e4 1e5 1e6 # lists for so many users
 
+`COLLAB_EXT_LIMIT=4` limits what is measured to so many GiB of address space; a step that wants more fails.
 `SPARK_PYTHON` names an interpreter that has pyspark and numpy (Java has to be there); without, Spark is left out.
 
 Each step runs in a process of its own, with one thread, so that its peak memory is its own. Tables go to stdout, in Markdown."""
@@ -451,6 +452,9 @@ def batch(*users):
 
 if __name__=='__main__':
     what,*args = sys.argv[1:]
-    if what=='step': print(json.dumps(steps[args[0]](*map(float, args[1:]))))
+    if what=='step':
+        limit = os.environ.get('COLLAB_EXT_LIMIT')
+        if limit and args[0]!='simulate': resource.setrlimit(resource.RLIMIT_AS, (int(float(limit)*2**30),)*2)
+        print(json.dumps(steps[args[0]](*map(float, args[1:]))))
     elif what=='ml1m': print(run('ml1m')[0])
     else: dict(sizes=sizes, processes=processes, peers=peers, rows=rows, batch=batch)[what](*args)

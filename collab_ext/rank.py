@@ -91,11 +91,14 @@ class DotScorer:
         if self.has_bias: w = torch.cat([w,bias], 1)
         width = 2048 if w.device.type=='cpu' else max(1,len(w))
         self.blocks = [o.T.contiguous() for o in w.split(width)]
+        self.out = w.new_empty(0, len(w))
 
     def __call__(self, users):
         u = self.model.u_weight.weight.detach()[users]
         if self.has_bias: u = F.pad(u, (0,1), value=1.)
-        return torch.cat([u@o for o in self.blocks], 1)
+        if len(self.out)!=len(u): self.out = u.new_empty(len(u), self.out.shape[1])
+        for o,part in zip(self.blocks, self.out.split([o.shape[1] for o in self.blocks], 1)): torch.mm(u, o, out=part)
+        return self.out
 
     def finish(self, users, s):
         "What the model predicts, from scores `s` (users × k); -inf, which stands for no item, stays"
