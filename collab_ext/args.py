@@ -22,7 +22,7 @@ other_names = dict( # Argument → what it is called elsewhere
     n_factors='factors dim embedding_dim n_latent', users='user user_id user_ids', labels='item item_id items user', exclude='block filter_items',
     exclude_seen='filter_already_liked_items', lr='learning_rate base_lr', lr_max='lr learning_rate base_lr max_lr', wd='weight_decay',
     bs='batch_size', file='name path fname', splitters='cv folds n_folds n_splits', min_rating='threshold relevance_threshold',
-    maximize='direction', user_name='user_col', item_name='item_col', rating_name='rating_col', count_name='rating_name rating_col count_col')
+    maximize='direction', temp='temperature tau', how='policy strategy', user_name='user_col', item_name='item_col', rating_name='rating_col', count_name='rating_name rating_col count_col')
 
 def did_you_mean(
     name:str, # What somebody wrote

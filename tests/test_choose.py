@@ -340,3 +340,6 @@ def test_what_cannot_be_meant_is_named(kwargs, said):
         def score_candidates(self, texts, user=None): return np.array([float(len(o)) for o in texts]),None
     with pytest.raises(ValueError, match=said): select_from(Long(), ['a','bc'], **kwargs)
     with pytest.raises(ValueError, match='not a frame'): select_from(Long(), pd.DataFrame(dict(text=['a','bc'])))
+
+def test_names_of_elsewhere_are_known():
+    with pytest.raises(TypeError, match='did you mean `temp`'): select_from(None, ['a','b'], temperature=.5)
