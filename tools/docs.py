@@ -110,6 +110,8 @@ def faults(text):
     "What must not be on the page `text`"
     res = Links(text).bad
     if r'\(' in re.sub(r'<(pre|code)\b.*?</\1>', '', text, flags=re.S): res.append('has a formula that is not rendered')
+    raw = re.search(r'\]\([^)\s]+\.ipynb[^)]*\)', re.sub(r'<pre\b.*?</pre>', '', text, flags=re.S))
+    if raw: res.append(f'has a link that is not rendered, ending in {raw[0]}: name the symbol alone, or link other words')
     if '__main__' in text: res.append('names `__main__`')
     if '<table class="fastprogress"' in text: res.append('has a progress bar, with times (`with learn.no_bar(), learn.no_logging():`)')
     return res
