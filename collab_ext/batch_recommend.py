@@ -8,7 +8,7 @@ Docs: https://collab-ext.github.io/collab_ext/batch_recommend.html.md"""
 
 # %% auto #0
 __all__ = ['Chunk', 'chunks_of', 'block_pairs', 'pairs_of_chunk', 'chunk_model', 'rank_chunk', 'model_digest', 'lists_table',
-           'recommend_shards', 'evaluate_shards']
+           'shards_of', 'recommend_shards', 'evaluate_shards']
 
 # %% ../nbs/15e_batch_recommend.ipynb #e61a60be
 import json,zlib
@@ -101,6 +101,16 @@ def lists_table(
     labels = [vocab.columns[0].take(pa.array(to_np(user)+chunk.rows.start-1)), vocab.columns[1].take(pa.array(to_np(rows[user,rank])-1))]
     return pa.table({names[0]:labels[0], 'rank':to_np(rank+1).astype(np.int32), names[1]:labels[1], 'score':to_np(preds[user,rank])})
 
+# %% ../nbs/15e_batch_recommend.ipynb #60869a3c
+def shards_of(
+    learn, # A learner
+)->Shards:
+    "The shards that a learner was made on"
+    shards = getattr(learn.dls.train_ds, 'shards', None)
+    if shards is None: raise ValueError("this learner's ratings are in memory: call `recommend` or `evaluate`, or make the loaders by `CollabDataLoaders.from_shards`")
+    return shards
+
+
 # %% ../nbs/15e_batch_recommend.ipynb #482a3e3f
 def _check_out(out, note):
     "Note what a folder holds, or check that it holds that"
@@ -126,11 +136,13 @@ def recommend_shards(
     "Write lists for all users; files that are there already stay"
     check_count('k', k, 'how many items to show')
     check_count('chunk', chunk, 'how many users are in a file')
-    shards,out = learn.dls.train_ds.shards,Path(out)
+    shards,out = shards_of(learn),Path(out)
     model = get_model(learn.model)
     if not isinstance(model, DotBias): raise ValueError(f"`recommend_shards` takes a dot product, not a {type(model).__name__}: use `recommend`")
     _check_out(out, dict(model=model_digest(model), preparation=shards.preparation, k=k, chunk=chunk))
-    blocks = ifnone(blocks, workers_of(shards.n_blocks[0], *processes()))
+    n = shards.n_blocks[0]
+    blocks = ifnone(blocks, workers_of(n, *processes()))
+    if isinstance(blocks, int) or not set(blocks)<=set(range(n)): raise ValueError(f"`blocks` lists numbers of blocks of users, from 0 to {n-1}, not {blocks!r:.80}")
     paths = []
     for b in blocks:
         todo = [(c,out/f'part-{c.block:04}-{c.rows.start:010}.parquet') for c in chunks_of(shards, chunk, [b])]
@@ -148,7 +160,7 @@ def evaluate_shards(
     chunk:int=8192, # Users at a time
 )->pd.Series: # Metrics, averaged over users with held-out ratings
     "How well held-out items are ranked, over the whole catalogue"
-    shards = learn.dls.train_ds.shards
+    shards = shards_of(learn)
     model,n_items = get_model(learn.model),shards.sizes[1]
     total,n = 0.,0
     for b in workers_of(shards.n_blocks[0], *processes()):

@@ -406,7 +406,11 @@ class Fused(Callback):
 
 # %% ../nbs/07_fused.ipynb #f81ab202
 @patch
-def before_fit(self:Fused): self.pooled = None
+def before_fit(self:Fused):
+    if num_distrib()>1 and not hasattr(self.learn, 'ring'): raise ValueError(f"{num_distrib()} processes were started, and `Fused` alone knows of one: "
+        "pass `cbs=[Fused(), Ring()]`, on shards")
+    self.pooled = None
+
 @patch
 def after_fit(self:Fused): self.pooled = None
 @patch

@@ -310,8 +310,11 @@ def _begin(self:Ring):
     self.seed = all_values(ifnone(self.dls.train.seed, random.randrange(2**31)))[0]
     tabs = tables(self.model)
     self.users,self.items = [[tabs[t].data for t in table_names if side(t)==s] for s in (0,1)]
-    self.state = dict(way='ring', preparation=self.shards.preparation, n_epoch=self.n_epoch, seed=self.dls.train.seed, bs=self.dls.train.bs)
+    y_range = getattr(self.model, 'y_range', None)
+    self.state = dict(way='ring', preparation=self.shards.preparation, n_epoch=self.n_epoch, seed=self.dls.train.seed, bs=self.dls.train.bs,
+        n_factors=self.users[0].shape[1], y_range=y_range and [float(o) for o in y_range])
     self.done = check_same_epoch(load_blocks(self.checkpoint, self.state, self.shards, self.users, self.items) if self.checkpoint else 0)
+    if self.done>=self.n_epoch: warn(f"All {self.n_epoch} epochs are done in {self.checkpoint}, so nothing is trained: to train anew, delete it or name another folder")
     if self.done or self.ps.n==1: return
     with joint('get the first rows'):
         for o in [*self.users,*self.items]: dist.broadcast(o, 0)

@@ -101,7 +101,8 @@ def take(self:ArrowVocab, rows, s):
     return self.columns[s].take(pa.array(to_np(rows)-1)).to_pandas().array
 
 # %% ../nbs/15b_shard_loaders.ipynb #778ac253
-_not_here = "The ratings of shards are not in memory, and {} needs them: read some with `read_part`, or make loaders of a part of the data with `from_df`"
+_not_here = ("The ratings of shards are not in memory, and {} needs them: `recommend_shards` and `evaluate_shards` go through them for all users; "
+    "for anything else save the model, and load it into a learner of a part of the ratings (`CollabDataLoaders.from_df`)")
 
 class ShardedRatings(Ratings):
     "The ratings of one set of `Shards`"
@@ -117,9 +118,9 @@ class ShardedRatings(Ratings):
 
     def __len__(self): return self.split.rows
     @property
-    def ids(self): raise ValueError(_not_here.format('what was called'))
+    def ids(self): raise ValueError(_not_here.format('this'))
     @property
-    def targ(self): raise ValueError(_not_here.format('what was called'))
+    def targ(self): raise ValueError(_not_here.format('this'))
     def to(self, device): return self
     def batch(self, idxs): raise ValueError(_not_here.format('a batch of given numbers'))
     def summary(self): return RatingSummary(np.array([self.split.lowest, self.split.highest]), self.split.mean, self.split.std)

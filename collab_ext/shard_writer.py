@@ -18,6 +18,7 @@ from collections import namedtuple
 from contextlib import contextmanager
 from pathlib import Path
 from warnings import warn
+from fastcore.script import store_true
 from .shards import *
 
 # %% ../nbs/15a_prepare_shards.ipynb #2fca62b9
@@ -161,7 +162,7 @@ def explained(
     try: yield
     except duckdb.OutOfMemoryException as e: raise ValueError(f"`memory={memory!r}` or the disk is too small ({_first_line(e)}): "
         "pass more, or fewer `threads`; call again, and what is finished stays finished") from None
-    except duckdb.IOException as e: raise OSError(f"A file can't be read or written ({_first_line(e)}): if the disk of {folder} is full, free some of it; "
+    except (duckdb.IOException,duckdb.TransactionException) as e: raise OSError(f"A file can't be read or written ({_first_line(e)}): if the disk of {folder} is full, free some of it; "
         "call again, and what is finished stays finished") from None
     except (duckdb.ConversionException,duckdb.InvalidInputException) as e: raise ValueError(f"A column changes its type within the files: {_first_line(e)}; "
         "correct it, or pass `as_text=True` if it is a column of ids") from None
@@ -246,6 +247,9 @@ def check_counts(
     bad,lowest,highest = db.execute("select sum(bad), min(lowest), max(highest) from items").fetchone()
     if bad: raise ValueError("Column {!r} has no finite number of float32 in {} ratings, such as in {}: drop them, or give them a rating".format(
         columns.rating, *where(_bad_rating)))
+    if columns.weight is not None:
+        bad = where('weight is null or not isfinite(weight) or weight<0')
+        if bad[0]: raise ValueError("Column {!r} holds {} weights, such as in {}, that are missing, not finite or below 0: correct them".format(columns.weight, *bad))
     if y_range is None: return
     lo,hi = y_range
     if lowest<lo or highest>hi: raise ValueError("{} ratings, such as in {}, are outside `y_range=({:g}, {:g})`, which no prediction can leave: "
@@ -463,12 +467,15 @@ def run_plan(
 def _check(name, value, ok, what):
     if not ok: raise ValueError(f"`{name}` is {what}, not {value!r}")
 
-def _check_settings(valid_pct, split, duplicates, blocks, threads, time_name, seed):
+def _check_settings(valid_pct, split, duplicates, blocks, bucket_rows, threads, time_name, seed, y_range):
     _check('valid_pct', valid_pct, isinstance(valid_pct, (int,float)) and 0<=valid_pct<1, 'the share of the ratings held out, from 0 and below 1')
     _check('split', split, split in splits, f'one of {splits}')
     _check('duplicates', duplicates, duplicates in duplicate_policies, f'one of {duplicate_policies}')
     _check('blocks', blocks, isinstance(blocks, int) and 1<=blocks<=256, 'the number of blocks of each side, from 1 to 256')
+    _check('bucket_rows', bucket_rows, isinstance(bucket_rows, int) and bucket_rows>0, 'how many ratings are read at a time, from 1')
     _check('threads', threads, isinstance(threads, int) and threads>0, 'a number of threads')
+    good = y_range is None or isinstance(y_range, (list,tuple)) and len(y_range)==2 and y_range[0]<y_range[1]
+    _check('y_range', y_range, good, 'the lowest and the highest possible rating, such as (1,5)')
     _check('seed', seed, isinstance(seed, int) and seed>=0, 'a whole number from 0')
     for name,value in dict(split=(split,'time'), duplicates=(duplicates,'last')).items():
         if value[0]==value[1] and time_name is None: raise ValueError(f"`{name}={value[1]!r}` needs `time_name`, the column of times")
@@ -510,7 +517,7 @@ def prepare_shards(
     spill=None, # Folder for what does not fit into memory; one in `out` by default
 )->Shards:
     "Write shards, or what is left of them to write"
-    _check_settings(valid_pct, split, duplicates, blocks, threads, time_name, seed)
+    _check_settings(valid_pct, split, duplicates, blocks, bucket_rows, threads, time_name, seed, y_range)
     files,out = source_files(source),Path(out)
     names = dict(user_name=user_name, item_name=item_name, rating_name=rating_name, time_name=time_name, weight_name=weight_name)
     settings = _settings_of(files, **names, valid_pct=valid_pct, split=split, seed=seed, y_range=y_range and list(y_range), duplicates=duplicates,
@@ -536,14 +543,26 @@ def shards_command(
     item:str=None, # Column of items; the second one by default
     rating:str=None, # Column of ratings; one called `rating`, `stars` or `score` by default, or else the third one
     time:str=None, # Column of times
+    weight:str=None, # Column that says how much each rating counts in training
     valid_pct:float=0.2, # Share of the ratings held out
     split:str='random', # Hold out pairs at 'random', whole 'users', or the latest ratings ('time')
     duplicates:str='keep', # 'keep', 'last', 'mean' or 'error'
     seed:int=0, # Seed of the split
+    y_range:str=None, # Lowest and highest possible rating, such as 1,5, to check them
+    as_text:store_true=False, # Read ids as text, whatever they look like
     blocks:int=4, # Blocks of users, and of items
+    bucket_rows:int=2**20, # Ratings that are read at a time
     memory:str='1GB', # Limit of DuckDB's memory
     threads:int=1, # Threads
+    spill:str=None, # Folder for what does not fit into memory; one in `out` by default
 ):
     "Turn CSV or Parquet files of any size into shards"
-    print(prepare_shards(source, out, user, item, rating, time, valid_pct=valid_pct, split=split, duplicates=duplicates, seed=seed, blocks=blocks,
-        memory=memory, threads=threads))
+    print(prepare_shards(source, out, user, item, rating, time, weight, valid_pct, split, seed, _range_of(y_range), duplicates, as_text, blocks,
+        bucket_rows, memory, threads, spill))
+
+def _range_of(text):
+    "Numbers of an option such as '1,5'"
+    if text is None: return None
+    try: return tuple(float(o) for o in text.split(','))
+    except ValueError: raise ValueError(f"`--y-range` is the lowest and the highest rating, such as 1,5, and not {text!r}") from None
+

@@ -233,3 +233,18 @@ def test_random_kills(folder, tmp_path, way):
         assert same(after, alone) if way=='ring' else all(torch.allclose(after[k], alone[k], atol=1e-5) for k in alone)
         assert [o.name for o in at.iterdir()]==[f'epoch-{n_epoch}']
         shutil.rmtree(at)
+
+def test_checkpoints_of_another_training_are_named(folder, tmp_path):
+    ring_weights(folder, checkpoint=tmp_path/'ck')
+    with pytest.warns(UserWarning, match='nothing is trained'): ring_weights(folder, checkpoint=tmp_path/'ck')
+    with pytest.raises(ValueError, match='n_factors=4'): ring_weights(folder, checkpoint=tmp_path/'ck', n_factors=5)
+    learn = ring_learner(folder, checkpoint=tmp_path/'ck')
+    learn.model.y_range = (0,10)
+    with learn.no_bar(),learn.no_logging(),pytest.raises(ValueError, match='y_range'): learn.fit(2, .02)
+
+def test_fused_alone_in_two_processes(folder):
+    def alone(rank):
+        dls = CollabDataLoaders.from_shards(folder/'shards', bs=100, seed=1, path=folder)
+        learn = collab_learner(dls, 4, cbs=Fused())
+        with learn.no_bar(),learn.no_logging(): learn.fit(1, .02)
+    assert all('Ring()' in o for o in in_processes(2, alone, folder))

@@ -108,6 +108,30 @@ def test_weights(tmp_path):
     assert len(learn.dls.one_batch())==3
     fit(learn)
 
+@pytest.mark.parametrize('bad', ['nan','-1','inf',''])
+def test_bad_weights(tmp_path, bad):
+    (tmp_path/'a.csv').write_text(many_weights+f'3,3,4,{bad}\n')
+    with pytest.raises(ValueError, match="'w' holds 1 weights, such as in .*a.csv"): prepare_shards(tmp_path/'a.csv', tmp_path/'out', blocks=2, weight_name='w')
+
+many_weights = 'user,item,rating,w\n'+''.join(f'{i},{i%7},{i%5},1.5\n' for i in range(200))
+
+def test_the_command_takes_what_messages_recommend(tmp_path):
+    (tmp_path/'a.csv').write_text(many_weights)
+    shards_command(str(tmp_path/'a.csv'), str(tmp_path/'out'), weight='w', as_text=True, blocks=2, y_range='0,5', bucket_rows=50)
+    shards = Shards(tmp_path/'out')
+    assert shards.weighted and shards.settings['as_text'] and shards.settings['y_range']==[0,5]
+    with pytest.raises(ValueError, match='such as 1,5'): shards_command(str(tmp_path/'a.csv'), str(tmp_path/'out'), y_range='wide')
+
+def test_learners_in_memory_and_blocks_that_are_none(tmp_path):
+    df = ratings()
+    learn = collab_learner(CollabDataLoaders.from_df(df, valid_pct=.2), 4)
+    for f in (lambda: recommend_shards(learn, tmp_path/'lists'), lambda: evaluate_shards(learn)):
+        with pytest.raises(ValueError, match='ratings are in memory'): f()
+    learn = collab_learner(CollabDataLoaders.from_shards(prepared(df, tmp_path), bs=64), 4)
+    for bad in ([9], 0):
+        with pytest.raises(ValueError, match='`blocks` lists'): recommend_shards(learn, tmp_path/'lists', blocks=bad)
+    with pytest.raises(ValueError, match='recommend_shards'): learn.recommend()
+
 # --- bad input
 
 def csv(folder, **files):
