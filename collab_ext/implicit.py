@@ -506,23 +506,22 @@ def _linear_transfers(dls, pairs, id_maps):
 
 def _several_weights(make, transfers, names):
     "Weight of each source, and their statistics as one"
-    kept,weights = [],{}
+    first_told = transfers[0][1]
+    model = make(source=first_told, source_weight=None)
+    weights,kept = {},[]
     for name,(_,told) in zip(names, transfers):
-        if kept: merged = merged_statistics([o for o,_ in kept], [w for _,w in kept])
-        w = make(source=told, source_weight=None).source_weight if not kept else _added_weight(make, merged, told)
+        if not weights: w = model.source_weight
+        elif not kept: w = make(source=told, source_weight=None).source_weight
+        else: w = _added_weight(model, merged_statistics(*zip(*kept)), told)
         weights[name] = w
         if w: kept.append((told,w))
     return weights,merged_statistics(*zip(*kept)) if kept else None
 
-def _added_weight(make, merged, told, weights=(1.,.3,.1)):
+def _added_weight(model, merged, told, weights=(1.,.3,.1)):
     "Weight of one more source beside others"
-    def best(model):
-        trial = model.trial
-        if trial is None: return np.ones(1)
-        return max(trial.values(), key=np.mean) if isinstance(trial, dict) else trial.quality[0][trial.quality[0].mean(1).argmax()]
     options = [merged]+[merged_statistics([merged,told], [1.,w]) for w in weights] # one more has to be better
-    qualities = [best(make(source=o, source_weight=1.)) for o in options]
-    return (0.,*weights)[first_not_worse(qualities)]
+    qualities = model.judged(options)
+    return 1. if qualities is None else (0.,*weights)[first_not_worse(qualities)]
 
 # %% ../nbs/10_implicit.ipynb #648092d8
 def _with_sources(dls, kind, pretrained, id_map, path, kwargs):

@@ -226,9 +226,11 @@ def try_ease(
     weights=(0.,), # Weights of the source to try
     n_items=700, # Number of items that stand for all, if it goes by items
     n_users=2000, # It goes by users only up to this number
+    ridges=_ridges, # Ridges to try
+    n_rows=None, # Number of users and of the source's rows; that of another trial, to ask the same judges
 )->EaseTrial:
     "How well each ridge, and each weight of a source, predicts held-out clicks"
-    n_rows = X.shape[0]+(0 if source is None else source.rows.shape[0])
+    if n_rows is None: n_rows = X.shape[0]+(0 if source is None else source.rows.shape[0])
     by_users = n_rows<=min(n_users, X.shape[1])
     if not by_users: X,source = _most_popular(X, source, n_items)
     source,their_rest,their_held = _with_judges(X, source)
@@ -242,12 +244,12 @@ def try_ease(
             used = source if weight else None
             w = _weights(rest, user_pow, item_pow, used, weight)
             A = _weighted_rows(rest, w, used)
-            part.append([list_qualities(o, x, out) for o in trial_scores(x, A, w[2], _ridges, ridge_pop)])
+            part.append([list_qualities(o, x, out) for o in trial_scores(x, A, w[2], ridges, ridge_pop)])
         quality.append(np.array(part))
     n_users = [o.shape[2]-n_people for o in quality]
     own = [o[:,:,:n] for o,n in zip(quality, n_users)]
     theirs = np.mean([o[:,:,n:] for o,n in zip(quality, n_users)], 0)
-    return EaseTrial(list(weights), _ridges, np.concatenate(own, 2), theirs)
+    return EaseTrial(list(weights), ridges, np.concatenate(own, 2), theirs)
 
 # %% ../nbs/05c_linear.ipynb #04e2e719
 def _of_all(trial, j):
@@ -394,6 +396,8 @@ def try_graph(
     return {k:np.concatenate(v) for k,v in res.items()}
 
 # %% ../nbs/05c_linear.ipynb #6b69cdb3
+_graph_grids = dict(low_pass=(0.,.05,.2,.5), item_pow=(.25,.4))
+
 def choose_graph(
     X, # What users have (sparse, users × items)
     rank, # As for `GraphFilter`
@@ -411,7 +415,8 @@ def choose_graph(
     given = low_pass,item_pow,source_weight
     default = tuple(ifnone(a, b) for a,b in zip(given, (.2,.4,1.)))
     if None not in given or not least<=X.nnz<=most: return default,None
-    options = [grid if o is None else (o,) for o,grid in zip(given, ((0.,.05,.2,.5),(.25,.4),(1.,.3,.1,0.)))]
+    grids = *_graph_grids.values(),(1.,.3,.1,0.)
+    options = [grid if o is None else (o,) for o,grid in zip(given, grids)]
     trial = try_graph(X, rank, sharpen, user_pow, *options[:2], source, options[2])
     def best_with(weight): return max((o for o in trial if o[2]==weight), key=lambda o: trial[o].mean())
     best = [best_with(o) for o in options[2]]
@@ -488,6 +493,30 @@ def merged_statistics(
     rows = sp.vstack([w**.5*o.rows for o,w in zip(sources, weights)]).tocsr()
     item_counts = sum(w*o.item_counts for o,w in zip(sources, weights))
     return ItemStatistics(rows, np.concatenate([o.row_counts for o in sources]), item_counts)
+
+# %% ../nbs/05c_linear.ipynb #a5c0bfe9
+def _best_quality(qualities): return max(qualities, key=np.mean)
+
+@patch
+def judged(self:EASE,
+    sources:list, # `ItemStatistics` of other people, each instead of this model's own
+    least=300, # Number of clicks below which nothing is tried
+)->list: # NDCG of the same judges with each; None where there are too few clicks
+    "How well each of several sources would predict held-out clicks"
+    X,asked = self.history,self.asked
+    if X.nnz<least: return
+    ridges = _ridges if asked['ridge'] is None else np.array([asked['ridge']])
+    n_rows = X.shape[0]+max(o.rows.shape[0] for o in sources)
+    def quality(o): return try_ease(X, asked['ridge_pop'], asked['user_pow'], asked['item_pow'], o, (1.,), ridges=ridges, n_rows=n_rows).quality[0]
+    return [_best_quality(quality(o)) for o in sources]
+
+@patch
+def judged(self:GraphFilter, sources, least=300, most=1_000_000):
+    X,asked = self.history,self.asked
+    if not least<=X.nnz<=most: return
+    options = [grid if asked[o] is None else (asked[o],) for o,grid in _graph_grids.items()]
+    def trial(o): return try_graph(X, self.settings['rank'], asked['sharpen'], asked['user_pow'], *options, o, (1.,))
+    return [_best_quality(trial(o).values()) for o in sources]
 
 # %% ../nbs/05c_linear.ipynb #9297122e
 def _asked(model, n_items):

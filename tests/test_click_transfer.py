@@ -120,6 +120,23 @@ def test_a_source_helps_and_two_help_more(target, sources, kind):
     assert min(one)>alone and quality(both)>=max(one)
     assert 'source 2 is worth' in both.report.notes[0]
 
+@pytest.mark.parametrize('kind', ['ease','graph'])
+@pytest.mark.parametrize('strengths', [{}, dict(ridge=50.)])
+def test_sources_are_compared_by_the_same_judges(kind, strengths):
+    "With one source there are fewer rows than items, with both more: a trial that looks at other items would ask other users"
+    gen = np.random.default_rng(0)
+    items = np.arange(800)
+    def likes(u):
+        p = (gen.random(800)<.7)/(5+items)*np.where(items%5==u%5, 9, 1)
+        return p/p.sum()
+    def people(n, each):
+        item = np.concatenate([gen.choice(items, each, replace=False, p=likes(u)) for u in range(n)])
+        return pd.DataFrame(dict(user=np.repeat(np.arange(n), each), item=[f'i{o}' for o in item]))
+    target,*two = [loaders(people(*o)) for o in ((300,4),(350,20),(350,20))]
+    if kind=='graph': strengths = dict(low_pass=.2, item_pow=.4) if strengths else {}
+    learn = linear_learner(target, kind, pretrained=[linear_learner(o, kind) for o in two], **strengths)
+    assert learn.model.sources['source 1'] and learn.model.sources['source 2'] # also where the strengths are given
+
 def test_a_shuffled_source_is_dropped(clicks, target, sources):
     noise = linear_learner(loaders(shuffled(clicks[clicks.user<100])))
     learn,alone = linear_learner(target, pretrained=noise),linear_learner(target)
