@@ -125,14 +125,16 @@ def test_a_source_helps_and_two_help_more(target, sources, kind):
 def test_sources_are_compared_by_the_same_judges(kind, strengths):
     "With one source there are fewer rows than items, with both more: a trial that looks at other items would ask other users"
     gen = np.random.default_rng(0)
-    items = np.arange(800)
+    items = np.arange(1000)
     def likes(u):
-        p = (gen.random(800)<.7)/(5+items)*np.where(items%5==u%5, 9, 1)
+        p = (gen.random(1000)<.7)/(50+items)*np.where(items%5==u%5, 9, 1)
         return p/p.sum()
     def people(n, each):
         item = np.concatenate([gen.choice(items, each, replace=False, p=likes(u)) for u in range(n)])
         return pd.DataFrame(dict(user=np.repeat(np.arange(n), each), item=[f'i{o}' for o in item]))
-    target,*two = [loaders(people(*o)) for o in ((300,4),(350,20),(350,20))]
+    target,*two = [loaders(people(*o)) for o in ((300,8),(350,20),(350,20))]
+    n_rows,n_items = target.vocab.sizes
+    assert n_rows+350<n_items<n_rows+700 and n_items>700
     if kind=='graph': strengths = dict(low_pass=.2, item_pow=.4) if strengths else {}
     learn = linear_learner(target, kind, pretrained=[linear_learner(o, kind) for o in two], **strengths)
     assert learn.model.sources['source 1'] and learn.model.sources['source 2'] # also where the strengths are given
