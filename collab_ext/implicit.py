@@ -437,6 +437,7 @@ def _adapted(learn, src, choose):
     if not strength:
         _start_linear(learn, 1.)
         return learn
+    learn.model.sources = {'the source':float(strength)}
     solver = IALSSolver(learn.model, learn.dls, learn.loss_func, known.told(strength, learn.loss_func))
     solver.train_epoch()
     solver.write(learn.model)

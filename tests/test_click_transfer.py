@@ -211,6 +211,48 @@ def test_a_shuffled_source_of_ials_is_dropped(clicks, target):
     assert learn.transfer.dropped and 'did harm, and was dropped' in repr(learn.report)
     assert same(weights(learn), weights(alone)) and repr(learn.loss_func)==repr(alone.loss_func)
 
+@pytest.mark.parametrize('again', ['load','load with other users','grow'])
+def test_a_forgotten_source_of_ials_is_said(clicks, target, factors, again, tmp_path):
+    learn = implicit_learner(target, loss_func='ials', pretrained=factors, path=tmp_path)
+    learn.save('m')
+    with warnings.catch_warnings():
+        warnings.simplefilter('error')
+        with learn.no_bar(),learn.no_logging(): learn.load('m').solve(1) # its own file changes nothing
+    if again=='grow': learn.grow(clicks[clicks.user>=130])
+    else:
+        dls = target if again=='load' else loaders(clicks[clicks.user>=150])
+        learn = implicit_learner(dls, 8, loss_func='ials', path=tmp_path).load('m')
+    with pytest.warns(UserWarning, match='the source took part.*make the learner with `pretrained` again'), learn.no_bar(),learn.no_logging(): learn.solve(1)
+    with warnings.catch_warnings():
+        warnings.simplefilter('error')
+        with learn.no_bar(),learn.no_logging(): learn.solve(1) # said once
+
+def test_a_file_of_ials_has_the_weights_of_its_loss(target, tmp_path):
+    me = target.train_ds.decode(target.train_ds.ids, count=target.train_ds.targ)[:5].assign(user='me')
+    learn = solved(target, n_factors=8, path=tmp_path)
+    saved,lists = repr(learn.loss_func),learn.recommend(ratings=me, k=9)
+    learn.save('m')
+    other = implicit_learner(target, 8, loss_func=IALSLoss(alpha0=1., reg=.5), path=tmp_path)
+    with pytest.warns(UserWarning, match=r"This learner had IALSLoss\(alpha0=1, reg=0.5.*trained with"): other.load('m')
+    assert repr(other.loss_func)==saved and other.recommend(ratings=me, k=9).equals(lists)
+    named = implicit_learner(loaders(pd.DataFrame(dict(user=[1,1,2], item=['i1','i2','i1']))), 8, loss_func='ials', path=tmp_path)
+    assert repr(named.loss_func)!=saved
+    with warnings.catch_warnings():
+        warnings.simplefilter('error', UserWarning)
+        assert repr(named.load('m').loss_func)==saved
+    soft = implicit_learner(target, 8, path=tmp_path)
+    assert isinstance(soft.load('m').loss_func, SoftmaxLoss)
+
+@pytest.mark.parametrize('bad', [dict(reg=float('nan')), dict(alpha0=-.1), dict(reg='x'), dict(more=1.), dict(nu=True)])
+def test_damaged_weights_of_ials_are_refused(target, bad, tmp_path):
+    from collab_ext.files import save_pair
+    learn = solved(target, n_factors=4, path=tmp_path)
+    was,pair = repr(learn.loss_func),learn.as_pair()
+    pair.info['ials']['settings'].update(bad)
+    save_pair(tmp_path/'models/bad.pth', pair.wgts, pair.vocab, None, pair.info)
+    with pytest.raises(ValueError, match='is damaged'): learn.load('bad')
+    assert repr(learn.loss_func)==was
+
 def test_a_given_loss_stays_and_widths_are_projected(target, factors):
     given = IALSLoss(reg=.05)
     learn = implicit_learner(target, loss_func=given, pretrained=factors)

@@ -250,8 +250,9 @@ def test_graph_filter_by_definition(dls):
     np.testing.assert_allclose(m.scores(torch.arange(1,len(X))).numpy(), (s-.7*s@P)[1:], atol=1e-3)
 
 def test_bad_settings(dls):
-    for kw in (dict(alpha0=-1),dict(reg=-1),dict(alpha0=0,reg=0)):
-        with pytest.raises(ValueError, match='not below zero'): IALSLoss(**kw)
+    for kw in (dict(alpha0=-1),dict(reg=-1),dict(alpha0=math.nan),dict(nu=math.inf),dict(reg='a'),dict(count_weight=-1)):
+        with pytest.raises(ValueError, match=f'`{first(kw)}` of `IALSLoss` is a finite number, not below zero'): IALSLoss(**kw)
+    with pytest.raises(ValueError, match='are both 0'): IALSLoss(alpha0=0, reg=0)
     with pytest.raises(ValueError, match='not below zero'): linear_learner(dls, ridge=-5)
     with pytest.raises(ValueError, match='at least 1, not 0'): linear_learner(dls, 'graph', rank=0)
 
