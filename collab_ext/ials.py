@@ -12,7 +12,6 @@ __all__ = ['IALSLoss', 'RowPrior', 'ials_rows', 'ials_sweep', 'try_ials', 'choos
 
 # %% ../nbs/05b_ials.ipynb #8c711293
 from functools import cache
-from numbers import Real
 from fastai.basics import *
 from fastai.collab import EmbeddingDotBias
 from .data import *
@@ -25,10 +24,6 @@ from .solver import *
 from .click_trials import *
 
 # %% ../nbs/05b_ials.ipynb #a0c92e1f
-def _check_weight(name, value):
-    is_weight = isinstance(value, Real) and 0<=value<math.inf
-    if not is_weight: raise ValueError(f"`{name}` of `IALSLoss` is a finite number, not below zero, and not {value!r:.80}")
-
 class IALSLoss:
     "Weighted squared error over all pairs of users and items; `solve` minimises it"
     needs_negatives,cbs = False,()
@@ -41,7 +36,7 @@ class IALSLoss:
         count_weight=0., # How much each further count adds to the weight of an interaction
     ):
         store_attr()
-        for k in self._names: _check_weight(k, getattr(self, k))
+        for k in self._names: check_strength(f'IALSLoss.{k}', getattr(self, k))
         if alpha0+reg==0: raise ValueError("`alpha0` and `reg` are both 0, and then nothing draws a row to zero: one of them is above 0, such as `reg=.03`")
     @property
     def settings(self):
@@ -163,7 +158,7 @@ def choose_ials(
     alpha0s=(.05,.1), # Weights of pairs without interaction to try
     regs=(.01,.017,.03,.05,.09,.15), # Strengths to try, from weak to strong
     n_users=2000, # At most as many users
-    least=300, # Number of clicks below which nothing is tried
+    least=least_clicks, # Number of clicks below which nothing is tried
     **kwargs # For `IALSLoss`
 )->IALSLoss:
     "The weights that predict held-out clicks best"
@@ -254,7 +249,7 @@ def choose_source(
     strengths=(.03,.01,.1,.3,1.), # What a click of the source may be worth; the first is tried with all ridges
     n_users=2000, # At most as many users
     n_items=5000, # At most as many items, the most clicked ones
-    least=300, # Number of clicks below which nothing is tried
+    least=least_clicks, # Number of clicks below which nothing is tried
 )->tuple: # Weights, and what a click of the source is worth
     "The ridge and the strength that predict held-out clicks best"
     if X.nnz<least: return alone,.1

@@ -182,12 +182,19 @@ def remake(cls:NegativeDL, dls, df, called, **kwargs):
         bs=dls.train.bs, path=dls.path, device=dls.device)
     return CollabDataLoaders.from_interactions(df, vocab=dls.vocab, **merge(here, kwargs))
 
+# %% ../nbs/10_implicit.ipynb #f4dec154
+def _repr_of(loss):
+    "Name and settings of a loss"
+    settings = ', '.join(f'{k}={v!r}' for k,v in vars(loss).items() if not k.startswith('_'))
+    return f'{type(loss).__name__}({settings})'
+
 # %% ../nbs/10_implicit.ipynb #5ac86394
 class ImplicitLoss:
     "Base of the losses that take negatives: a subclass says what each positive contributes"
     needs_negatives,cbs = True,()
     unit_rows = False # Are all vectors of length 1?
     fold_loss = IALSLoss() # By which new users are folded in, with the order of items that this loss would give; see `IALSSolver`
+    def __repr__(self): return _repr_of(self)
     def _sides(self, pred, targ):
         "Scores of positives (n), of negatives (n_neg × n), and the targets of these"
         n = int((targ>0).sum())
@@ -265,6 +272,7 @@ class WARPLoss(ImplicitLoss):
 class VoteLoss:
     "Logistic loss of votes ±1"
     needs_negatives,cbs = False,()
+    def __repr__(self): return _repr_of(self)
     def __call__(self, pred, targ, w=None):
         if not (targ.abs()==1).all(): raise ValueError(f"Votes are +1 or -1, not {targ[targ.abs()!=1][0].item():g}")
         each = F.softplus(-targ*pred)
@@ -414,11 +422,19 @@ def _can_adapt(loss, pretrained=None, use_nn=False, fill=None, solve=None, **kwa
     if not pretrained or not isinstance(loss, IALSLoss) or use_nn or fill is not None or solve is False: return False
     return {'u_weight','i_weight'}<=set(tables(pretrained.wgts))
 
-def _note_weight(transfer, weights):
+_Judged = namedtuple('_Judged', 'by worth dropped') # how a source was judged, and what is said of one that counts and of one that does not
+
+def _judged(n_clicks, asked=False, most=math.inf):
+    "Were sources judged by held-out clicks, or is their weight as asked, or a guess?"
+    if asked: return _Judged('As asked,', 'is worth', 'was left out')
+    if least_clicks<=n_clicks<=most: return _Judged('On held-out clicks,', 'is worth', 'did harm, and was dropped')
+    return _Judged(f"Too {'few' if n_clicks<least_clicks else 'many'} clicks to judge by:", 'is taken to be worth', 'was left out')
+
+def _note_weight(transfer, weights, judged):
     "Say how much each source counts, or that it was dropped"
-    if not any(weights.values()): transfer.note_began(Choice('scratch', 0, {}, 'held-out clicks'))
-    said = [f'a user of {name} is worth {w:g} of the users here' if w else f'{name} did harm, and was dropped' for name,w in weights.items()]
-    transfer.note_hint(f"On held-out clicks, {'; '.join(said)}")
+    if not any(weights.values()): transfer.note_began(Choice('scratch', 0, {}, judged.by))
+    said = [f'a user of {name} {judged.worth} {w:g} of the users here' if w else f'{name} {judged.dropped}' for name,w in weights.items()]
+    transfer.note_hint(f"{judged.by} {'; '.join(said)}")
 
 # %% ../nbs/10_implicit.ipynb #6813ba38
 def _knows_all(learn):
@@ -432,8 +448,9 @@ def _adapted(learn, src, choose):
     loss,width = learn.loss_func,learn.model.u_weight.embedding_dim
     if tables(src.wgts)['i_weight'].shape[1]!=width: src = src._replace(wgts=project_wgts(src.wgts, width))
     known = ClickSource(src, learn.transfer.matches)
-    learn.loss_func,strength = choose_source(_clicks_of(learn.dls), known, loss, **({} if choose else dict(regs=(loss.reg,))))
-    _note_weight(learn.transfer, {'the source':strength})
+    X = _clicks_of(learn.dls)
+    learn.loss_func,strength = choose_source(X, known, loss, **({} if choose else dict(regs=(loss.reg,))))
+    _note_weight(learn.transfer, {'the source':strength}, _judged(X.nnz))
     if not strength:
         _start_linear(learn, 1.)
         return learn
@@ -497,7 +514,7 @@ def _linear_transfer(dls, src, id_map):
     counts = [source_counts(src.info, s, n) for s,n in enumerate(src.vocab.sizes)]
     return Transfer(matches, ['i_weight'], 'zeros', counts),item_statistics(src, matches.idxs[1])
 
-# %% ../nbs/10_implicit.ipynb #464f1f5d
+# %% ../nbs/10_implicit.ipynb #3b32f209
 def _linear_transfers(dls, pairs, id_maps):
     "As `_linear_transfer`, of several sources, or an error that says which one won't do"
     def one(j, *args):
@@ -505,18 +522,22 @@ def _linear_transfers(dls, pairs, id_maps):
         except ValueError as e: raise ValueError(f"Source {j+1} of {len(pairs)}: {e}") from e
     return [one(j, *o) for j,o in enumerate(zip(pairs, id_maps))]
 
+# %% ../nbs/10_implicit.ipynb #464f1f5d
+def _merged(transfers, weights):
+    "The statistics of those sources that count, as one; None if none does"
+    kept = [(told,w) for (_,told),w in zip(transfers, weights) if w]
+    return merged_statistics(*zip(*kept)) if kept else None
+
 def _several_weights(make, transfers, names):
-    "Weight of each source, and their statistics as one"
-    first_told = transfers[0][1]
-    model = make(source=first_told, source_weight=None)
-    weights,kept = {},[]
+    "Weight of each source"
+    weights = {}
     for name,(_,told) in zip(names, transfers):
-        if not weights: w = model.source_weight
-        elif not kept: w = make(source=told, source_weight=None).source_weight
-        else: w = _added_weight(model, merged_statistics(*zip(*kept)), told)
-        weights[name] = w
-        if w: kept.append((told,w))
-    return weights,merged_statistics(*zip(*kept)) if kept else None
+        others = _merged(transfers, weights.values())
+        if others is None:
+            model = make(source=told, source_weight=None)
+            weights[name] = model.source_weight
+        else: weights[name] = _added_weight(model, others, told)
+    return weights
 
 def _added_weight(model, merged, told, weights=(1.,.3,.1)):
     "Weight of one more source beside others"
@@ -524,20 +545,31 @@ def _added_weight(model, merged, told, weights=(1.,.3,.1)):
     qualities = model.judged(options)
     return 1. if qualities is None else (0.,*weights)[first_not_worse(qualities)]
 
+# %% ../nbs/10_implicit.ipynb #a55e16dd
+def _asked_weights(weight, n):
+    "The weight that is asked for, of each of `n` sources; None to choose"
+    if weight is None: return
+    res = list(weight) if isinstance(weight, (list,tuple)) else [weight]*n
+    if len(res)!=n: raise ValueError(f"`source_weight` has {len(res)} entries for {plural(n, 'source')}: one for each, or a number for all")
+    for o in res: check_strength('source_weight', o)
+    return [float(o) for o in res]
+
 # %% ../nbs/10_implicit.ipynb #648092d8
 def _with_sources(dls, kind, pretrained, id_map, path, kwargs):
     "The `Transfer` of one source or of several, their weights if they are several, and arguments of the model"
     vocab = vocab_of(dls)
     folder = Path(path or dls.path)/'models'
+    asked = _asked_weights(kwargs.get('source_weight'), len(pretrained) if are_several(pretrained) else 1)
     if not are_several(pretrained):
         transfer,source = _linear_transfer(dls, read_source(pretrained, folder, vocab), id_map)
-        return transfer,None,dict(kwargs, source=source)
+        return transfer,None,dict(kwargs, source=source, source_weight=asked and asked[0])
     pairs = read_sources(pretrained, folder, vocab)
     transfers = _linear_transfers(dls, pairs, id_maps_of(id_map, len(pairs)))
     names = [f'source {j+1}' for j in range(len(pairs))]
     ds = dls.train_ds
     make = partial(kind, ds.ids, ds.targ, ds.vocab.sizes, **{k:v for k,v in kwargs.items() if k!='source_weight'})
-    weights,source = _several_weights(make, transfers, names)
+    weights = _several_weights(make, transfers, names) if asked is None else dict(zip(names, asked))
+    source = _merged(transfers, weights.values())
     kwargs = dict(kwargs, source=source, source_weight=None if source is None else 1.)
     return max((o for o,_ in transfers), key=lambda o: o.matches.coverage(1)),weights,kwargs
 
@@ -549,7 +581,7 @@ def linear_learner(
     metrics=None, # As for `Learner`
     pretrained=False, # Another linear model, or a model with vectors, whose users count too; as for `read_source`, or a list of several
     id_map:dict=None, # Column → dict, two-column frame or function: from a label to the source's, where names differ
-    **kwargs # For `EASE` or `GraphFilter`
+    **kwargs # For `EASE` or `GraphFilter`; `source_weight` may be a list, with a number for each source
 )->CollabLearner: # Trained
     "A linear model, solved in closed form"
     check_dls(dls)
@@ -559,6 +591,8 @@ def linear_learner(
     if ds.weight is not None: raise ValueError("`linear_learner` has no use for the weights in these data: leave out `weight_name`")
     transfers = pretrained is not None and pretrained is not False
     if not transfers and id_map is not None: raise TypeError("`id_map` is for `pretrained`, and there is none: leave it out")
+    asked = kwargs.get('source_weight')
+    if not transfers and asked is not None: raise ValueError(f"`source_weight` says how much a source counts, and there is none for {asked!r:.80}: pass `pretrained`, or leave it out")
     transfer,weights = None,None
     if transfers: transfer,weights,kwargs = _with_sources(dls, linear_models[kind], pretrained, id_map, path, kwargs)
     model = linear_models[kind](ds.ids, ds.targ, ds.vocab.sizes, **kwargs)
@@ -566,7 +600,8 @@ def linear_learner(
     if not transfers: return learn
     weights = weights or {'the source':model.source_weight}
     model.sources = {k:float(w) for k,w in weights.items() if w}
-    _note_weight(transfer, weights)
+    most = most_clicks if isinstance(model, GraphFilter) else math.inf
+    _note_weight(transfer, weights, _judged(model.history.nnz, asked is not None, most))
     return learn.record(transfer)
 
 # %% ../nbs/10_implicit.ipynb #6ddfdce7

@@ -14,6 +14,7 @@ __all__ = ['ItemStatistics', 'EaseTrial', 'linear_models', 'ItemModel', 'ease_ma
 # %% ../nbs/05c_linear.ipynb #03d3cdd5
 import itertools, scipy.sparse as sp
 from fastai.basics import *
+from .args import *
 from .data import *
 from .solver import *
 from .click_trials import *
@@ -266,7 +267,7 @@ def choose_ease(
     item_pow, # As for `EASE`
     source=None, # `ItemStatistics` of other people
     source_weight=None, # None to choose it
-    least=300, # Number of clicks below which nothing is tried
+    least=least_clicks, # Number of clicks below which nothing is tried
 )->tuple: # Ridge, weight of the source, `EaseTrial` or None
     "The strengths that predict held-out clicks best"
     no_source = source is None
@@ -280,11 +281,25 @@ def choose_ease(
     if ridge is None: ridge = best_strength(trial.ridges, _of_all(trial, kept))
     return float(ridge),float(weights[kept]),trial
 
-# %% ../nbs/05c_linear.ipynb #329cf50f
-def _check_ease(n_items, ridge, ridge_pop):
+# %% ../nbs/05c_linear.ipynb #059d2430
+def _check_ease(n_items, ridge, ridge_pop, source_weight):
     if n_items>50_000: raise ValueError(f"The matrix of {n_items} × {n_items} items would take {4*n_items**2/2**30:.0f} GiB: use `kind='graph'`")
-    if min(ifnone(ridge, 0), ridge_pop)<0: raise ValueError(f"Ridges are not below zero, and these are {ridge:g} and {ridge_pop:g}")
+    if ridge is not None: check_strength('ridge', ridge)
+    check_strength('ridge_pop', ridge_pop)
+    if ridge==ridge_pop==0: raise ValueError("`ridge` and `ridge_pop` are both 0, and then items without users have no solution: pass a `ridge` above 0, or none to choose it")
+    if source_weight is not None: check_strength('source_weight', source_weight)
 
+@contextmanager
+def _with_room_for(n_items):
+    "Say how large the matrix is where there is no memory for it"
+    try: yield
+    except (MemoryError,RuntimeError) as e:
+        if isinstance(e, RuntimeError) and 'allocate' not in str(e): raise # torch has no type of its own for this
+        size = 4*n_items**2/2**30
+        raise MemoryError(f"There is no memory for the matrix of {n_items} × {n_items} items, {size:.1f} GiB, and as much again to solve it: `kind='graph'` needs less") from e
+
+
+# %% ../nbs/05c_linear.ipynb #329cf50f
 class EASE(ItemModel):
     "Linear model of items from items, with a zero diagonal"
     def __init__(self, ids, y, sizes,
@@ -296,11 +311,14 @@ class EASE(ItemModel):
         source=None, # `ItemStatistics` of other people
         source_weight=None, # How much one of them counts; chosen on held-out clicks by default
     ):
-        _check_ease(sizes[1], ridge, ridge_pop)
+        _check_ease(sizes[1], ridge, ridge_pop, source_weight)
         super().__init__(ids, y, sizes, value_weight)
         self.asked = dict(ridge=ridge, ridge_pop=ridge_pop, user_pow=user_pow, item_pow=item_pow, value_weight=value_weight,
             source=source, source_weight=source_weight)
-        X = self.history
+        with _with_room_for(sizes[1]): self._solve(self.history, **self.asked)
+
+    def _solve(self, X, ridge, ridge_pop, user_pow, item_pow, value_weight, source, source_weight):
+        "Choose what was not given, and the matrix of items"
         ridge,self.source_weight,self.trial = choose_ease(X, ridge, ridge_pop, user_pow, item_pow, source, source_weight)
         self.settings = dict(ridge=ridge, ridge_pop=ridge_pop, user_pow=user_pow, item_pow=item_pow, value_weight=value_weight)
         used = source if self.source_weight else None
@@ -407,8 +425,8 @@ def choose_graph(
     item_pow, # None to choose it
     source=None, # `ItemStatistics` of other people
     source_weight=None, # None to choose it
-    least=300, # Number of clicks below which nothing is tried
-    most=1_000_000, # Number of clicks above which nothing is tried
+    least=least_clicks, # Number of clicks below which nothing is tried
+    most=most_clicks, # Number of clicks above which nothing is tried
 )->tuple: # (low_pass, item_pow, source_weight), and what was tried
     "The settings that predict held-out clicks best"
     if source is None: source_weight = 0.
@@ -434,7 +452,8 @@ class GraphFilter(ItemModel):
         source=None, # `ItemStatistics` of other people
         source_weight=None, # How much one of them counts; chosen on held-out clicks by default
     ):
-        if rank is not None and rank<1: raise ValueError(f"`rank` is a number of singular vectors, at least 1, not {rank!r}")
+        if rank is not None: rank = check_count('rank', rank, 'a number of singular vectors')
+        if source_weight is not None: check_strength('source_weight', source_weight)
         super().__init__(ids, y, sizes)
         self.asked = dict(rank=rank, low_pass=low_pass, sharpen=sharpen, user_pow=user_pow, item_pow=item_pow, source=source, source_weight=source_weight)
         self.sharpen = sharpen
@@ -500,7 +519,7 @@ def _best_quality(qualities): return max(qualities, key=np.mean)
 @patch
 def judged(self:EASE,
     sources:list, # `ItemStatistics` of other people, each instead of this model's own
-    least=300, # Number of clicks below which nothing is tried
+    least=least_clicks, # Number of clicks below which nothing is tried
 )->list: # NDCG of the same judges with each; None where there are too few clicks
     "How well each of several sources would predict held-out clicks"
     X,asked = self.history,self.asked
@@ -511,7 +530,7 @@ def judged(self:EASE,
     return [_best_quality(quality(o)) for o in sources]
 
 @patch
-def judged(self:GraphFilter, sources, least=300, most=1_000_000):
+def judged(self:GraphFilter, sources, least=least_clicks, most=most_clicks):
     X,asked = self.history,self.asked
     if not least<=X.nnz<=most: return
     options = [grid if asked[o] is None else (asked[o],) for o,grid in _graph_grids.items()]

@@ -147,6 +147,44 @@ def test_a_shuffled_source_is_dropped(clicks, target, sources):
     with_noise = linear_learner(target, pretrained=[sources[1],noise])
     assert 'source 2' in repr(with_noise.report) and quality(with_noise)>.95*quality(linear_learner(target, pretrained=sources[1]))
 
+@pytest.mark.parametrize('kind', ['ease','graph'])
+def test_a_report_says_how_a_source_was_judged(clicks, target, sources, kind):
+    def said(dls=target, pretrained=sources[0], **kw): return linear_learner(dls, kind, pretrained=pretrained, **kw).report.notes[0]
+    few = loaders(clicks[clicks.user>=195])
+    assert len(few.train_ds)<300
+    assert said()=='On held-out clicks, a user of the source is worth 1 of the users here'
+    assert said(few)=='Too few clicks to judge by: a user of the source is taken to be worth 1 of the users here'
+    assert said(few, sources)=='Too few clicks to judge by: '+'; '.join(f'a user of source {j} is taken to be worth 1 of the users here' for j in (1,2))
+    assert said(source_weight=2.)=='As asked, a user of the source is worth 2 of the users here'
+    assert said(source_weight=0)=='As asked, the source was left out'
+    assert said(pretrained=sources, source_weight=[.5,0])=='As asked, a user of source 1 is worth 0.5 of the users here; source 2 was left out'
+
+def test_a_report_of_ials_says_how_its_source_was_judged(clicks, factors):
+    few = implicit_learner(loaders(clicks[clicks.user>=195]), loss_func='ials', pretrained=factors)
+    assert few.report.notes[0]=='Too few clicks to judge by: a user of the source is taken to be worth 0.1 of the users here'
+
+def test_too_many_clicks_for_a_graph_filter(target, sources, monkeypatch):
+    import collab_ext.implicit as implicit
+    monkeypatch.setattr(implicit, 'most_clicks', 400)
+    assert linear_learner(target, 'graph', pretrained=sources[0]).report.notes[0].startswith('Too many clicks to judge by')
+    assert linear_learner(target, pretrained=sources[0]).report.notes[0].startswith('On held-out clicks')
+
+@pytest.mark.parametrize('kind', ['ease','graph'])
+def test_weights_of_sources_are_used_as_asked(target, sources, kind):
+    def weights(w): return linear_learner(target, kind, pretrained=sources, source_weight=w).model.sources
+    assert weights([.5,2])=={'source 1':.5,'source 2':2.} and weights(.3)=={'source 1':.3,'source 2':.3} and weights(0)=={}
+    lists = [linear_learner(target, kind, pretrained=sources, source_weight=o).recommend(k=5) for o in ([1,0],[0,1],[1,0])]
+    assert lists[0].equals(lists[2]) and not lists[0].equals(lists[1])
+
+@pytest.mark.parametrize('kind', ['ease','graph'])
+def test_bad_weights_of_sources(target, sources, kind):
+    for bad in (-1.,float('nan'),float('inf'),'x',[1.,-1.]):
+        for several in (sources[0],sources)[isinstance(bad, list):]:
+            with pytest.raises(ValueError, match='`source_weight` is a finite number, not below zero, and not'):
+                linear_learner(target, kind, pretrained=several, source_weight=bad)
+    with pytest.raises(ValueError, match='`source_weight` has 3 entries for 2 sources'): linear_learner(target, kind, pretrained=sources, source_weight=[1,1,1])
+    with pytest.raises(ValueError, match='pass `pretrained`'): linear_learner(target, kind, source_weight=1.)
+
 def test_saved_vectors_are_a_source_too(clicks, target, tmp_path):
     src = implicit_learner(loaders(clicks[clicks.user<140]), 16, loss_func='ials', path=tmp_path)
     with src.no_bar(),src.no_logging(): src.solve()
