@@ -390,12 +390,13 @@ def _check_loss(loss, dls):
 
 # %% ../nbs/10_implicit.ipynb #34c07cf0
 def _without_scale(dls, pretrained, path=None, model_dir='models', **kwargs):
-    "A source whose tables are not to be brought to the scale of the counts"
+    "A source whose tables are not to be brought to the scale of the counts, and the `y_range` of one that has learned from ratings"
     if are_several(pretrained): raise ValueError(f"`pretrained` is a list of {len(pretrained)}, and vectors of clicks take one source: pass one of them, or use "
         "`linear_learner`, which takes several")
     src = read_source(pretrained, Path(path or dls.path)/model_dir, vocab_of(dls))
     if 'indptr' in src.wgts: raise ValueError("This source is a linear model and has no vectors: pass `linear_factors(…)` of it, or use `linear_learner`")
-    return src._replace(info={k:v for k,v in ifnone(src.info, {}).items() if k!='scale'})
+    info = ifnone(src.info, {})
+    return src._replace(info={k:v for k,v in info.items() if k not in ('scale','y_range')}),info.get('y_range')
 
 # %% ../nbs/10_implicit.ipynb #1c193d37
 def _clicks_of(dls):
@@ -461,6 +462,12 @@ def _adapted(learn, src, choose):
     learn.transfer.note_solved(learn.dls.train_ds.counts)
     return learn.record(learn.transfer, solver)
 
+def _warn_of_ratings(y_range, learn, adapts):
+    "Say what becomes of a source that has learned from ratings"
+    judged = len(learn.dls.train_ds)>=least_clicks
+    fate = "it is judged by held-out clicks, as `learn.report` says" if judged else "there are too few clicks to judge it by"
+    if not adapts or _knows_all(learn): fate = "its vectors are where this learner starts"
+    warnings.warn(f"The source is of ratings, with `y_range={tuple(y_range)}`, and these data are not: {fate}")
 
 # %% ../nbs/10_implicit.ipynb #b5086979
 @delegates(collab_learner, but='loss_func')
@@ -483,9 +490,11 @@ def implicit_learner(
     starts = start=='linear' and not kwargs.get('pretrained') and not kwargs.get('use_nn') and (needs_negatives or isinstance(loss, IALSLoss))
     if n_factors is not None: kwargs['n_factors'] = n_factors
     if needs_negatives: kwargs = merge(dict(lr=_rate(dls) if starts else .05, wd=.01), kwargs)
-    if kwargs.get('pretrained'): kwargs['pretrained'] = _without_scale(dls, **kwargs)
+    y_range = None
+    if kwargs.get('pretrained'): kwargs['pretrained'],y_range = _without_scale(dls, **kwargs)
     adapts = _can_adapt(loss, **kwargs)
     learn = collab_learner(dls, loss_func=loss, cbs=cbs, **kwargs)
+    if y_range is not None: _warn_of_ratings(y_range, learn, adapts)
     if adapts: return _adapted(learn, kwargs['pretrained'], named)
     if starts: _start_linear(learn, 1. if isinstance(loss, IALSLoss) else 10.)
     starts_at_mean = hasattr(learn.model, 'mean') and not kwargs.get('pretrained') and not isinstance(loss, VoteLoss)

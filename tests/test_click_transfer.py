@@ -358,6 +358,25 @@ def test_ratings_where_clicks_are_wanted(target):
     assert ials.transfer.dropped and 'On held-out clicks' in repr(linear.report)
     assert quality(linear)>.95*quality(linear_learner(target))
 
+@pytest.mark.parametrize('loss,few,said', [('ials',False,'is judged by held-out clicks'), ('ials',True,'too few clicks to judge it by'), ('bpr',False,'are where this learner starts')])
+def test_a_source_of_ratings_is_said_to_be_one(clicks, target, loss, few, said):
+    df = clicks[clicks.user<100].assign(rating=lambda d: 1.+d.index%5)
+    src = collab_learner(CollabDataLoaders.from_df(df, valid_pct=0, device='cpu'), 4, y_range=(1,5))
+    dls = loaders(clicks[clicks.user>=195]) if few else target
+    with pytest.warns(UserWarning) as seen: implicit_learner(dls, loss_func=loss, pretrained=src)
+    [message] = [str(o.message) for o in seen if 'y_range' in str(o.message)]
+    assert message.startswith('The source is of ratings, with `y_range=(1.0, 5.0)`') and said in message
+
+def test_a_linear_source_where_vectors_are_wanted(clicks, target, sources, tmp_path):
+    dls = CollabDataLoaders.from_df(clicks.assign(rating=lambda d: 1.+d.index%5), valid_pct=0, device='cpu')
+    sources[0].path = tmp_path
+    saved = sources[0].save('m')
+    learn = collab_learner(dls, 4)
+    for source in (sources[0],saved.with_suffix('')):
+        for move in (lambda: collab_learner(dls, 4, pretrained=source), lambda: learn.transfer_from(source), lambda: learn.transfer_from(source, project=True)):
+            with pytest.raises(ValueError, match=r'a linear model, which has no vectors: pass `linear_factors\(…\)` of it'): move()
+    assert learn.transfer_from(linear_factors(sources[0], 4)).report is not None
+
 def test_a_poor_start_is_trained_at_the_full_rate(target, monkeypatch):
     "Where the linear model is too large to solve, few directions of clicks are a start that ten epochs of small steps would leave as it is"
     import collab_ext.implicit as implicit
