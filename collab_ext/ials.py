@@ -37,7 +37,8 @@ class IALSLoss:
     ):
         store_attr()
         for k in self._names: check_strength(f'IALSLoss.{k}', getattr(self, k))
-        if alpha0+reg==0: raise ValueError("`alpha0` and `reg` are both 0, and then nothing draws a row to zero: one of them is above 0, such as `reg=.03`")
+        if alpha0+reg==0: raise ValueError("`alpha0` and `reg` are both 0, and then nothing draws a row to zero: "
+            "one of them is above 0, such as `reg=.03`")
     @property
     def settings(self):
         "The weights as plain numbers, which are saved beside a model"

@@ -601,7 +601,8 @@ def linear_learner(
     transfers = pretrained is not None and pretrained is not False
     if not transfers and id_map is not None: raise TypeError("`id_map` is for `pretrained`, and there is none: leave it out")
     asked = kwargs.get('source_weight')
-    if not transfers and asked is not None: raise ValueError(f"`source_weight` says how much a source counts, and there is none for {asked!r:.80}: pass `pretrained`, or leave it out")
+    if not transfers and asked is not None: raise ValueError(f"`source_weight` says how much a source counts, "
+        f"and there is none for {asked!r:.80}: pass `pretrained`, or leave it out")
     transfer,weights = None,None
     if transfers: transfer,weights,kwargs = _with_sources(dls, linear_models[kind], pretrained, id_map, path, kwargs)
     model = linear_models[kind](ds.ids, ds.targ, ds.vocab.sizes, **kwargs)

@@ -286,7 +286,8 @@ def _check_ease(n_items, ridge, ridge_pop, source_weight):
     if n_items>50_000: raise ValueError(f"The matrix of {n_items} × {n_items} items would take {4*n_items**2/2**30:.0f} GiB: use `kind='graph'`")
     if ridge is not None: check_strength('ridge', ridge)
     check_strength('ridge_pop', ridge_pop)
-    if ridge==ridge_pop==0: raise ValueError("`ridge` and `ridge_pop` are both 0, and then items without users have no solution: pass a `ridge` above 0, or none to choose it")
+    if ridge==ridge_pop==0: raise ValueError("`ridge` and `ridge_pop` are both 0, and then items without users have no solution: "
+        "pass a `ridge` above 0, or none to choose it")
     if source_weight is not None: check_strength('source_weight', source_weight)
 
 @contextmanager
@@ -296,7 +297,8 @@ def _with_room_for(n_items):
     except (MemoryError,RuntimeError) as e:
         if isinstance(e, RuntimeError) and 'allocate' not in str(e): raise # torch has no type of its own for this
         size = 4*n_items**2/2**30
-        raise MemoryError(f"There is no memory for the matrix of {n_items} × {n_items} items, {size:.1f} GiB, and as much again to solve it: `kind='graph'` needs less") from e
+        raise MemoryError(f"There is no memory for the matrix of {n_items} × {n_items} items, {size:.1f} GiB, "
+            f"and as much again to solve it: `kind='graph'` needs less") from e
 
 
 # %% ../nbs/05c_linear.ipynb #329cf50f
