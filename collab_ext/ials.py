@@ -27,14 +27,22 @@ from .click_trials import *
 class IALSLoss:
     "Weighted squared error over all pairs of users and items; `solve` minimises it"
     needs_negatives,cbs = False,()
+    _names = 'alpha0','reg','nu','count_weight'
+    chosen = False # did held-out clicks or a file choose the weights?
     def __init__(self,
         alpha0=.1, # Weight of a pair without interaction
         reg=.03, # How strongly rows are drawn to zero, for each unit of the weight they carry
         nu=1., # Power of that weight
         count_weight=0., # How much each further count adds to the weight of an interaction
     ):
-        if min(alpha0, reg)<0 or alpha0+reg==0: raise ValueError(f"`alpha0` and `reg` are not below zero, and not both zero; these are {alpha0:g} and {reg:g}")
         store_attr()
+        for k in self._names: check_strength(f'IALSLoss.{k}', getattr(self, k))
+        if alpha0+reg==0: raise ValueError("`alpha0` and `reg` are both 0, and then nothing draws a row to zero: "
+            "one of them is above 0, such as `reg=.03`")
+    @property
+    def settings(self):
+        "The weights as plain numbers, which are saved beside a model"
+        return {k:float(getattr(self, k)) for k in self._names}
     def __repr__(self): return f'IALSLoss(alpha0={self.alpha0:.3g}, reg={self.reg:.3g}, nu={self.nu:g}, count_weight={self.count_weight:g})'
     def weight(self, y):
         "Weight of interactions with counts `y`"
@@ -151,15 +159,19 @@ def choose_ials(
     alpha0s=(.05,.1), # Weights of pairs without interaction to try
     regs=(.01,.017,.03,.05,.09,.15), # Strengths to try, from weak to strong
     n_users=2000, # At most as many users
-    least=300, # Number of clicks below which nothing is tried
+    least=least_clicks, # Number of clicks below which nothing is tried
     **kwargs # For `IALSLoss`
 )->IALSLoss:
     "The weights that predict held-out clicks best"
-    if X.nnz<least: return IALSLoss(**kwargs)
+    def chosen(*args):
+        res = IALSLoss(*args, **kwargs)
+        res.chosen = True
+        return res
+    if X.nnz<least: return chosen()
     X = _few_users(X, n_users)
     quality = {o:try_ials(X, o, regs, **kwargs) for o in alpha0s}
     alpha0 = max(quality, key=lambda o: quality[o].max())
-    return IALSLoss(alpha0, best_strength(regs, quality[alpha0]), **kwargs)
+    return chosen(alpha0, best_strength(regs, quality[alpha0]))
 
 # %% ../nbs/05b_ials.ipynb #5e51f18f
 _SourceSide = namedtuple('_SourceSide', 'rows clicks moment n_others') # rows of the target's labels (0 where unknown), their clicks, second moment of the other side's rows, and their number
@@ -238,7 +250,7 @@ def choose_source(
     strengths=(.03,.01,.1,.3,1.), # What a click of the source may be worth; the first is tried with all ridges
     n_users=2000, # At most as many users
     n_items=5000, # At most as many items, the most clicked ones
-    least=300, # Number of clicks below which nothing is tried
+    least=least_clicks, # Number of clicks below which nothing is tried
 )->tuple: # Weights, and what a click of the source is worth
     "The ridge and the strength that predict held-out clicks best"
     if X.nnz<least: return alone,.1
@@ -247,7 +259,10 @@ def choose_source(
     items = np.sort(np.argsort(-clicks, kind='stable')[:n_items])
     parts = list(click_parts(X[users][:,items]))
     known = known.part(users, items)
-    def with_reg(reg): return IALSLoss(alone.alpha0, reg, alone.nu, alone.count_weight)
+    def with_reg(reg):
+        res = copy(alone)
+        res.reg = reg
+        return res
     @cache
     def quality(reg, strength, known=known): return try_source(parts, known, with_reg(reg), strength)
     def best_strength_of(known): return max(strengths, key=lambda o: quality(reg, o, known).mean())
@@ -274,6 +289,7 @@ class IALSSolver(Solver):
         super().__init__(model, dls, loss_func)
         self.loss,self.told = _fold_loss(loss_func),told
         self.trains = isinstance(loss_func, IALSLoss)
+        self.has_source = any(o is not None for o in told)
         self.rm,self.rows = None,None
 
     @classmethod
@@ -286,6 +302,9 @@ class IALSSolver(Solver):
         return res
 
     def _start(self):
+        lost = {} if self.has_source else getattr(self.model, 'sources', {})
+        if lost: warn(f"{' and '.join(lost)} took part in this model, and neither a file nor a model that has grown keeps what it says: "
+            "it is solved again without; make the learner with `pretrained` again")
         self.rm = RatingMatrix.from_ratings(self.dls.train_ds)
         self.data = [_by_row(self.rm, s, self.loss) for s in (0,1)]
         tabs = tables(self.model)
@@ -309,6 +328,7 @@ class IALSSolver(Solver):
     def write(self, model):
         write_rows(model, self._packed())
         if hasattr(model, 'mean'): model.mean.zero_()
+        if not self.has_source and hasattr(model, 'sources'): model.sources = {}
     def holds(self, model): return self.rows is not None and holds_rows(model, self._packed())
 
 # %% ../nbs/05b_ials.ipynb #c799d501

@@ -182,12 +182,19 @@ def remake(cls:NegativeDL, dls, df, called, **kwargs):
         bs=dls.train.bs, path=dls.path, device=dls.device)
     return CollabDataLoaders.from_interactions(df, vocab=dls.vocab, **merge(here, kwargs))
 
+# %% ../nbs/10_implicit.ipynb #f4dec154
+def _repr_of(loss):
+    "Name and settings of a loss"
+    settings = ', '.join(f'{k}={v!r}' for k,v in vars(loss).items() if not k.startswith('_'))
+    return f'{type(loss).__name__}({settings})'
+
 # %% ../nbs/10_implicit.ipynb #5ac86394
 class ImplicitLoss:
     "Base of the losses that take negatives: a subclass says what each positive contributes"
     needs_negatives,cbs = True,()
     unit_rows = False # Are all vectors of length 1?
     fold_loss = IALSLoss() # By which new users are folded in, with the order of items that this loss would give; see `IALSSolver`
+    def __repr__(self): return _repr_of(self)
     def _sides(self, pred, targ):
         "Scores of positives (n), of negatives (n_neg × n), and the targets of these"
         n = int((targ>0).sum())
@@ -265,6 +272,7 @@ class WARPLoss(ImplicitLoss):
 class VoteLoss:
     "Logistic loss of votes ±1"
     needs_negatives,cbs = False,()
+    def __repr__(self): return _repr_of(self)
     def __call__(self, pred, targ, w=None):
         if not (targ.abs()==1).all(): raise ValueError(f"Votes are +1 or -1, not {targ[targ.abs()!=1][0].item():g}")
         each = F.softplus(-targ*pred)
@@ -382,12 +390,13 @@ def _check_loss(loss, dls):
 
 # %% ../nbs/10_implicit.ipynb #34c07cf0
 def _without_scale(dls, pretrained, path=None, model_dir='models', **kwargs):
-    "A source whose tables are not to be brought to the scale of the counts"
+    "A source whose tables are not to be brought to the scale of the counts, and the `y_range` of one that has learned from ratings"
     if are_several(pretrained): raise ValueError(f"`pretrained` is a list of {len(pretrained)}, and vectors of clicks take one source: pass one of them, or use "
         "`linear_learner`, which takes several")
     src = read_source(pretrained, Path(path or dls.path)/model_dir, vocab_of(dls))
     if 'indptr' in src.wgts: raise ValueError("This source is a linear model and has no vectors: pass `linear_factors(…)` of it, or use `linear_learner`")
-    return src._replace(info={k:v for k,v in ifnone(src.info, {}).items() if k!='scale'})
+    info = ifnone(src.info, {})
+    return src._replace(info={k:v for k,v in info.items() if k not in ('scale','y_range')}),info.get('y_range')
 
 # %% ../nbs/10_implicit.ipynb #1c193d37
 def _clicks_of(dls):
@@ -414,11 +423,19 @@ def _can_adapt(loss, pretrained=None, use_nn=False, fill=None, solve=None, **kwa
     if not pretrained or not isinstance(loss, IALSLoss) or use_nn or fill is not None or solve is False: return False
     return {'u_weight','i_weight'}<=set(tables(pretrained.wgts))
 
-def _note_weight(transfer, weights):
+_Judged = namedtuple('_Judged', 'by worth dropped') # how a source was judged, and what is said of one that counts and of one that does not
+
+def _judged(n_clicks, asked=False, most=math.inf):
+    "Were sources judged by held-out clicks, or is their weight as asked, or a guess?"
+    if asked: return _Judged('As asked,', 'is worth', 'was left out')
+    if least_clicks<=n_clicks<=most: return _Judged('On held-out clicks,', 'is worth', 'did harm, and was dropped')
+    return _Judged(f"Too {'few' if n_clicks<least_clicks else 'many'} clicks to judge by:", 'is taken to be worth', 'was left out')
+
+def _note_weight(transfer, weights, judged):
     "Say how much each source counts, or that it was dropped"
-    if not any(weights.values()): transfer.note_began(Choice('scratch', 0, {}, 'held-out clicks'))
-    said = [f'a user of {name} is worth {w:g} of the users here' if w else f'{name} did harm, and was dropped' for name,w in weights.items()]
-    transfer.note_hint(f"On held-out clicks, {'; '.join(said)}")
+    if not any(weights.values()): transfer.note_began(Choice('scratch', 0, {}, judged.by))
+    said = [f'a user of {name} {judged.worth} {w:g} of the users here' if w else f'{name} {judged.dropped}' for name,w in weights.items()]
+    transfer.note_hint(f"{judged.by} {'; '.join(said)}")
 
 # %% ../nbs/10_implicit.ipynb #6813ba38
 def _knows_all(learn):
@@ -432,17 +449,25 @@ def _adapted(learn, src, choose):
     loss,width = learn.loss_func,learn.model.u_weight.embedding_dim
     if tables(src.wgts)['i_weight'].shape[1]!=width: src = src._replace(wgts=project_wgts(src.wgts, width))
     known = ClickSource(src, learn.transfer.matches)
-    learn.loss_func,strength = choose_source(_clicks_of(learn.dls), known, loss, **({} if choose else dict(regs=(loss.reg,))))
-    _note_weight(learn.transfer, {'the source':strength})
+    X = _clicks_of(learn.dls)
+    learn.loss_func,strength = choose_source(X, known, loss, **({} if choose else dict(regs=(loss.reg,))))
+    _note_weight(learn.transfer, {'the source':strength}, _judged(X.nnz))
     if not strength:
         _start_linear(learn, 1.)
         return learn
+    learn.model.sources = {'the source':float(strength)}
     solver = IALSSolver(learn.model, learn.dls, learn.loss_func, known.told(strength, learn.loss_func))
     solver.train_epoch()
     solver.write(learn.model)
     learn.transfer.note_solved(learn.dls.train_ds.counts)
     return learn.record(learn.transfer, solver)
 
+def _warn_of_ratings(y_range, learn, adapts):
+    "Say what becomes of a source that has learned from ratings"
+    judged = len(learn.dls.train_ds)>=least_clicks
+    fate = "it is judged by held-out clicks, as `learn.report` says" if judged else "there are too few clicks to judge it by"
+    if not adapts or _knows_all(learn): fate = "its vectors are where this learner starts"
+    warnings.warn(f"The source is of ratings, with `y_range={tuple(y_range)}`, and these data are not: {fate}")
 
 # %% ../nbs/10_implicit.ipynb #b5086979
 @delegates(collab_learner, but='loss_func')
@@ -465,9 +490,11 @@ def implicit_learner(
     starts = start=='linear' and not kwargs.get('pretrained') and not kwargs.get('use_nn') and (needs_negatives or isinstance(loss, IALSLoss))
     if n_factors is not None: kwargs['n_factors'] = n_factors
     if needs_negatives: kwargs = merge(dict(lr=_rate(dls) if starts else .05, wd=.01), kwargs)
-    if kwargs.get('pretrained'): kwargs['pretrained'] = _without_scale(dls, **kwargs)
+    y_range = None
+    if kwargs.get('pretrained'): kwargs['pretrained'],y_range = _without_scale(dls, **kwargs)
     adapts = _can_adapt(loss, **kwargs)
     learn = collab_learner(dls, loss_func=loss, cbs=cbs, **kwargs)
+    if y_range is not None: _warn_of_ratings(y_range, learn, adapts)
     if adapts: return _adapted(learn, kwargs['pretrained'], named)
     if starts: _start_linear(learn, 1. if isinstance(loss, IALSLoss) else 10.)
     starts_at_mean = hasattr(learn.model, 'mean') and not kwargs.get('pretrained') and not isinstance(loss, VoteLoss)
@@ -496,7 +523,7 @@ def _linear_transfer(dls, src, id_map):
     counts = [source_counts(src.info, s, n) for s,n in enumerate(src.vocab.sizes)]
     return Transfer(matches, ['i_weight'], 'zeros', counts),item_statistics(src, matches.idxs[1])
 
-# %% ../nbs/10_implicit.ipynb #464f1f5d
+# %% ../nbs/10_implicit.ipynb #3b32f209
 def _linear_transfers(dls, pairs, id_maps):
     "As `_linear_transfer`, of several sources, or an error that says which one won't do"
     def one(j, *args):
@@ -504,40 +531,54 @@ def _linear_transfers(dls, pairs, id_maps):
         except ValueError as e: raise ValueError(f"Source {j+1} of {len(pairs)}: {e}") from e
     return [one(j, *o) for j,o in enumerate(zip(pairs, id_maps))]
 
-def _several_weights(make, transfers, names):
-    "Weight of each source, and their statistics as one"
-    kept,weights = [],{}
-    for name,(_,told) in zip(names, transfers):
-        if kept: merged = merged_statistics([o for o,_ in kept], [w for _,w in kept])
-        w = make(source=told, source_weight=None).source_weight if not kept else _added_weight(make, merged, told)
-        weights[name] = w
-        if w: kept.append((told,w))
-    return weights,merged_statistics(*zip(*kept)) if kept else None
+# %% ../nbs/10_implicit.ipynb #464f1f5d
+def _merged(transfers, weights):
+    "The statistics of those sources that count, as one; None if none does"
+    kept = [(told,w) for (_,told),w in zip(transfers, weights) if w]
+    return merged_statistics(*zip(*kept)) if kept else None
 
-def _added_weight(make, merged, told, weights=(1.,.3,.1)):
+def _several_weights(make, transfers, names):
+    "Weight of each source"
+    weights = {}
+    for name,(_,told) in zip(names, transfers):
+        others = _merged(transfers, weights.values())
+        if others is None:
+            model = make(source=told, source_weight=None)
+            weights[name] = model.source_weight
+        else: weights[name] = _added_weight(model, others, told)
+    return weights
+
+def _added_weight(model, merged, told, weights=(1.,.3,.1)):
     "Weight of one more source beside others"
-    def best(model):
-        trial = model.trial
-        if trial is None: return np.ones(1)
-        return max(trial.values(), key=np.mean) if isinstance(trial, dict) else trial.quality[0][trial.quality[0].mean(1).argmax()]
     options = [merged]+[merged_statistics([merged,told], [1.,w]) for w in weights] # one more has to be better
-    qualities = [best(make(source=o, source_weight=1.)) for o in options]
-    return (0.,*weights)[first_not_worse(qualities)]
+    qualities = model.judged(options)
+    return 1. if qualities is None else (0.,*weights)[first_not_worse(qualities)]
+
+# %% ../nbs/10_implicit.ipynb #a55e16dd
+def _asked_weights(weight, n):
+    "The weight that is asked for, of each of `n` sources; None to choose"
+    if weight is None: return
+    res = list(weight) if isinstance(weight, (list,tuple)) else [weight]*n
+    if len(res)!=n: raise ValueError(f"`source_weight` has {len(res)} entries for {plural(n, 'source')}: one for each, or a number for all")
+    for o in res: check_strength('source_weight', o)
+    return [float(o) for o in res]
 
 # %% ../nbs/10_implicit.ipynb #648092d8
 def _with_sources(dls, kind, pretrained, id_map, path, kwargs):
     "The `Transfer` of one source or of several, their weights if they are several, and arguments of the model"
     vocab = vocab_of(dls)
     folder = Path(path or dls.path)/'models'
+    asked = _asked_weights(kwargs.get('source_weight'), len(pretrained) if are_several(pretrained) else 1)
     if not are_several(pretrained):
         transfer,source = _linear_transfer(dls, read_source(pretrained, folder, vocab), id_map)
-        return transfer,None,dict(kwargs, source=source)
+        return transfer,None,dict(kwargs, source=source, source_weight=asked and asked[0])
     pairs = read_sources(pretrained, folder, vocab)
     transfers = _linear_transfers(dls, pairs, id_maps_of(id_map, len(pairs)))
     names = [f'source {j+1}' for j in range(len(pairs))]
     ds = dls.train_ds
     make = partial(kind, ds.ids, ds.targ, ds.vocab.sizes, **{k:v for k,v in kwargs.items() if k!='source_weight'})
-    weights,source = _several_weights(make, transfers, names)
+    weights = _several_weights(make, transfers, names) if asked is None else dict(zip(names, asked))
+    source = _merged(transfers, weights.values())
     kwargs = dict(kwargs, source=source, source_weight=None if source is None else 1.)
     return max((o for o,_ in transfers), key=lambda o: o.matches.coverage(1)),weights,kwargs
 
@@ -549,7 +590,7 @@ def linear_learner(
     metrics=None, # As for `Learner`
     pretrained=False, # Another linear model, or a model with vectors, whose users count too; as for `read_source`, or a list of several
     id_map:dict=None, # Column → dict, two-column frame or function: from a label to the source's, where names differ
-    **kwargs # For `EASE` or `GraphFilter`
+    **kwargs # For `EASE` or `GraphFilter`; `source_weight` may be a list, with a number for each source
 )->CollabLearner: # Trained
     "A linear model, solved in closed form"
     check_dls(dls)
@@ -559,6 +600,9 @@ def linear_learner(
     if ds.weight is not None: raise ValueError("`linear_learner` has no use for the weights in these data: leave out `weight_name`")
     transfers = pretrained is not None and pretrained is not False
     if not transfers and id_map is not None: raise TypeError("`id_map` is for `pretrained`, and there is none: leave it out")
+    asked = kwargs.get('source_weight')
+    if not transfers and asked is not None: raise ValueError(f"`source_weight` says how much a source counts, "
+        f"and there is none for {asked!r:.80}: pass `pretrained`, or leave it out")
     transfer,weights = None,None
     if transfers: transfer,weights,kwargs = _with_sources(dls, linear_models[kind], pretrained, id_map, path, kwargs)
     model = linear_models[kind](ds.ids, ds.targ, ds.vocab.sizes, **kwargs)
@@ -566,7 +610,8 @@ def linear_learner(
     if not transfers: return learn
     weights = weights or {'the source':model.source_weight}
     model.sources = {k:float(w) for k,w in weights.items() if w}
-    _note_weight(transfer, weights)
+    most = most_clicks if isinstance(model, GraphFilter) else math.inf
+    _note_weight(transfer, weights, _judged(model.history.nnz, asked is not None, most))
     return learn.record(transfer)
 
 # %% ../nbs/10_implicit.ipynb #6ddfdce7

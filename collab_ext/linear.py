@@ -14,6 +14,7 @@ __all__ = ['ItemStatistics', 'EaseTrial', 'linear_models', 'ItemModel', 'ease_ma
 # %% ../nbs/05c_linear.ipynb #03d3cdd5
 import itertools, scipy.sparse as sp
 from fastai.basics import *
+from .args import *
 from .data import *
 from .solver import *
 from .click_trials import *
@@ -226,9 +227,11 @@ def try_ease(
     weights=(0.,), # Weights of the source to try
     n_items=700, # Number of items that stand for all, if it goes by items
     n_users=2000, # It goes by users only up to this number
+    ridges=_ridges, # Ridges to try
+    n_rows=None, # Number of users and of the source's rows; that of another trial, to ask the same judges
 )->EaseTrial:
     "How well each ridge, and each weight of a source, predicts held-out clicks"
-    n_rows = X.shape[0]+(0 if source is None else source.rows.shape[0])
+    if n_rows is None: n_rows = X.shape[0]+(0 if source is None else source.rows.shape[0])
     by_users = n_rows<=min(n_users, X.shape[1])
     if not by_users: X,source = _most_popular(X, source, n_items)
     source,their_rest,their_held = _with_judges(X, source)
@@ -242,12 +245,12 @@ def try_ease(
             used = source if weight else None
             w = _weights(rest, user_pow, item_pow, used, weight)
             A = _weighted_rows(rest, w, used)
-            part.append([list_qualities(o, x, out) for o in trial_scores(x, A, w[2], _ridges, ridge_pop)])
+            part.append([list_qualities(o, x, out) for o in trial_scores(x, A, w[2], ridges, ridge_pop)])
         quality.append(np.array(part))
     n_users = [o.shape[2]-n_people for o in quality]
     own = [o[:,:,:n] for o,n in zip(quality, n_users)]
     theirs = np.mean([o[:,:,n:] for o,n in zip(quality, n_users)], 0)
-    return EaseTrial(list(weights), _ridges, np.concatenate(own, 2), theirs)
+    return EaseTrial(list(weights), ridges, np.concatenate(own, 2), theirs)
 
 # %% ../nbs/05c_linear.ipynb #04e2e719
 def _of_all(trial, j):
@@ -264,7 +267,7 @@ def choose_ease(
     item_pow, # As for `EASE`
     source=None, # `ItemStatistics` of other people
     source_weight=None, # None to choose it
-    least=300, # Number of clicks below which nothing is tried
+    least=least_clicks, # Number of clicks below which nothing is tried
 )->tuple: # Ridge, weight of the source, `EaseTrial` or None
     "The strengths that predict held-out clicks best"
     no_source = source is None
@@ -278,11 +281,27 @@ def choose_ease(
     if ridge is None: ridge = best_strength(trial.ridges, _of_all(trial, kept))
     return float(ridge),float(weights[kept]),trial
 
-# %% ../nbs/05c_linear.ipynb #329cf50f
-def _check_ease(n_items, ridge, ridge_pop):
+# %% ../nbs/05c_linear.ipynb #059d2430
+def _check_ease(n_items, ridge, ridge_pop, source_weight):
     if n_items>50_000: raise ValueError(f"The matrix of {n_items} × {n_items} items would take {4*n_items**2/2**30:.0f} GiB: use `kind='graph'`")
-    if min(ifnone(ridge, 0), ridge_pop)<0: raise ValueError(f"Ridges are not below zero, and these are {ridge:g} and {ridge_pop:g}")
+    if ridge is not None: check_strength('ridge', ridge)
+    check_strength('ridge_pop', ridge_pop)
+    if ridge==ridge_pop==0: raise ValueError("`ridge` and `ridge_pop` are both 0, and then items without users have no solution: "
+        "pass a `ridge` above 0, or none to choose it")
+    if source_weight is not None: check_strength('source_weight', source_weight)
 
+@contextmanager
+def _with_room_for(n_items):
+    "Say how large the matrix is where there is no memory for it"
+    try: yield
+    except (MemoryError,RuntimeError) as e:
+        if isinstance(e, RuntimeError) and 'allocate' not in str(e): raise # torch has no type of its own for this
+        size = 4*n_items**2/2**30
+        raise MemoryError(f"There is no memory for the matrix of {n_items} × {n_items} items, {size:.1f} GiB, "
+            f"and as much again to solve it: `kind='graph'` needs less") from e
+
+
+# %% ../nbs/05c_linear.ipynb #329cf50f
 class EASE(ItemModel):
     "Linear model of items from items, with a zero diagonal"
     def __init__(self, ids, y, sizes,
@@ -294,11 +313,14 @@ class EASE(ItemModel):
         source=None, # `ItemStatistics` of other people
         source_weight=None, # How much one of them counts; chosen on held-out clicks by default
     ):
-        _check_ease(sizes[1], ridge, ridge_pop)
+        _check_ease(sizes[1], ridge, ridge_pop, source_weight)
         super().__init__(ids, y, sizes, value_weight)
         self.asked = dict(ridge=ridge, ridge_pop=ridge_pop, user_pow=user_pow, item_pow=item_pow, value_weight=value_weight,
             source=source, source_weight=source_weight)
-        X = self.history
+        with _with_room_for(sizes[1]): self._solve(self.history, **self.asked)
+
+    def _solve(self, X, ridge, ridge_pop, user_pow, item_pow, value_weight, source, source_weight):
+        "Choose what was not given, and the matrix of items"
         ridge,self.source_weight,self.trial = choose_ease(X, ridge, ridge_pop, user_pow, item_pow, source, source_weight)
         self.settings = dict(ridge=ridge, ridge_pop=ridge_pop, user_pow=user_pow, item_pow=item_pow, value_weight=value_weight)
         used = source if self.source_weight else None
@@ -394,6 +416,8 @@ def try_graph(
     return {k:np.concatenate(v) for k,v in res.items()}
 
 # %% ../nbs/05c_linear.ipynb #6b69cdb3
+_graph_grids = dict(low_pass=(0.,.05,.2,.5), item_pow=(.25,.4))
+
 def choose_graph(
     X, # What users have (sparse, users × items)
     rank, # As for `GraphFilter`
@@ -403,15 +427,16 @@ def choose_graph(
     item_pow, # None to choose it
     source=None, # `ItemStatistics` of other people
     source_weight=None, # None to choose it
-    least=300, # Number of clicks below which nothing is tried
-    most=1_000_000, # Number of clicks above which nothing is tried
+    least=least_clicks, # Number of clicks below which nothing is tried
+    most=most_clicks, # Number of clicks above which nothing is tried
 )->tuple: # (low_pass, item_pow, source_weight), and what was tried
     "The settings that predict held-out clicks best"
     if source is None: source_weight = 0.
     given = low_pass,item_pow,source_weight
     default = tuple(ifnone(a, b) for a,b in zip(given, (.2,.4,1.)))
     if None not in given or not least<=X.nnz<=most: return default,None
-    options = [grid if o is None else (o,) for o,grid in zip(given, ((0.,.05,.2,.5),(.25,.4),(1.,.3,.1,0.)))]
+    grids = *_graph_grids.values(),(1.,.3,.1,0.)
+    options = [grid if o is None else (o,) for o,grid in zip(given, grids)]
     trial = try_graph(X, rank, sharpen, user_pow, *options[:2], source, options[2])
     def best_with(weight): return max((o for o in trial if o[2]==weight), key=lambda o: trial[o].mean())
     best = [best_with(o) for o in options[2]]
@@ -429,7 +454,8 @@ class GraphFilter(ItemModel):
         source=None, # `ItemStatistics` of other people
         source_weight=None, # How much one of them counts; chosen on held-out clicks by default
     ):
-        if rank is not None and rank<1: raise ValueError(f"`rank` is a number of singular vectors, at least 1, not {rank!r}")
+        if rank is not None: rank = check_count('rank', rank, 'a number of singular vectors')
+        if source_weight is not None: check_strength('source_weight', source_weight)
         super().__init__(ids, y, sizes)
         self.asked = dict(rank=rank, low_pass=low_pass, sharpen=sharpen, user_pow=user_pow, item_pow=item_pow, source=source, source_weight=source_weight)
         self.sharpen = sharpen
@@ -488,6 +514,30 @@ def merged_statistics(
     rows = sp.vstack([w**.5*o.rows for o,w in zip(sources, weights)]).tocsr()
     item_counts = sum(w*o.item_counts for o,w in zip(sources, weights))
     return ItemStatistics(rows, np.concatenate([o.row_counts for o in sources]), item_counts)
+
+# %% ../nbs/05c_linear.ipynb #a5c0bfe9
+def _best_quality(qualities): return max(qualities, key=np.mean)
+
+@patch
+def judged(self:EASE,
+    sources:list, # `ItemStatistics` of other people, each instead of this model's own
+    least=least_clicks, # Number of clicks below which nothing is tried
+)->list: # NDCG of the same judges with each; None where there are too few clicks
+    "How well each of several sources would predict held-out clicks"
+    X,asked = self.history,self.asked
+    if X.nnz<least: return
+    ridges = _ridges if asked['ridge'] is None else np.array([asked['ridge']])
+    n_rows = X.shape[0]+max(o.rows.shape[0] for o in sources)
+    def quality(o): return try_ease(X, asked['ridge_pop'], asked['user_pow'], asked['item_pow'], o, (1.,), ridges=ridges, n_rows=n_rows).quality[0]
+    return [_best_quality(quality(o)) for o in sources]
+
+@patch
+def judged(self:GraphFilter, sources, least=least_clicks, most=most_clicks):
+    X,asked = self.history,self.asked
+    if not least<=X.nnz<=most: return
+    options = [grid if asked[o] is None else (asked[o],) for o,grid in _graph_grids.items()]
+    def trial(o): return try_graph(X, self.settings['rank'], asked['sharpen'], asked['user_pow'], *options, o, (1.,))
+    return [_best_quality(trial(o).values()) for o in sources]
 
 # %% ../nbs/05c_linear.ipynb #9297122e
 def _asked(model, n_items):

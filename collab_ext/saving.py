@@ -22,6 +22,7 @@ from .files import *
 from .sources import *
 from .transfer import *
 from .solver import *
+from .ials import *
 from .linear import *
 from .learner import *
 
@@ -43,11 +44,12 @@ def _prior_now(learn):
 def saved_info(
     learn, # A `CollabLearner`
 )->dict: # Plain data
-    "What is saved beside the labels: their numbers of ratings, the scale, and the prior"
+    "What is saved beside the labels: their numbers of ratings, the scale, the prior, and the weights of iALS"
     res = learner_info(learn)
     prior = _prior_now(learn)
     model = get_model(learn.model)
     if isinstance(model, ItemModel): res['linear'] = dict(kind=type(model).__name__, settings=model.settings, sources=dict(model.sources))
+    elif type(learn.loss_func) is IALSLoss: res['ials'] = dict(settings=learn.loss_func.settings, sources=dict(getattr(model, 'sources', {})))
     return res if prior is None else dict(res, prior=prior)
 
 @patch
@@ -283,6 +285,26 @@ def load_linear(
     return learn
 
 
+# %% ../nbs/06a_saving.ipynb #f4ddc967
+def _ials_of(pair, loss):
+    "The loss that a file's model was trained with, and its sources; the learner's own where the file says nothing of it"
+    theirs = pair.info.get('ials')
+    if theirs is None or type(loss) is not IALSLoss: return loss,{}
+    told = theirs if isinstance(theirs, dict) else {}
+    settings,sources = told.get('settings'),told.get('sources')
+    if not _number_settings(settings, loss.settings) or not _are_sources(sources): raise ValueError(
+        f"{pair.file} is damaged: what it says of iALS is no weights by name, but {theirs!r:.80}")
+    try: res = IALSLoss(**settings)
+    except ValueError as e: raise ValueError(f"{pair.file} is damaged: {e}") from None
+    res.chosen = True
+    if not loss.chosen and res.settings!=loss.settings: warn(f"This learner had {loss}, and {pair.file} was trained with {res}: "
+        "that is its loss from now on, by which new users are folded in")
+    return res,sources
+
+def _keep_sources(model, sources):
+    "Remember which sources took part in a model of clicks"
+    if sources or hasattr(model, 'sources'): model.sources = sources
+
 # %% ../nbs/06a_saving.ipynb #81430d0a
 @patch
 def load(self:CollabLearner,
@@ -309,8 +331,11 @@ def load(self:CollabLearner,
     if not same and strict_vocab: raise ValueError(
         f"{pair.file} has another vocabulary ({_sizes(pair.vocab)}) than this learner ({_sizes(self.vocab)}): "
         "leave out `strict_vocab` to match them by label")
+    loss,sources = _ials_of(pair, self.loss_func)
     if same: _load_same(self, pair, opt, strict)
     else: _load_matched(self, pair, opt)
+    self.loss_func = loss
+    _keep_sources(model, sources)
     return self
 
 # %% ../nbs/06a_saving.ipynb #ea07fca1
@@ -343,6 +368,7 @@ def load_vocab(self:CollabLearner,
     with unchanged_on_error(self):
         load_pretrained_keys(model, wgts, kwargs.get('keys'))
         keep_prior(model, None)
+        _keep_sources(get_model(model), {})
         _loaded(model)
         self.record(transfer)
     return self

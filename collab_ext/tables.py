@@ -80,6 +80,8 @@ def find_tables(
     res = _fullest(state)
     nested = first(k for k,v in state.items() if isinstance(v, Mapping) and has_tables(v))
     if not res and nested is not None: raise ValueError(f"The weights are under the key {nested!r}, beside {list(state)[:12]}: pass them alone, as in `wgts[{nested!r}]`")
+    if not res and 'indptr' in state: raise ValueError("These are the weights of a linear model, which has no vectors: pass `linear_factors(…)` of it, "
+        "or make the new learner with `linear_learner`, which takes it as it is")
     if not res: raise ValueError(f"No user or item table is known among the keys {list(state)[:12]}: say once where they are, as in "
         "`layouts['mine'] = dict(u_weight='users.weight', i_weight='items.weight')`")
     return res

@@ -120,6 +120,25 @@ def test_a_source_helps_and_two_help_more(target, sources, kind):
     assert min(one)>alone and quality(both)>=max(one)
     assert 'source 2 is worth' in both.report.notes[0]
 
+@pytest.mark.parametrize('kind', ['ease','graph'])
+@pytest.mark.parametrize('strengths', [{}, dict(ridge=50.)])
+def test_sources_are_compared_by_the_same_judges(kind, strengths):
+    "With one source there are fewer rows than items, with both more: a trial that looks at other items would ask other users"
+    gen = np.random.default_rng(0)
+    items = np.arange(1000)
+    def likes(u):
+        p = (gen.random(1000)<.7)/(50+items)*np.where(items%5==u%5, 9, 1)
+        return p/p.sum()
+    def people(n, each):
+        item = np.concatenate([gen.choice(items, each, replace=False, p=likes(u)) for u in range(n)])
+        return pd.DataFrame(dict(user=np.repeat(np.arange(n), each), item=[f'i{o}' for o in item]))
+    target,*two = [loaders(people(*o)) for o in ((300,8),(350,20),(350,20))]
+    n_rows,n_items = target.vocab.sizes
+    assert n_rows+350<n_items<n_rows+700 and n_items>700
+    if kind=='graph': strengths = dict(low_pass=.2, item_pow=.4) if strengths else {}
+    learn = linear_learner(target, kind, pretrained=[linear_learner(o, kind) for o in two], **strengths)
+    assert learn.model.sources['source 1'] and learn.model.sources['source 2'] # also where the strengths are given
+
 def test_a_shuffled_source_is_dropped(clicks, target, sources):
     noise = linear_learner(loaders(shuffled(clicks[clicks.user<100])))
     learn,alone = linear_learner(target, pretrained=noise),linear_learner(target)
@@ -127,6 +146,44 @@ def test_a_shuffled_source_is_dropped(clicks, target, sources):
     assert learn.transfer.dropped and 'did harm, and was dropped' in repr(learn.report)
     with_noise = linear_learner(target, pretrained=[sources[1],noise])
     assert 'source 2' in repr(with_noise.report) and quality(with_noise)>.95*quality(linear_learner(target, pretrained=sources[1]))
+
+@pytest.mark.parametrize('kind', ['ease','graph'])
+def test_a_report_says_how_a_source_was_judged(clicks, target, sources, kind):
+    def said(dls=target, pretrained=sources[0], **kw): return linear_learner(dls, kind, pretrained=pretrained, **kw).report.notes[0]
+    few = loaders(clicks[clicks.user>=195])
+    assert len(few.train_ds)<300
+    assert said()=='On held-out clicks, a user of the source is worth 1 of the users here'
+    assert said(few)=='Too few clicks to judge by: a user of the source is taken to be worth 1 of the users here'
+    assert said(few, sources)=='Too few clicks to judge by: '+'; '.join(f'a user of source {j} is taken to be worth 1 of the users here' for j in (1,2))
+    assert said(source_weight=2.)=='As asked, a user of the source is worth 2 of the users here'
+    assert said(source_weight=0)=='As asked, the source was left out'
+    assert said(pretrained=sources, source_weight=[.5,0])=='As asked, a user of source 1 is worth 0.5 of the users here; source 2 was left out'
+
+def test_a_report_of_ials_says_how_its_source_was_judged(clicks, factors):
+    few = implicit_learner(loaders(clicks[clicks.user>=195]), loss_func='ials', pretrained=factors)
+    assert few.report.notes[0]=='Too few clicks to judge by: a user of the source is taken to be worth 0.1 of the users here'
+
+def test_too_many_clicks_for_a_graph_filter(target, sources, monkeypatch):
+    import collab_ext.implicit as implicit
+    monkeypatch.setattr(implicit, 'most_clicks', 400)
+    assert linear_learner(target, 'graph', pretrained=sources[0]).report.notes[0].startswith('Too many clicks to judge by')
+    assert linear_learner(target, pretrained=sources[0]).report.notes[0].startswith('On held-out clicks')
+
+@pytest.mark.parametrize('kind', ['ease','graph'])
+def test_weights_of_sources_are_used_as_asked(target, sources, kind):
+    def weights(w): return linear_learner(target, kind, pretrained=sources, source_weight=w).model.sources
+    assert weights([.5,2])=={'source 1':.5,'source 2':2.} and weights(.3)=={'source 1':.3,'source 2':.3} and weights(0)=={}
+    lists = [linear_learner(target, kind, pretrained=sources, source_weight=o).recommend(k=5) for o in ([1,0],[0,1],[1,0])]
+    assert lists[0].equals(lists[2]) and not lists[0].equals(lists[1])
+
+@pytest.mark.parametrize('kind', ['ease','graph'])
+def test_bad_weights_of_sources(target, sources, kind):
+    for bad in (-1.,float('nan'),float('inf'),'x',[1.,-1.]):
+        for several in (sources[0],sources)[isinstance(bad, list):]:
+            with pytest.raises(ValueError, match='`source_weight` is a finite number, not below zero, and not'):
+                linear_learner(target, kind, pretrained=several, source_weight=bad)
+    with pytest.raises(ValueError, match='`source_weight` has 3 entries for 2 sources'): linear_learner(target, kind, pretrained=sources, source_weight=[1,1,1])
+    with pytest.raises(ValueError, match='pass `pretrained`'): linear_learner(target, kind, source_weight=1.)
 
 def test_saved_vectors_are_a_source_too(clicks, target, tmp_path):
     src = implicit_learner(loaders(clicks[clicks.user<140]), 16, loss_func='ials', path=tmp_path)
@@ -191,6 +248,48 @@ def test_a_shuffled_source_of_ials_is_dropped(clicks, target):
     learn,alone = solved(target, pretrained=noise),solved(target, n_factors=8)
     assert learn.transfer.dropped and 'did harm, and was dropped' in repr(learn.report)
     assert same(weights(learn), weights(alone)) and repr(learn.loss_func)==repr(alone.loss_func)
+
+@pytest.mark.parametrize('again', ['load','load with other users','grow'])
+def test_a_forgotten_source_of_ials_is_said(clicks, target, factors, again, tmp_path):
+    learn = implicit_learner(target, loss_func='ials', pretrained=factors, path=tmp_path)
+    learn.save('m')
+    with warnings.catch_warnings():
+        warnings.simplefilter('error')
+        with learn.no_bar(),learn.no_logging(): learn.load('m').solve(1) # its own file changes nothing
+    if again=='grow': learn.grow(clicks[clicks.user>=130])
+    else:
+        dls = target if again=='load' else loaders(clicks[clicks.user>=150])
+        learn = implicit_learner(dls, 8, loss_func='ials', path=tmp_path).load('m')
+    with pytest.warns(UserWarning, match='the source took part.*make the learner with `pretrained` again'), learn.no_bar(),learn.no_logging(): learn.solve(1)
+    with warnings.catch_warnings():
+        warnings.simplefilter('error')
+        with learn.no_bar(),learn.no_logging(): learn.solve(1) # said once
+
+def test_a_file_of_ials_has_the_weights_of_its_loss(target, tmp_path):
+    me = target.train_ds.decode(target.train_ds.ids, count=target.train_ds.targ)[:5].assign(user='me')
+    learn = solved(target, n_factors=8, path=tmp_path)
+    saved,lists = repr(learn.loss_func),learn.recommend(ratings=me, k=9)
+    learn.save('m')
+    other = implicit_learner(target, 8, loss_func=IALSLoss(alpha0=1., reg=.5), path=tmp_path)
+    with pytest.warns(UserWarning, match=r"This learner had IALSLoss\(alpha0=1, reg=0.5.*trained with"): other.load('m')
+    assert repr(other.loss_func)==saved and other.recommend(ratings=me, k=9).equals(lists)
+    named = implicit_learner(loaders(pd.DataFrame(dict(user=[1,1,2], item=['i1','i2','i1']))), 8, loss_func='ials', path=tmp_path)
+    assert repr(named.loss_func)!=saved
+    with warnings.catch_warnings():
+        warnings.simplefilter('error', UserWarning)
+        assert repr(named.load('m').loss_func)==saved
+    soft = implicit_learner(target, 8, path=tmp_path)
+    assert isinstance(soft.load('m').loss_func, SoftmaxLoss)
+
+@pytest.mark.parametrize('bad', [dict(reg=float('nan')), dict(alpha0=-.1), dict(reg='x'), dict(more=1.), dict(nu=True)])
+def test_damaged_weights_of_ials_are_refused(target, bad, tmp_path):
+    from collab_ext.files import save_pair
+    learn = solved(target, n_factors=4, path=tmp_path)
+    was,pair = repr(learn.loss_func),learn.as_pair()
+    pair.info['ials']['settings'].update(bad)
+    save_pair(tmp_path/'models/bad.pth', pair.wgts, pair.vocab, None, pair.info)
+    with pytest.raises(ValueError, match='is damaged'): learn.load('bad')
+    assert repr(learn.loss_func)==was
 
 def test_a_given_loss_stays_and_widths_are_projected(target, factors):
     given = IALSLoss(reg=.05)
@@ -258,6 +357,25 @@ def test_ratings_where_clicks_are_wanted(target):
     ials = implicit_learner(target, loss_func='ials', pretrained=src, id_map=everyone_new)
     assert ials.transfer.dropped and 'On held-out clicks' in repr(linear.report)
     assert quality(linear)>.95*quality(linear_learner(target))
+
+@pytest.mark.parametrize('loss,few,said', [('ials',False,'is judged by held-out clicks'), ('ials',True,'too few clicks to judge it by'), ('bpr',False,'are where this learner starts')])
+def test_a_source_of_ratings_is_said_to_be_one(clicks, target, loss, few, said):
+    df = clicks[clicks.user<100].assign(rating=lambda d: 1.+d.index%5)
+    src = collab_learner(CollabDataLoaders.from_df(df, valid_pct=0, device='cpu'), 4, y_range=(1,5))
+    dls = loaders(clicks[clicks.user>=195]) if few else target
+    with pytest.warns(UserWarning) as seen: implicit_learner(dls, loss_func=loss, pretrained=src)
+    [message] = [str(o.message) for o in seen if 'y_range' in str(o.message)]
+    assert message.startswith('The source is of ratings, with `y_range=(1.0, 5.0)`') and said in message
+
+def test_a_linear_source_where_vectors_are_wanted(clicks, target, sources, tmp_path):
+    dls = CollabDataLoaders.from_df(clicks.assign(rating=lambda d: 1.+d.index%5), valid_pct=0, device='cpu')
+    sources[0].path = tmp_path
+    saved = sources[0].save('m')
+    learn = collab_learner(dls, 4)
+    for source in (sources[0],saved.with_suffix('')):
+        for move in (lambda: collab_learner(dls, 4, pretrained=source), lambda: learn.transfer_from(source), lambda: learn.transfer_from(source, project=True)):
+            with pytest.raises(ValueError, match=r'a linear model, which has no vectors: pass `linear_factors\(…\)` of it'): move()
+    assert learn.transfer_from(linear_factors(sources[0], 4)).report is not None
 
 def test_a_poor_start_is_trained_at_the_full_rate(target, monkeypatch):
     "Where the linear model is too large to solve, few directions of clicks are a start that ten epochs of small steps would leave as it is"

@@ -250,10 +250,28 @@ def test_graph_filter_by_definition(dls):
     np.testing.assert_allclose(m.scores(torch.arange(1,len(X))).numpy(), (s-.7*s@P)[1:], atol=1e-3)
 
 def test_bad_settings(dls):
-    for kw in (dict(alpha0=-1),dict(reg=-1),dict(alpha0=0,reg=0)):
-        with pytest.raises(ValueError, match='not below zero'): IALSLoss(**kw)
+    for kw in (dict(alpha0=-1),dict(reg=-1),dict(alpha0=math.nan),dict(nu=math.inf),dict(reg='a'),dict(count_weight=-1)):
+        with pytest.raises(ValueError, match=f'`IALSLoss.{first(kw)}` is a finite number, not below zero'): IALSLoss(**kw)
+    with pytest.raises(ValueError, match='are both 0'): IALSLoss(alpha0=0, reg=0)
     with pytest.raises(ValueError, match='not below zero'): linear_learner(dls, ridge=-5)
-    with pytest.raises(ValueError, match='at least 1, not 0'): linear_learner(dls, 'graph', rank=0)
+    for kw in (dict(ridge=math.nan),dict(ridge=math.inf),dict(ridge='a'),dict(ridge_pop=math.nan)):
+        with pytest.raises(ValueError, match=f'`{first(kw)}` is a finite number.*not {first(kw.values())!r}'): linear_learner(dls, **kw)
+    with pytest.raises(ValueError, match='`ridge` and `ridge_pop` are both 0'): linear_learner(dls, ridge=0, ridge_pop=0)
+    for o in (0,2.5,'a'):
+        with pytest.raises(ValueError, match=f'at least 1, not {o!r}'): linear_learner(dls, 'graph', rank=o)
+
+@pytest.mark.parametrize('error', [MemoryError('Unable to allocate'), RuntimeError("DefaultCPUAllocator: can't allocate memory")])
+def test_no_memory_for_a_matrix_of_items(dls, error, monkeypatch):
+    import collab_ext.linear as linear
+    def fails(*args): raise error
+    monkeypatch.setattr(linear, 'ease_matrix', fails)
+    with pytest.raises(MemoryError, match=r"× \d+ items, 0.0 GiB.*`kind='graph'` needs less"): linear_learner(dls)
+    monkeypatch.setattr(linear, 'ease_matrix', lambda *args: 1/0)
+    with pytest.raises(ZeroDivisionError): linear_learner(dls)
+
+@pytest.mark.parametrize('loss,said', [(BPRLoss(),'BPRLoss()'), (SoftmaxLoss(.5),'SoftmaxLoss(temp=0.5)'), (CCLLoss(),'CCLLoss(margin=0.4, weight=10.0)'),
+    (WARPLoss(2),'WARPLoss(margin=2)'), (VoteLoss(),'VoteLoss()')])
+def test_a_loss_tells_its_settings(loss, said): assert repr(loss)==said
 
 def test_counts_of_new_users_are_checked_as_in_training(clicks):
     dls = CollabDataLoaders.from_interactions(clicks.assign(n=3), count_name='n', valid_pct=0, device='cpu')
