@@ -8,7 +8,7 @@ Docs: https://collab-ext.github.io/collab_ext/click_trials.html.md"""
 
 # %% auto #0
 __all__ = ['least_clicks', 'most_clicks', 'check_strength', 'click_parts', 'judges_of', 'list_qualities', 'list_quality',
-           'best_strength', 'first_not_worse']
+           'best_strength', 'first_not_worse', 'tells_apart', 'best_quality']
 
 # %% ../nbs/04d_click_trials.ipynb #90f050b1
 from numbers import Real
@@ -95,3 +95,18 @@ def first_not_worse(
         lost = best-o
         return lost.mean() > errors*lost.std()/max(len(lost), 1)**.5
     return next(j for j,o in enumerate(qualities) if not worse(o))
+
+def tells_apart(
+    mine, # NDCG of each judge with a source
+    wrong, # The same with its labels shuffled
+    errors=2., # By how many standard errors it has to be better
+)->bool:
+    "Does a source say more than one under wrong labels?"
+    return first_not_worse([wrong, mine], errors)==1
+
+def best_quality(
+    qualities, # NDCG of each judge, of each option
+)->np.ndarray: # NDCG of each judge
+    "The option that is the best on average"
+    return max(qualities, key=np.mean)
+

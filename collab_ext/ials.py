@@ -272,7 +272,7 @@ def choose_source(
     mislabelled = known.shuffled()
     theirs = quality(reg, best_strength_of(mislabelled), mislabelled)
     harms = first_not_worse([mine, quality(alone.reg, 0.)])==1
-    tells = first_not_worse([theirs, mine], errors=2.)==1
+    tells = tells_apart(mine, theirs)
     return (with_reg(reg),strength) if tells and not harms else (alone,0.)
 
 

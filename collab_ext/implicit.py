@@ -550,9 +550,14 @@ def _several_weights(make, transfers, names):
 
 def _added_weight(model, merged, told, weights=(1.,.3,.1)):
     "Weight of one more source beside others"
-    options = [merged]+[merged_statistics([merged,told], [1.,w]) for w in weights] # one more has to be better
-    qualities = model.judged(options)
-    return 1. if qualities is None else (0.,*weights)[first_not_worse(qualities)]
+    def beside(told, w): return merged_statistics([merged,told], [1.,w])
+    qualities = model.judged([merged]+[beside(told, w) for w in weights]) # one more has to be better
+    if qualities is None: return 1.
+    weight = (0.,*weights)[first_not_worse(qualities)]
+    if not weight: return 0.
+    mine,wrong = model.judged([beside(told, weight), beside(shuffled_labels(told), weight)])
+    return weight if tells_apart(mine, wrong, 1.5) else 0. # beside others there is less to tell
+
 
 # %% ../nbs/10_implicit.ipynb #a55e16dd
 def _asked_weights(weight, n):

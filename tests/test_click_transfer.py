@@ -139,6 +139,16 @@ def test_sources_are_compared_by_the_same_judges(kind, strengths):
     learn = linear_learner(target, kind, pretrained=[linear_learner(o, kind) for o in two], **strengths)
     assert learn.model.sources['source 1'] and learn.model.sources['source 2'] # also where the strengths are given
 
+@pytest.mark.parametrize('kind', ['ease','graph'])
+@pytest.mark.parametrize('seed', range(3))
+def test_sources_under_wrong_labels_are_dropped(clicks, target, kind, seed):
+    known = clicks['item'].unique()
+    wrong = dict(zip(known, np.random.default_rng(seed).permutation(known)))
+    home = clicks[clicks.user<100]
+    learn = linear_learner(target, kind, pretrained=linear_learner(loaders(home.assign(item=home['item'].map(wrong))), kind))
+    assert learn.model.source_weight==0 and learn.transfer.dropped
+    assert linear_learner(target, kind, pretrained=linear_learner(loaders(home), kind)).model.source_weight>0
+
 def test_a_shuffled_source_is_dropped(clicks, target, sources):
     noise = linear_learner(loaders(shuffled(clicks[clicks.user<100])))
     learn,alone = linear_learner(target, pretrained=noise),linear_learner(target)
