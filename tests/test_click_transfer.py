@@ -333,7 +333,7 @@ def test_what_is_known_beforehand_is_a_square_more(k, n, m, seed):
     root = torch.randn(k, k, generator=gen)
     P,rows = root@root.T,torch.randn(n, k, generator=gen)
     weight = torch.rand(n, generator=gen)*(torch.rand(n, generator=gen)<.7)
-    got = ials_rows(V, start, cols, torch.full((len(cols),), .8), loss, RowPrior(rows, weight, P))
+    got = ials_rows(V, start, cols, torch.full((len(cols),), .8), loss, ClickPrior(rows, weight, P))
     for j in range(n):
         w = .2+.8*clicked[j]
         A = (V*w[:,None]).T@V + loss.ridge(clicked[j].sum(), m)*torch.eye(k) + weight[j]*P
