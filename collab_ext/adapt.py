@@ -254,12 +254,9 @@ def _one_of_each(ids, y, adds):
 def _with_known(learn, new, rows):
     "The ratings `new`, and all others that a learner has of the users in `rows` (of all users, if it is None)"
     ds = learn.dls.train_ds
-    ids,y = ds.seen_ids,ds.seen_targ
-    if rows is not None:
-        theirs = torch.isin(ids[:,0], rows.to(ids.dtype))
-        ids,y = ids[theirs],y[theirs]
+    known = ds if rows is None else ds.of_users(rows)
     adds = hasattr(learn.dls.train, 'n_neg')
-    ids,y = _one_of_each(torch.cat([ids, new.ids]), torch.cat([y, new.targ]), adds)
+    ids,y = _one_of_each(torch.cat([known.seen_ids, new.ids]), torch.cat([known.seen_targ, new.targ]), adds)
     return new.replace(ids=ids, targ=y)
 
 # %% ../nbs/06b_adapt.ipynb #65421505

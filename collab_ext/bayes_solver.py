@@ -164,7 +164,7 @@ def rating_rmse(
 )->float:
     "Root mean squared error of the ratings of a dataset; the model is left in evaluation mode"
     model.eval()
-    dl = CollabDL(ds, bs=1<<16, device=device)
+    dl = ds.loader(bs=1<<16, device=device)
     with torch.no_grad(): squared = sum(((model(x).reshape(-1)-y)**2).sum().item() for x,y,*_ in dl)
     return (squared/len(ds))**.5
 

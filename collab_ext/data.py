@@ -11,7 +11,7 @@ __all__ = ['rating_columns', 'time_columns', 'duplicate_policies', 'unknown_poli
            'with_column', 'check_columns', 'column_names', 'factorize_ids', 'check_label_types', 'column_numbers',
            'check_y_range', 'resolve_duplicates', 'check_ratings', 'check_share', 'check_seed', 'Ratings', 'take_rows',
            'column_weights', 'as_counts', 'shuffled', 'rebatch', 'CollabDL', 'split_rows', 'CollabDataLoaders',
-           'check_from_df', 'vocab_of', 'train_data', 'valid_data', 'train_ratings', 'with_folded']
+           'check_from_df', 'vocab_of', 'train_data', 'valid_data', 'with_folded']
 
 # %% ../nbs/01_data.ipynb #280d80b3
 from collections import defaultdict
@@ -479,6 +479,16 @@ def sample(self:Ratings,
     every = slice(None, None, max(1, math.ceil(len(self.seen_ids)/n)))
     return self.seen_ids[every].long(),self.seen_targ[every]
 
+# %% ../nbs/01_data.ipynb #0e195703
+@patch
+def of_users(self:Ratings,
+    rows:Tensor, # Row numbers of users
+)->Ratings: # On the CPU
+    "All ratings that are known of some users, trained on or folded in"
+    ids = self.seen_ids
+    theirs = ids[:,0]==rows.item() if len(rows)==1 else torch.isin(ids[:,0], rows.to(ids.dtype))
+    return self.new(ids[theirs], None if self.targ is None else self.seen_targ[theirs])
+
 # %% ../nbs/01_data.ipynb #5c1a7e25
 @patch
 def with_folded(self:Ratings,
@@ -486,7 +496,7 @@ def with_folded(self:Ratings,
 )->Ratings: # This one stays what it is
     "These ratings under the vocabulary of `new`, whose ratings are remembered as folded in"
     for name,labels in self.vocab.items():
-        if new.vocab[name][:len(labels)]!=labels: raise ValueError(f"The new vocabulary of {name!r} does not begin with the "
+        if new.vocab[name][:len(labels)]!=list(labels): raise ValueError(f"The new vocabulary of {name!r} does not begin with the "
             f"{len(labels)} labels of the old one: make it with `vocab.extend(df)`")
     counts = {name:torch.cat([own, new.counts[name][len(own):]]) for name,own in (self.counts or {}).items()}
     folded,targ = new.ids.cpu(),new.targ.cpu()
@@ -621,6 +631,12 @@ class CollabDL(TfmdDL):
         df = self.show_batch(b, max_n=max_n, show=False)
         df[f'{self.dataset.rating_name}_pred'] = to_np(out).reshape(-1)[:max_n]
         return display_df(df) if show else df
+
+# %% ../nbs/01_data.ipynb #66034011
+@patch
+def loader(self:Ratings, **kwargs):
+    "A loader of these ratings in their order; arguments are those of `CollabDL`"
+    return CollabDL(self, **kwargs)
 
 # %% ../nbs/01_data.ipynb #e17fb7c0
 def _columns(df, cols, rows):
@@ -848,13 +864,6 @@ def valid_data(
     "The validation set as `Ratings`"
     ds = dls.valid_ds
     return ds if isinstance(ds, Ratings) else _of_tabular(ds, vocab_of(dls))
-
-def train_ratings(
-    dls, # `CollabDataLoaders` of collab_ext or of fastai
-)->np.ndarray: # n, float32; empty where there are pairs without ratings
-    "The ratings of the training set"
-    y = train_data(dls).targ
-    return np.zeros(0, np.float32) if y is None else to_np(y)
 
 # %% ../nbs/01_data.ipynb #753c0285
 def with_folded(

@@ -128,7 +128,7 @@ def _fold_of(
     "What a bundle needs to take in new users"
     solver = ifnone(learn.solver, solver_for(learn))
     make = first(f for kind,f in _fold_kinds.items() if isinstance(solver, kind))
-    y = train_data(learn.dls).seen_targ
+    _,y = train_data(learn.dls).sample(10**6)
     if make is None or not len(y): return None,{}
     fold,arrays = make(solver)
     like = float(np.quantile(to_np(y.float()), .9))

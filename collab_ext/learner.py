@@ -358,9 +358,8 @@ def solve(self:CollabLearner,
 # %% ../nbs/06_learner.ipynb #3f82063c
 def _mean_rmse(dls):
     "Validation error of the mean rating of the training set"
-    ds = dls.valid_ds
-    mean = dls.train_ds.targ.mean()
-    return (ds.targ.to(mean.device)-mean).pow(2).mean().sqrt().item()
+    held_out = dls.valid_ds.summary()
+    return math.hypot(held_out.std, held_out.mean-dls.train_ds.summary().mean)
 
 def _fitted_source(learn, source, project):
     "A source in the width and the units of a learner"
@@ -373,7 +372,7 @@ def _fitted_source(learn, source, project):
     converts = len(tabs)==4 and ifnone(src.info, {}).get('scale')
     same_kind = len(tables(src.wgts))==len(tabs) # else vectors alone move, which mean no ratings
     if same_kind and not converts: warn_of_range(model, src.info)
-    return rescale(src, getattr(model,'y_range',None), train_ratings(learn.dls)) if len(tabs)==4 else src
+    return rescale(src, getattr(model,'y_range',None), train_data(learn.dls).summary()[1:]) if len(tabs)==4 else src
 
 def _start_adapted(learn, solver, transfer, src, compare):
     "Solve for what a source lacks, write it, and keep the source until `fine_tune` has compared"

@@ -73,7 +73,7 @@ def held_out_preds(
     ds = held_out_ratings(learn.dls)
     model = get_model(learn.model).eval()
     if not len(ds): raise ValueError("There is no validation set, and so nothing held out to plot: make the data with `valid_pct` above 0")
-    return torch.cat([model(o[0]).reshape(-1).cpu() for o in CollabDL(ds, bs=4096, device=model_device(model))])
+    return torch.cat([model(o[0]).reshape(-1).cpu() for o in ds.loader(bs=4096, device=model_device(model))])
 
 @patch
 @checks_names

@@ -95,11 +95,9 @@ def seen_items(
     rows:Tensor=None, # Rows of the users it is for; all by default
 )->UserItems:
     "What each user has seen"
-    ids = train_data(learn.dls).seen_ids
-    if not len(ids): warn("This learner has no ratings with it, so nothing counts as seen")
-    if rows is not None and len(rows)==1: ids = ids[ids[:,0]==rows.item()]
-    elif rows is not None and len(rows)<1000: ids = ids[torch.isin(ids[:,0], rows.to(ids.dtype))]
-    return UserItems(ids, learn.vocab.sizes)
+    ds = train_data(learn.dls)
+    if not len(ds) and ds.folded is None: warn("This learner has no ratings with it, so nothing counts as seen")
+    return UserItems(ds.seen_ids if rows is None else ds.of_users(rows).ids, learn.vocab.sizes)
 
 # %% ../nbs/09_recommend.ipynb #e66e68ec
 def _by_label(items, name):
@@ -352,10 +350,10 @@ def vectors(self:CollabLearner,
 
 # %% ../nbs/09_recommend.ipynb #495e598b
 def _history(ds, u):
-    "Rows of the items that a user rated in training, and the ratings"
-    ids = ds.ids.cpu()
-    own = (ids[:,0]==u)&(ids[:,1]>0)
-    return ids[own,1].long(),ds.targ.cpu()[own]
+    "Rows of the items that a user rated, and the ratings"
+    own = ds.of_users(tensor([u]))
+    known = own.ids[:,1]>0
+    return own.ids[known,1].long(),own.targ[known]
 
 @patch
 @checks_names

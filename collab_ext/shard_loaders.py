@@ -101,9 +101,6 @@ def take(self:ArrowVocab, rows, s):
     return self.columns[s].take(pa.array(to_np(rows)-1)).to_pandas().array
 
 # %% ../nbs/15b_shard_loaders.ipynb #778ac253
-_not_here = ("The ratings of shards are not in memory, and {} needs them: `recommend_shards` and `evaluate_shards` go through them for all users; "
-    "for anything else save the model, and load it into a learner of a part of the ratings (`CollabDataLoaders.from_df`)")
-
 class ShardedRatings(Ratings):
     "The ratings of one set of `Shards`"
     def __init__(self,
@@ -111,21 +108,62 @@ class ShardedRatings(Ratings):
         split:Split, # Its training or validation set
         vocab:ArrowVocab, # Labels
         counts:dict=None, # Column name → number of training ratings of each label
+        in_memory=5*10**7, # At most so many ratings are read at once, for what needs them all
     ):
-        self.shards,self.split,self.vocab,self.counts = shards,split,vocab,counts
+        store_attr()
         self.rating_name,self.folded,self.folded_targ = shards.names[2],None,None
         self.weight = torch.zeros(0) if shards.weighted else None # those of a part come with it
 
     def __len__(self): return self.split.rows
     @property
-    def ids(self): raise ValueError(_not_here.format('this'))
+    def ids(self): return self.read().ids
     @property
-    def targ(self): raise ValueError(_not_here.format('this'))
+    def targ(self): return self.read().targ
     def to(self, device): return self
-    def batch(self, idxs): raise ValueError(_not_here.format('a batch of given numbers'))
     def summary(self): return RatingSummary(np.array([self.split.lowest, self.split.highest]), self.split.mean, self.split.std)
-    def encode(self, df, *args): return Ratings(self.vocab, rating_name=self.rating_name, counts=self.counts).encode(df, *args)
-    def new_empty(self): return Ratings(self.vocab, torch.zeros(0,2).int(), torch.zeros(0), self.rating_name, self.counts)
+    def loader(self, **kwargs): return ShardDL(self, **kwargs)
+    def replace(self, **changes):
+        "The same ratings, but for `changes`; with other ids or ratings, they are `Ratings` in memory"
+        here = dict(vocab=self.vocab, rating_name=self.rating_name, counts=self.counts, folded=self.folded, folded_targ=self.folded_targ)
+        if {'ids','targ'} & set(changes): return Ratings(**merge(here, changes))
+        res = copy(self)
+        for k,v in changes.items(): setattr(res, k, v)
+        return res
+    def new_empty(self): return self.replace(ids=None, targ=torch.zeros(0), folded=None, folded_targ=None)
+
+# %% ../nbs/15b_shard_loaders.ipynb #827023c4
+def _parts_in_memory(ds, parts):
+    "Ids and ratings of some parts"
+    read = [read_part(ds.shards, o) for o in parts]
+    if not read: return torch.zeros(0,2).int(),torch.zeros(0)
+    return [torch.from_numpy(np.concatenate([getattr(o, k) for o in read])) for k in ('ids','targ')]
+
+@patch
+def read(self:ShardedRatings)->Ratings:
+    "All ratings, in memory, without their weights"
+    if len(self)>self.in_memory: raise ValueError(f"This needs all {len(self)} ratings of {self.shards.path} in memory, and `in_memory={self.in_memory}` is the most "
+        "that are read at once: `recommend_shards` and `evaluate_shards` go through all users block by block; else name the `users` it is for, "
+        "or pass `in_memory` to `CollabDataLoaders.from_shards`")
+    ids,targ = _parts_in_memory(self, self.split.parts)
+    return Ratings(self.vocab, ids, targ, self.rating_name, self.counts)
+
+@patch
+def batch(self:ShardedRatings, idxs): return self.read().batch(idxs)
+
+# %% ../nbs/15b_shard_loaders.ipynb #d01343a2
+@patch
+def of_users(self:ShardedRatings, rows)->Ratings:
+    "All ratings that are known of some users, read from their blocks"
+    rows = torch.as_tensor(rows)
+    ends = torch.tensor(self.shards.starts[0][1:])
+    blocks = set(torch.searchsorted(ends, rows, right=True).tolist())
+    found = [] if self.folded is None else [(self.folded, self.folded_targ)]
+    for part in parts_of(self.split, blocks):
+        ids,targ = _parts_in_memory(self, [part])
+        found.append((ids,targ))
+    found = [(ids[theirs],targ[theirs]) for ids,targ in found for theirs in [torch.isin(ids[:,0], rows.to(ids.dtype))]]
+    ids,targ = [torch.cat(o) for o in zip((torch.zeros(0,2).int(),torch.zeros(0)), *found)]
+    return self.new(ids, targ)
 
 # %% ../nbs/15b_shard_loaders.ipynb #e65769ac
 def _tensor(a): return torch.from_numpy(a if a.flags.writeable else a.copy())
@@ -225,12 +263,14 @@ def from_shards(cls:CollabDataLoaders,
     seed=None, # Seed of the order of ratings; drawn for each epoch without
     path='.', # Where a learner of these data saves its files
     device='cpu', # Where batches go
+    in_memory=5*10**7, # At most so many ratings are read at once, for what needs them all, such as `evaluate`; 12 bytes for each
 ):
     "Create `DataLoaders` of more ratings than fit into memory"
     if not isinstance(shards, Shards): shards = Shards(shards)
     check_seed(seed)
+    check_count('in_memory', in_memory, 'how many ratings are read at once', least=0)
     names = shards.names[:2]
     vocab = ArrowVocab(names, [read_labels(shards, s) for s in (0,1)])
     counts = {name:torch.from_numpy(read_counts(shards, s)) for s,name in enumerate(names)}
-    train,valid = [ShardedRatings(shards, o, vocab, counts) for o in (shards.train,shards.valid)]
+    train,valid = [ShardedRatings(shards, o, vocab, counts, in_memory) for o in (shards.train,shards.valid)]
     return cls(ShardDL(train, bs=bs, shuffle=shuffle, seed=seed), ShardDL(valid, bs=val_bs), path=path, device=device)

@@ -520,23 +520,22 @@ def _means_the_same(old, new, ratio, other_scale):
 def rescale(
     src:Pair, # A source
     y_range, # (lowest, highest) rating of the new model's sigmoid, or None
-    y, # The new ratings
+    scale:tuple, # Mean and spread of the new ratings; nan where there are none
 )->Pair: # The source in the units of the new model
     "Bring a source's tables to another rating scale"
     check_info(src.info)
     info = ifnone(src.info, {})
     tabs = tables(src.wgts)
-    scale = info.get('scale')
-    spread = y.std() if len(y) else 0.
-    if len(tabs)<4 or not scale or not scale[1] or not spread: return src # ratings that are all alike have no scale
-    src_mean,src_spread = scale
+    mean,spread = scale
+    src_mean,src_spread = info.get('scale') or (0.,0.)
+    if len(tabs)<4 or not src_spread or not spread>0: return src # ratings that are all alike have no scale
     old_link = Link(info.get('y_range'))
     new_link = Link(y_range)
     other_scale = not 2/3 < spread/max(src_spread,1e-6) < 3/2
     if _means_the_same(old_link, new_link, spread/max(src_spread,1e-6), other_scale): return src
     ratio = spread/src_spread if other_scale else 1.
     z = src.wgts.get('mean', tensor(0.)).float()
-    z_new = new_link.inverse(y.mean() if other_scale else src_mean)
+    z_new = new_link.inverse(mean if other_scale else src_mean)
     a = float(old_link.slope(z)*ratio/new_link.slope(z_new))
     names = find_tables(src.wgts)
     scaled = {names[t]:tabs[t]*a for t in ('i_weight','u_bias','i_bias')}

@@ -130,7 +130,8 @@ def test_learners_in_memory_and_blocks_that_are_none(tmp_path):
     learn = collab_learner(CollabDataLoaders.from_shards(prepared(df, tmp_path), bs=64), 4)
     for bad in ([9], 0):
         with pytest.raises(ValueError, match='`blocks` lists'): recommend_shards(learn, tmp_path/'lists', blocks=bad)
-    with pytest.raises(ValueError, match='recommend_shards'): learn.recommend()
+    few = collab_learner(CollabDataLoaders.from_shards(tmp_path/'out', bs=64, in_memory=10), 4)
+    with pytest.raises(ValueError, match='recommend_shards'): few.recommend()
 
 # --- bad input
 
