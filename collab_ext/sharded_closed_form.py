@@ -8,9 +8,8 @@ Docs: https://collab-ext.github.io/collab_ext/sharded_closed_form.html.md"""
 
 # %% auto #0
 __all__ = ['UserRatings', 'block_ratings', 'ItemSums', 'add_torch', 'add_ratings', 'all_sums', 'shares_of', 'sum_shares', 'Side',
-           'row_moments', 'learned_prior', 'unpacked', 'solve_items', 'noise_left', 'ShardedMF', 'targets',
-           'solve_users', 'sweep_users', 'with_cov', 'sweep_items', 'sample_of', 'sharded_start', 'in_memory_start',
-           'plain_prior', 'ShardedSolver']
+           'fit_prior', 'row_moments', 'unpacked', 'solve_items', 'noise_left', 'ShardedMF', 'targets', 'solve_users',
+           'sample_of', 'sharded_start', 'in_memory_start', 'plain_prior', 'ShardedSolver']
 
 # %% ../nbs/15d_sharded_closed_form.ipynb #a2003c01
 import itertools,torch.distributed as dist
@@ -212,43 +211,28 @@ class Side:
         self.cov = start_cov(count, prior_cov, noise)
         self.prior_mean = torch.zeros(mean.shape[1])
 
-    @property
-    def learns(self):
-        "Rows that the prior is learned from"
-        return self.seen
-    def row_prior(self, at):
-        "What is expected of consecutive rows (a slice)"
-        n = at.stop-at.start
-        return RowPrior(inv_psd(self.prior_cov)[None], self.prior_mean.expand(n, -1), torch.zeros(n, dtype=torch.int64))
     def replace(self, **changes):
         res = copy(self)
         for k,v in changes.items(): setattr(res, k, v)
         return res
 
-# %% ../nbs/15d_sharded_closed_form.ipynb #8597be71
-def row_moments(mean, seen):
-    "Sums over rows with ratings"
-    x = mean[seen].double()
-    return tensor(float(len(x))).double(),x.sum(0),x.T@x
-
-def learned_prior(
+def fit_prior(
     side:Side, # Users or items
-    moments:list, # Sums over the rows that it learns from: of ones, rows, and their products
-)->tuple: # Mean (k), covariance (k × k)
-    "The mean of rows, and how far they are from it"
+    moments:list, # Sums over its rows with ratings: of ones, rows, and their products
+)->Side:
+    "The mean of the rows, and how far they are from it"
     n,total,square = moments
     mean = total/(n*1.001)
     spread = square - mean[:,None]*total - total[:,None]*mean + n*mean[:,None]*mean
     weight = side.rows_of.double()
     own = (weight[:,None,None]*side.cov.double()).sum(0)/weight.sum()
     cov = own + spread/n + 1e-4*torch.eye(len(mean))
-    return mean.float(),cov.float()
+    return side.replace(prior_mean=mean.float(), prior_cov=cov.float())
 
-@patch
-def fitted(self:Side, moments):
-    "The same rows with a prior that is learned from them"
-    mean,cov = learned_prior(self, moments)
-    return self.replace(prior_mean=mean, prior_cov=cov)
+def row_moments(mean, seen):
+    "Sums over rows with ratings"
+    x = mean[seen].double()
+    return tensor(float(len(x))).double(),x.sum(0),x.T@x
 
 # %% ../nbs/15d_sharded_closed_form.ipynb #cb41871a
 def unpacked(A, k):
@@ -265,12 +249,12 @@ def solve_items(
     users_cov:Tensor, # Covariances of the users' groups (groups × k × k)
     noise:float, # Variance of the noise
     share:slice, # Which items
-    only:Tensor=None, # Which of all items change (bool); all by default
 )->tuple: # Means (n × k), sum of errors but for own covariances, sums of covariances of groups, and of how many items
     "Posterior of some items, given sums over their ratings"
     cov_xx,cov_x,cov_o = split_cov(users_cov)
+    P = inv_psd(items.prior_cov)
+    mu = items.prior_mean[:,None]
     k = sums.k
-    sampled = items.sampled if only is None else items.sampled&only
     mean,error = torch.empty(share.stop-share.start, k),0.
     total = torch.zeros(len(items.rows_of), k, k, dtype=torch.float64)
     for start in range(share.start, share.stop, 2**12):
@@ -278,25 +262,16 @@ def solve_items(
         A = unpacked(sums.A[r], k) + (sums.w[r]@cov_xx.flatten(1)).view(-1, k, k)
         h = sums.h[r] - sums.w[r]@cov_x
         c = sums.c[r] + sums.w[r]@cov_o
-        prior = items.row_prior(r)
-        P,mu = prior.precision[prior.kind],prior.mean[...,None]
         L = torch.linalg.cholesky(A/noise + P)
         m = torch.cholesky_solve(h[...,None]/noise + P@mu, L)[...,0]
-        mean[r.start-share.start:r.stop-share.start] = m if only is None else torch.where(only[r,None], m, items.mean[r])
+        mean[r.start-share.start:r.stop-share.start] = m
         error += ((c - (m*h).sum(1)).double() + noise*(m*(P@(mu-m[...,None]))[...,0]).sum(1)).sum().item()
-        take = sampled[r]
+        take = items.sampled[r]
         total.index_add_(0, items.group[r][take], torch.cholesky_inverse(L[take]).double())
-    n = torch.bincount(items.group[share][sampled[share]], minlength=len(total))
+    n = torch.bincount(items.group[share][items.sampled[share]], minlength=len(total))
     return mean,error,total,n
 
 # %% ../nbs/15d_sharded_closed_form.ipynb #148c044e
-@patch
-def own_variance(self:Side)->float:
-    "Sum over rows of what their own covariances are of the errors, in units of the noise"
-    P = inv_psd(self.prior_cov)
-    share = (P*self.cov).sum((1,2))
-    return ((len(P)-share).clamp(min=0)*self.rows_of).sum().item()
-
 def noise_left(
     side:Side, # With its new covariances
     error, # Sum of what `gaussian_rows` calls errors
@@ -304,7 +279,10 @@ def noise_left(
     n_ratings:int, # Number of ratings
 )->float:
     "Mean squared error of the ratings, the uncertainty of the rows included"
-    return max((float(error)+noise*side.own_variance())/n_ratings, 1e-6)
+    P = inv_psd(side.prior_cov)
+    share = (P*side.cov).sum((1,2))
+    own = ((len(P)-share).clamp(min=0)*side.rows_of).sum().item()
+    return max((float(error)+noise*own)/n_ratings, 1e-6)
 
 # %% ../nbs/15d_sharded_closed_form.ipynb #f1146d01
 class ShardedMF:
@@ -339,13 +317,13 @@ def _with_one(rows):
     res[:,-1] = 1
     return res
 
-def solve_users(mf, ratings, items, only=None):
-    "Posterior of some users, given their ratings and the items (`Regressors`); where not `only` (bool), rows stay as they are"
+def solve_users(mf, ratings, items):
+    "Posterior of some users, given their ratings and the items (`Regressors`)"
     users,at = mf.users,ratings.rows
+    n = at.stop-at.start
+    prior = RowPrior(inv_psd(users.prior_cov)[None], users.prior_mean.expand(n, -1), torch.zeros(n, dtype=torch.int64))
     weight,target = targets(mf, ratings, users.mean[at])
-    sampled = users.sampled[at] if only is None else users.sampled[at]&only[at]
-    res = gaussian_rows(ratings, 0, items, users.row_prior(at), mf.noise, target, weight, group=users.group[at], sampled=sampled)
-    return res if only is None else res._replace(mean=torch.where(only[at,None], res.mean, users.mean[at]))
+    return gaussian_rows(ratings, 0, items, prior, mf.noise, target, weight, group=users.group[at], sampled=users.sampled[at])
 
 # %% ../nbs/15d_sharded_closed_form.ipynb #a7cb95a7
 def _add_users(mf, sums, ratings, mean):
@@ -354,8 +332,8 @@ def _add_users(mf, sums, ratings, mean):
     asked = target-mean[:,-1].repeat_interleave(ratings.start[0].diff())
     add_ratings(sums, ratings, _with_one(mean), asked, torch.ones_like(asked) if weight is None else weight, mf.users.group[ratings.rows])
 
-def sweep_users(mf, only=None):
-    "Solve for the users of this process, or for some; their rows, the sums of their items, and what the noise and priors are learned from"
+def _sweep_users(mf):
+    "Solve for the users of this process; their rows, the sums of their items, and what priors are learned from"
     users,items,k = mf.users,mf.items,mf.users.mean.shape[1]
     regressors = Regressors(_with_one(items.mean), items.mean[:,-1].contiguous(), items.group, items.cov)
     mean = users.mean.clone()
@@ -365,27 +343,27 @@ def sweep_users(mf, only=None):
     error,moments = 0.,[torch.zeros(()).double(), torch.zeros(k).double(), torch.zeros(k,k).double()]
     for b in mf.blocks:
         for ratings in block_ratings(mf.shards, b, users.count).cut():
-            solved = solve_users(mf, ratings, regressors, only)
+            solved = solve_users(mf, ratings, regressors)
             mean[ratings.rows] = solved.mean
             error += solved.error.sum().item()
             g = len(solved.n)
             total[:g] += solved.cov.double()*solved.n[:,None,None]
             n_total[:g] += solved.n
-            moments = [a+b for a,b in zip(moments, row_moments(solved.mean, users.learns[ratings.rows]))]
+            moments = [a+b for a,b in zip(moments, row_moments(solved.mean, users.seen[ratings.rows]))]
             _add_users(mf, sums, ratings, solved.mean)
     return mean,sums,all_sums(error, total, n_total, *moments)
 
 # %% ../nbs/15d_sharded_closed_form.ipynb #b2a7a6c5
-def with_cov(side, mean, total, n):
+def _with_cov(side, mean, total, n):
     "A side with new rows, and the average covariance of each group that has any"
     cov = (total/n.clamp(min=1)[:,None,None]).float()
     return side.replace(mean=mean, cov=torch.where((n>0)[:,None,None], cov, side.cov))
 
-def sweep_items(mf, sums, ps, only=None):
-    "Solve for the items of this process, or for some of them; all rows, and what the noise is learned from"
+def _sweep_items(mf, sums, ps):
+    "Solve for the items of this process; all rows, and what the prior is learned from"
     shares = shares_of(mf.shards, ps.n)
     mf.bytes_sent += sum_shares(sums.tensors, shares, ps)
-    own,error,total,n = solve_items(sums, mf.items, mf.users.cov, mf.noise, shares[ps.rank], only)
+    own,error,total,n = solve_items(sums, mf.items, mf.users.cov, mf.noise, shares[ps.rank])
     mean = torch.empty_like(mf.items.mean)
     mean[shares[ps.rank]] = own
     mf.bytes_sent += share_rows([mean], enumerate(shares), ps)
@@ -395,14 +373,14 @@ def sweep_items(mf, sums, ps, only=None):
 def sweep(self:ShardedMF):
     "Solve for users, then for items, and learn the priors"
     rows = self.shards.train.rows
-    mean,sums,(error,total,n,*moments) = sweep_users(self)
-    users = with_cov(self.users, mean, total, n)
+    mean,sums,(error,total,n,*moments) = _sweep_users(self)
+    users = _with_cov(self.users, mean, total, n)
     self.noise = noise_left(users, error, self.noise, rows)
-    self.users = users.fitted(moments)
-    mean,(error,total,n) = sweep_items(self, sums, processes())
-    items = with_cov(self.items, mean, total, n)
+    self.users = fit_prior(users, moments)
+    mean,(error,total,n) = _sweep_items(self, sums, processes())
+    items = _with_cov(self.items, mean, total, n)
     self.noise = noise_left(items, error, self.noise, rows)
-    self.items = items.fitted(row_moments(mean, items.learns))
+    self.items = fit_prior(items, row_moments(mean, items.seen))
     self.sweeps += 1
 
 # %% ../nbs/15d_sharded_closed_form.ipynb #423db881
@@ -440,7 +418,7 @@ def sharded_start(
     noise = guess.variance/slope**2
     covs = [torch.diag(tensor([vec_var]*k + [o/slope**2])) for o in guess.bias_vars]
     items = Side(torch.cat([vecs*vec_var**.5, bias[:,None]], 1), counts[1], covs[1], noise)
-    items = items.fitted(row_moments(items.mean, items.seen))
+    items = fit_prior(items, row_moments(items.mean, items.seen))
     users = Side(torch.zeros(shards.sizes[0], k+1), counts[0], covs[0], noise)
     return ShardedMF(shards, users, items, mean, guess.variance, link, UsedFactors(torch.arange(n_factors)<k))
 
