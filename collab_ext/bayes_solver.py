@@ -192,7 +192,11 @@ class BayesSolver(Solver):
     @property
     def has_grown(self): return bool(self.model.prior and self.model.prior.get('before'))
     @property
-    def n_epochs(self): return 3 if isinstance(self.mf, TransferMF) or self.mf is None and self.has_grown else 15
+    def adapts(self):
+        "Does it begin from the rows of a source?"
+        return isinstance(self.mf, TransferMF)
+    @property
+    def n_epochs(self): return 3 if self.adapts or self.mf is None and self.has_grown else 15
     @property
     def from_scratch(self): return self.mf is None and self.model.prior is None
 
@@ -365,6 +369,28 @@ def _alone(trial, n):
     "The best that quick starts from scratch reach in `n` sweeps: squared errors"
     return min((trial.after(o, n) for o in ('biases','factors')), key=lambda o: o.mean())
 
+# %% ../nbs/05e_bayes_solver.ipynb #c9162282
+@patch
+def in_memory(self:BayesSolver,
+    transfer:Transfer, # From a source
+)->tuple: # A `BayesSolver` of ratings in memory, and the transfer to their rows
+    "The ratings that a source is judged by"
+    return self,transfer
+
+@patch
+def start_of(self:BayesSolver,
+    transfer:Transfer, # From a source
+    way='source', # One of `ways`
+    trial:Trial=None, # Where it was tried
+):
+    "A start, on all ratings"
+    return self.adapted_mf(transfer, RatingMatrix.from_ratings(self.dls.train_ds)) if trial is None else trial.start(way)
+
+@patch
+def agreed(self:BayesSolver, choice):
+    "A choice that all processes make alike"
+    return choice
+
 # %% ../nbs/05e_bayes_solver.ipynb #459b2c26
 def best_start(
     trial:Trial, # As `source_trial` makes it
@@ -390,10 +416,10 @@ def _as_choice(trial, way, n, tried):
 @patch
 def adapted(self:BayesSolver, transfer, compare=True):
     new = partial(type(self), self.model, self.dls, self.loss_func)
-    if not compare: return new(self.adapted_mf(transfer, RatingMatrix.from_ratings(self.dls.train_ds))),None
-    trial = source_trial(self, transfer)
-    way,n = best_start(trial)
-    mf = trial.start(way)
+    if not compare: return new(self.start_of(transfer)),None
+    trial = source_trial(*self.in_memory(transfer))
+    way,n = self.agreed(best_start(trial))
+    mf = self.start_of(transfer, way, trial)
     for _ in range(n): mf.sweep()
     return new(mf, trial),_as_choice(trial, way, n, trial.errors)
 
@@ -419,13 +445,13 @@ def _race(trial, n_source, scratch, most=10):
 def compare(self:BayesSolver, transfer, epochs,
     scratch=(5,10,20,30), # Numbers of sweeps to try without a source
 ):
-    trial = ifnone(self.trial, source_trial(self, transfer))
-    done = self.mf.sweeps if isinstance(self.mf, TransferMF) else 0
+    trial = self.trial or source_trial(*self.in_memory(transfer))
+    done = self.mf.sweeps if self.adapts else 0
     if not trial.parts: return self,Choice('source', epochs, {}, trial.called)
     tried = _race(trial, done+epochs, scratch)
     began = 'source' if transfer.began is None else transfer.began.way
     default = tried[-1] if began==tried[-1][0] else ('source',done+epochs)
-    way,n = choose_way({o:trial.errors[o] for o in tried}, default)
-    as_begun = way=='source' and isinstance(self.mf, TransferMF) and not done
-    mf = self.mf if as_begun else trial.start(way)
+    way,n = self.agreed(choose_way({o:trial.errors[o] for o in tried}, default))
+    as_begun = way=='source' and self.adapts and not done
+    mf = self.mf if as_begun else self.start_of(transfer, way, trial)
     return type(self)(self.model, self.dls, self.loss_func, mf),_as_choice(trial, way, n, tried+[('biases',scratch[0]),('factors',scratch[0])])

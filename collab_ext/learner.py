@@ -395,13 +395,14 @@ def _note_start(learn, transfer):
     if rmse>mean_rmse: warn(f"Before training, the learner errs by {rmse:.3f}, and the mean rating alone by {mean_rmse:.3f}: "
         "the source does harm. `fine_tune` compares it with none; if labels collide, pass `id_map`")
 
-def _plan(learn, src, fill, id_map, can_solve):
-    "As `plan_transfer`; a side whose labels collide with those of the source is taken for new"
+def _plan(learn, src, fill, id_map, solver=None):
+    "As `plan_transfer`; where a solver can judge, a side whose labels collide with those of the source is taken for new"
     model = get_model(learn.model)
     counts = train_data(learn.dls).counts
     transfer,wgts = plan_transfer(model, learn.vocab, src, ifnone(fill, 'mean'), id_map, counts)
-    if not can_solve: return transfer,wgts
-    s = mismatched_side(src, transfer.matches, RatingMatrix.from_ratings(learn.dls.train_ds), model.link)
+    if solver is None: return transfer,wgts
+    judge,part = solver.in_memory(transfer)
+    s = mismatched_side(src, part.matches, RatingMatrix.from_ratings(judge.dls.train_ds), model.link)
     if s is None: return transfer,wgts
     name,side_name = learn.vocab.names[s],('users','items')[s]
     n = transfer.matches.n_labels(s)-transfer.matches.missing(s)
@@ -426,7 +427,7 @@ def _held_out_errors(learn, solver):
         pair = widened(pair, learn.model.u_weight.embedding_dim)
         transfer,_ = plan_transfer(get_model(learn.model), learn.vocab, pair, id_map=_strangers(learn, pair), low=0)
         transfer.note_source(pair)
-        trial = source_trial(solver, transfer)
+        trial = source_trial(*solver.in_memory(transfer))
         return trial.after('source', 0) if trial.parts else None
     return errors
 
@@ -475,7 +476,7 @@ def transfer_from(self:CollabLearner,
         f"`solve=True` wants a source with vectors and biases of both sides, and {closed_form_for}")
     solve = ifnone(solve, can_solve and fill is None)
     if not solve and compare_source is not None: raise TypeError("`compare_source` is for rows that are solved for, and these are filled: leave it out")
-    transfer,wgts = _plan(self, src, fill, id_map, can_solve)
+    transfer,wgts = _plan(self, src, fill, id_map, solver if can_solve else None)
     if isinstance(model, DotBias) and not isinstance(self.dls.train_ds, Ratings): transfer.note_hint(
         "Rows that the source lacks are filled, not solved for: that wants the `CollabDataLoaders` of collab_ext, and these are fastai's")
     with unchanged_on_error(self):
