@@ -6,6 +6,7 @@
     python benchmarks/distributed.py peers             # the same beside Spark ALS, and gradients beside DistributedDataParallel
     python benchmarks/distributed.py rows 1e4 1e5 1e6  # gradients of so many users' tables: the rows that were touched, or all
     python benchmarks/distributed.py batch 1e4 1e5 1e6 # lists for so many users
+    python benchmarks/distributed.py items 2e6         # closed form of so many items, their sums all at once and in groups
 
 `COLLAB_EXT_LIMIT=4` limits what is measured to so many GiB of address space; a step that wants more fails.
 `SPARK_PYTHON` names an interpreter that has pyspark and numpy (Java has to be there); without, Spark is left out.
@@ -279,6 +280,51 @@ def ring_ml1m(n_epoch=8):
     with learn.no_bar(),learn.no_logging(): res = timed(learn.fit_one_cycle, n_epoch)
     return dict(res, rmse=clipped_rmse(learn.model), sent=learn.ring.bytes_sent)
 
+# --- millions of items
+
+def simulate_items(n_items, each=10):
+    "Shards of so many items, with ten ratings each, of a tenth as many users"
+    import numpy as np, pyarrow as pa, pyarrow.parquet as pq
+    from collab_ext import prepare_shards
+    folder,n_items = work/f'items-{n_items:g}',int(n_items)
+    if folder.is_dir(): return {}
+    tmp = folder.with_suffix('.tmp')
+    shutil.rmtree(tmp, ignore_errors=True)
+    (tmp/'ratings').mkdir(parents=True)
+    rng = np.random.default_rng(0)
+    U,V = [rng.standard_normal((o, 8), dtype='f4')*np.float32(.35) for o in (n_items//10, n_items)]
+    for i in range(0, n_items*each, 1_000_000):
+        m = min(1_000_000, n_items*each-i)
+        user,item = rng.integers(0, len(U), m),rng.integers(0, n_items, m)
+        rating = 3.5 + np.einsum('nf,nf->n', U[user], V[item]) + .7*rng.standard_normal(m, dtype='f4')
+        pq.write_table(pa.table(dict(user=user, item=item, rating=rating)), tmp/'ratings'/f'{i//1_000_000:03}.parquet')
+    prepare_shards(tmp/'ratings', tmp/'shards', valid_pct=.02, memory=memory, blocks=8)
+    tmp.rename(folder)
+    return {}
+
+def many_items(n_items, most, sweeps=2, n_factors=20):
+    "CPU seconds and peak memory of a sweep, with at most so many MB of sums"
+    import torch
+    from collab_ext.bayes import FirstGuess
+    from collab_ext.model import Link
+    from collab_ext.shards import Shards,read_counts
+    from collab_ext.sharded_closed_form import sharded_start
+    shards = Shards(work/f'items-{n_items:g}'/'shards')
+    counts = [torch.from_numpy(read_counts(shards, s)) for s in (0,1)]
+    gen = torch.Generator().manual_seed(0)
+    guess = FirstGuess([None,torch.zeros(shards.sizes[1])], [.1,.1], .6, n_factors, [None,torch.randn(shards.sizes[1], n_factors, generator=gen)])
+    mf = sharded_start(shards, counts, n_factors, Link(), guess)
+    mf.most_sums = int(most*2**18)
+    tables = sum(o.nbytes for side in (mf.users,mf.items) for o in (side.mean,side.count,side.group,side.seen,side.sampled))/2**20
+    before = resident()
+    mf.sweep() # compiles
+    Path('/proc/self/clear_refs').write_text('5') # peaks begin anew
+    sent,cpu,wall = mf.bytes_sent,time.process_time(),time.time()
+    for _ in range(int(sweeps)): mf.sweep()
+    cpu,wall = time.process_time()-cpu,time.time()-wall
+    return dict(cpu=cpu/sweeps, wall=wall/sweeps, peak=resident('VmHWM'), before=before, tables=tables, groups=len(mf.item_groups), noise=mf.noise,
+        sent=(mf.bytes_sent-sent)/sweeps)
+
 # --- gradients of large tables
 
 wide = dict(emb_szs=[n_factors]*2, layers=[512,256])
@@ -370,7 +416,7 @@ def lists_in_memory(n_users):
 
 steps = dict(simulate=simulate, prepare=prepare, train=train, solve=solve, ring=ring, closed=closed, ml1m=ml1m, spark_data=spark_data, ddp=ddp, adam=adam,
     exchange=exchange, closed_in_memory=closed_in_memory, closed_shards=closed_shards, ring_ml1m=ring_ml1m, simulate_users=simulate_users, lists=lists,
-    lists_in_memory=lists_in_memory)
+    lists_in_memory=lists_in_memory, simulate_items=simulate_items, many_items=many_items)
 
 # --- runs of steps
 
@@ -450,6 +496,18 @@ def batch(*users):
         row(f'{n:,.0f}', f"{found['cpu']:.2f}", f"{other['cpu']:.2f}", f"{n/found['cpu']:,.0f}", f"{found['peak']:.0f}", f"{found['tables']:.0f}",
             f"{found['peak']-found['tables']:.0f}", f"{found['before']-found['tables']:.0f}", f"{other['peak']:.0f}")
 
+def items(*items):
+    row('items', 'sums, at most MB', 'groups', 'processes', 'CPU s of a sweep', 'wall s', 'MB sent by a process', 'peak MB', 'of which from the start', 'noise')
+    row(*['--:']*10)
+    for m in map(float, items):
+        run('simulate_items', m)
+        for most,n in ((1e5,1), (512,1), (256,1), (1e5,2), (512,2)):
+            found = run('many_items', m, most, n=n)
+            cpu,wall,sent,mb = [max(o[k] for o in found) for k in ('cpu','wall','sent','peak')]
+            f = found[0]
+            row(f'{m:,.0f}', 'all' if most==1e5 else f'{most:.0f}', f['groups'], n, f'{cpu:.1f}', f'{wall:.1f}', f'{sent/1e6:.0f}', f'{mb:.0f}',
+                f"{f['before']:.0f}", f"{f['noise']:.6f}")
+
 if __name__=='__main__':
     what,*args = sys.argv[1:]
     if what=='step':
@@ -457,4 +515,4 @@ if __name__=='__main__':
         if limit and args[0]!='simulate': resource.setrlimit(resource.RLIMIT_AS, (int(float(limit)*2**30),)*2)
         print(json.dumps(steps[args[0]](*map(float, args[1:]))))
     elif what=='ml1m': print(run('ml1m')[0])
-    else: dict(sizes=sizes, processes=processes, peers=peers, rows=rows, batch=batch)[what](*args)
+    else: dict(sizes=sizes, processes=processes, peers=peers, rows=rows, batch=batch, items=items)[what](*args)

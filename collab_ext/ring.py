@@ -8,8 +8,8 @@ Docs: https://collab-ext.github.io/collab_ext/ring.html.md"""
 
 # %% auto #0
 __all__ = ['Processes', 'joint', 'processes', 'all_values', 'check_agree', 'workers_of', 'round_schedule', 'pass_items',
-           'share_rows', 'share_blocks', 'SpareRows', 'OwnLoss', 'reduce_metric', 'delete_others', 'save_blocks',
-           'load_blocks', 'collab_version', 'check_same_epoch', 'Ring']
+           'share_rows', 'share_blocks', 'SpareRows', 'OwnLoss', 'reduce_metric', 'delete_others', 'written_by_all',
+           'save_blocks', 'load_blocks', 'collab_version', 'check_same_epoch', 'Ring', 'hyper_course']
 
 # %% ../nbs/15c_ring.ipynb #93d71557
 import atexit,random,shutil,zlib
@@ -17,6 +17,7 @@ import torch.distributed as dist
 from contextlib import contextmanager
 from datetime import timedelta
 from fastai.basics import *
+from fastai.callback.schedule import LRFinder,ParamScheduler
 from .args import *
 from .tables import *
 from .learner import *
@@ -175,16 +176,19 @@ class OwnLoss(AvgSmoothLoss):
         self.count += 1
         self.val = torch.lerp(to_detach(learn.loss.mean(), gather=False), self.val, self.beta)
 
-def reduce_metric(m):
-    "Bring a metric of one process to that of all"
-    if hasattr(m, 'preds') and hasattr(m, 'targs'):
-        mine = [torch.cat(o) if o else torch.zeros(0) for o in (m.preds,m.targs)]
-        found = all_values(mine)
-        m.preds,m.targs = [[o[i] for o in found] for i in (0,1)]
-    elif hasattr(m, 'total') and hasattr(m, 'count'):
-        found = all_values([float(m.total),float(m.count)])
-        m.total,m.count = [tensor(sum(o[i] for o in found)) for i in (0,1)]
-    else: warn(f"The metric {m.name!r} is that of one process alone")
+def _state_of(m):
+    "What a metric has gathered"
+    if hasattr(m, 'preds') and hasattr(m, 'targs'): return [torch.cat(o) if o else torch.zeros(0) for o in (m.preds,m.targs)]
+    if hasattr(m, 'total') and hasattr(m, 'count'): return [float(m.total),float(m.count)]
+    warn(f"The metric {m.name!r} is that of one process alone")
+
+def reduce_metric(*metrics):
+    "Bring metrics of one process to those of all, in one exchange"
+    mine = [_state_of(m) for m in metrics]
+    for m,*found in zip(metrics, *all_values(mine)):
+        if found[0] is None: continue
+        if hasattr(m, 'preds'): m.preds,m.targs = [list(o) for o in zip(*found)]
+        else: m.total,m.count = [tensor(sum(o)) for o in zip(*found)]
 
 # %% ../nbs/15c_ring.ipynb #6aaf56ae
 def _done_epochs(folder): return sorted((o for o in Path(folder).glob('epoch-*') if o.suffix!='.tmp'), key=lambda o: int(o.name.split('-')[1]))
@@ -196,6 +200,21 @@ def delete_others(
     for o in _done_epochs(folder)[:-1]: os.replace(o, o.with_suffix('.tmp')) # so that what has a name without it is whole
     for o in Path(folder).glob('epoch-*.tmp'): shutil.rmtree(o)
 
+def written_by_all(
+    write, # Writes the part of this process; called without arguments
+    tmp:Path, # The checkpoint that is not whole yet
+):
+    "Call `write`, and raise an `OSError` in all processes if that of one can't"
+    flaw = None
+    try: write()
+    except (OSError,RuntimeError) as e: flaw = str(e).strip().splitlines()[0] # torch raises the latter
+    flaw = first(o for o in all_values(flaw) if o)
+    if flaw is None: return
+    if not processes().rank: shutil.rmtree(tmp, ignore_errors=True)
+    raise OSError(f"The checkpoint {tmp.stem} can't be written to {tmp.parent} ({flaw:.200}): make room there, or copy what is there to a folder that has room, "
+        "and name that. The checkpoint before it is whole, and training goes on from there when it is started again")
+
+# %% ../nbs/15c_ring.ipynb #5d659907
 def save_blocks(
     folder, # Of checkpoints
     epoch:int, # How many epochs are done
@@ -208,13 +227,15 @@ def save_blocks(
     "Write a checkpoint; earlier ones are deleted"
     folder = Path(folder)
     tmp = folder/f'epoch-{epoch}.tmp'
-    if not ps.rank:
+    def begin():
+        if ps.rank: return
         shutil.rmtree(tmp, ignore_errors=True)
         tmp.mkdir(parents=True)
         torch.save(dict(state=state, items=[o.clone() for o in items], spare=[o[0].clone() for o in users]), tmp/'items.pt')
-    all_values(0)
-    for b in workers_of(shards.n_blocks[0], *ps): torch.save([o[shards.block(0, b)].clone() for o in users], tmp/f'users-{b}.pt')
-    all_values(0)
+    def write_users():
+        for b in workers_of(shards.n_blocks[0], *ps): torch.save([o[shards.block(0, b)].clone() for o in users], tmp/f'users-{b}.pt')
+    written_by_all(begin, tmp)
+    written_by_all(write_users, tmp)
     if not ps.rank:
         os.replace(tmp, folder/f'epoch-{epoch}')
         delete_others(folder)
@@ -235,7 +256,7 @@ def load_blocks(
     saved = torch.load(last/'items.pt', weights_only=True)
     other = first(k for k in state if saved['state'].get(k)!=state[k])
     if other: raise ValueError(f"The checkpoint {last} is of a training with {other}={saved['state'].get(other)!r}, and this one has {state[other]!r}: "
-        "choose another folder, or delete it")
+        "begin as that one did to go on with it, choose another folder, or delete it")
     for t,o in zip(items, saved['items']): t.copy_(o)
     for b in range(shards.n_blocks[0]):
         for t,o in zip(users, torch.load(last/f'users-{b}.pt', weights_only=True)): t[shards.block(0, b)] = o
@@ -270,6 +291,13 @@ class Ring(Callback):
         cb = getattr(self.learn, 'closed_form', None)
         return cb and cb.solver
 
+    @property
+    def folder(self):
+        "Where checkpoints are: nowhere, while `lr_find` tries rates"
+        return None if self._searches else self.checkpoint
+    @property
+    def _searches(self): return any(isinstance(o, LRFinder) for o in self.learn.cbs)
+
     def before_fit(self):
         self.ps = processes(self.timeout)
         self._check()
@@ -296,15 +324,26 @@ class Ring(Callback):
             "pass `cbs=[Fused(), Ring()]`")
         if self.checkpoint and self.dls.train.seed is None: raise ValueError("Training goes on from a checkpoint in the same order of ratings: "
             "pass a `seed` to `CollabDataLoaders.from_shards`")
+        if self._searches and self.ps.n>1: raise ValueError(f"`lr_find` ends where the loss rises, and {self.ps.n} processes have losses of their own: call it in a script "
+            "that one process runs (without `torchrun`), and pass what it suggests as `lr`")
         n_users,n_items = shards.n_blocks
         if n_users!=n_items: raise ValueError(f"A ring needs as many blocks of users as of items, and {shards.path} has {n_users} and {n_items}")
 
+# %% ../nbs/15c_ring.ipynb #9461a241
+def hyper_course(
+    learn, # A learner in its `fit`
+    name:str, # Of a setting of the optimizer
+)->list: # At the beginning, the quarters, and the end; for each group of parameters
+    "What a setting of the optimizer is to be in the course of training"
+    course = first(o.scheds[name] for o in learn.cbs if isinstance(o, ParamScheduler) and name in o.scheds)
+    if course is None: return [float(o[name]) for o in learn.opt.hypers]
+    return [float(o) for at in (0,.25,.5,.75,1) for o in np.atleast_1d(course(at))]
 
 # %% ../nbs/15c_ring.ipynb #a1779a86
 @patch
 def _begin(self:Ring):
     "Find where to begin, and how many epochs are done"
-    if self.checkpoint and not self.ps.rank: delete_others(self.checkpoint)
+    if self.folder and not self.ps.rank: delete_others(self.folder)
     all_values(0)
     if self.sweeper: return self._begin_sweeps()
     self.seed = all_values(ifnone(self.dls.train.seed, random.randrange(2**31)))[0]
@@ -312,18 +351,24 @@ def _begin(self:Ring):
     self.users,self.items = [[tabs[t].data for t in table_names if side(t)==s] for s in (0,1)]
     y_range = getattr(self.model, 'y_range', None)
     self.state = dict(way='ring', preparation=self.shards.preparation, n_epoch=self.n_epoch, seed=self.dls.train.seed, bs=self.dls.train.bs,
-        n_factors=self.users[0].shape[1], y_range=y_range and [float(o) for o in y_range])
-    self.done = check_same_epoch(load_blocks(self.checkpoint, self.state, self.shards, self.users, self.items) if self.checkpoint else 0)
-    if self.done>=self.n_epoch: warn(f"All {self.n_epoch} epochs are done in {self.checkpoint}, so nothing is trained: to train anew, delete it or name another folder")
+        n_factors=self.users[0].shape[1], y_range=y_range and [float(o) for o in y_range], rate=self.learn.fused.rate,
+        lr=hyper_course(self.learn, 'lr'), wd=hyper_course(self.learn, 'wd'))
+    self.done = check_same_epoch(load_blocks(self.folder, self.state, self.shards, self.users, self.items) if self.folder else 0)
+    self._say_if_done('epochs')
     if self.done or self.ps.n==1: return
     with joint('get the first rows'):
         for o in [*self.users,*self.items]: dist.broadcast(o, 0)
 
 @patch
 def _begin_sweeps(self:Ring):
-    self.done = check_same_epoch(self.sweeper.load_sweeps(self.checkpoint) if self.checkpoint else 0)
+    self.done = check_same_epoch(self.sweeper.load_sweeps(self.folder) if self.folder else 0)
     if self.done: self.sweeper.write(self.model)
+    self._say_if_done('sweeps')
 
+@patch
+def _say_if_done(self:Ring, what):
+    if self.done>=self.n_epoch: warn(f"{self.done} {what} are done in {self.folder}, and {self.n_epoch} are asked for, so nothing is trained: the tables are those after "
+        f"{self.done}. To train anew, delete it or name another folder")
 
 # %% ../nbs/15c_ring.ipynb #3b863eba
 @patch
@@ -337,12 +382,17 @@ def before_train(self:Ring):
     self.dls.train.set_schedule(schedule, self._before_block, self.epoch)
     if self.dls.train.seed is None: self.dls.train.seed = self.seed
 
+def _set_seed(n, device):
+    "As `torch.manual_seed`, which takes a millisecond, most of it for devices that are not there"
+    if device.type=='cpu': torch.default_generator.manual_seed(n)
+    else: torch.manual_seed(n)
+
 @patch
 def _before_block(self:Ring, block):
     "Take over the rows of a block"
     if self.block is not None and block.step!=self.block.step: self.bytes_sent += pass_items(self.items, self.shards, block.step, self.ps)
     self.spare.swap(block.user)
-    torch.manual_seed(zlib.crc32(f'{self.seed} {self.epoch} {block.user} {block.item}'.encode())) # for what callbacks draw
+    _set_seed(zlib.crc32(f'{self.seed} {self.epoch} {block.user} {block.item}'.encode()), self.items[0].device) # for what callbacks draw
     self.block,self.n_done,self.n_here = block,0,self.dls.train.n_batches(block)
 
 # %% ../nbs/15c_ring.ipynb #cf1043b5
@@ -372,10 +422,10 @@ def after_fit(self:Ring):
 @patch
 def after_validate(self:Ring):
     if self.ps.n==1: return
-    for m in [self.recorder.loss, *self.recorder.metrics]: reduce_metric(m)
+    reduce_metric(self.recorder.loss, *self.recorder.metrics)
 
 @patch
 def after_epoch(self:Ring):
-    if not self.checkpoint or self.epoch<self.done: return
-    if self.sweeper: self.sweeper.save_sweep(self.checkpoint, self.epoch+1)
-    else: save_blocks(self.checkpoint, self.epoch+1, self.state, self.shards, self.users, self.items, self.ps)
+    if not self.folder or self.epoch<self.done: return
+    if self.sweeper: self.sweeper.save_sweep(self.folder, self.epoch+1)
+    else: save_blocks(self.folder, self.epoch+1, self.state, self.shards, self.users, self.items, self.ps)

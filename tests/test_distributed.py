@@ -1,5 +1,5 @@
 "Several processes: the same bits as one, and what happens when one of them dies or disagrees"
-import itertools,os,random,shutil,signal,socket,subprocess,sys,tempfile,time
+import itertools,os,random,resource,shutil,signal,socket,subprocess,sys,tempfile,time
 
 import pytest
 pytest.importorskip('duckdb')
@@ -23,15 +23,25 @@ def in_processes(n, f, folder, wait=60):
         pid = os.fork()
         if not pid: _child(rank, n, port, f, folder)
         pids.append(pid)
-    codes = [_end_of(pid, wait) for pid in pids]
+    codes = []
+    try:
+        for pid in pids: codes.append(_end_of(pid, wait))
+    finally: _kill(pids[len(codes)+1:])
     return [torch.load(folder/f'result-{port}-{r}', weights_only=False) if c==0 else c for r,c in enumerate(codes)]
 
 def _child(rank, n, port, f, folder):
     os.environ.update(RANK=str(rank), WORLD_SIZE=str(n), MASTER_ADDR='127.0.0.1', MASTER_PORT=str(port))
     try: res = f(rank)
     except BaseException as e: res = f'{type(e).__name__}: {e}'
-    torch.save(res, folder/f'result-{port}-{rank}')
+    try: torch.save(res, folder/f'result-{port}-{rank}')
+    except BaseException: os._exit(1) # or it would go on as a second pytest
     os._exit(0)
+
+def _kill(pids):
+    "End those that are still there after one has failed the test"
+    for pid in pids:
+        os.kill(pid, signal.SIGKILL)
+        os.waitpid(pid, 0)
 
 def _end_of(pid, wait):
     "Exit code of a process; one that does not end is killed, and fails the test"
@@ -135,6 +145,17 @@ def test_killed_process(folder, tmp_path, batch):
     assert same(after, alone)
     assert [o.name for o in (tmp_path/'run').iterdir()]==['epoch-4']
 
+@pytest.mark.parametrize('way,what', [('pass_items','pass on a block of items'), ('share_rows','share its rows'), ('all_values','compare notes')])
+def test_killed_while_sharing(folder, tmp_path, way, what):
+    "Whichever exchange the others wait in, they say which it was"
+    def f(rank):
+        processes()
+        if not rank: setattr(sys.modules['collab_ext.ring'], way, lambda *args, **kwargs: os.kill(os.getpid(), signal.SIGKILL))
+        return ring_weights(folder)
+    dead,other = in_processes(2, f, tmp_path)
+    assert dead==-signal.SIGKILL
+    assert f'Process 1 could not {what}: another process has ended' in other
+
 # --- closed forms
 
 def solved(folder, n=4, y_range=(1,5), cbs=None):
@@ -150,6 +171,23 @@ def test_closed_form_in_two_processes(folder):
         assert all(torch.allclose(w[k], alone[k], atol=1e-4) for k in alone)
         assert np.allclose(m, metrics, atol=1e-5)
         assert abs(p['noise']-prior['noise'])<1e-5
+
+def test_closed_form_by_groups_of_items(folder, monkeypatch):
+    "With room for the sums of 20 items, rows are those of one pass, in one process and in three"
+    alone,_,prior = solved(folder)
+    groups = []
+    class Counted(ItemSums):
+        def begin(self, rows):
+            groups.append(rows.stop-rows.start)
+            return super().begin(rows)
+    monkeypatch.setattr('collab_ext.sharded_closed_form.ItemSums', Counted)
+    monkeypatch.setattr('collab_ext.sharded_closed_form.most_sums', 20*sums_width(7, 8))
+    for n in (1,3):
+        for w,_,p in in_processes(n, lambda rank: solved(folder), folder):
+            assert all(torch.allclose(w[k], alone[k], atol=1e-4) for k in alone)
+            assert abs(p['noise']-prior['noise'])<1e-5
+    solved(folder, 1)
+    assert len(groups)>2 and max(groups)<=20 and sum(groups)==Shards(folder/'shards').sizes[1]
 
 class DiesAfterSweep(Callback):
     "Kill the first process after its first sweep"
@@ -241,6 +279,62 @@ def test_checkpoints_of_another_training_are_named(folder, tmp_path):
     learn = ring_learner(folder, checkpoint=tmp_path/'ck')
     learn.model.y_range = (0,10)
     with learn.no_bar(),learn.no_logging(),pytest.raises(ValueError, match='y_range'): learn.fit(2, .02)
+
+def test_checkpoints_of_another_schedule_are_refused(folder, tmp_path):
+    ring_weights(folder, checkpoint=tmp_path/'ck')
+    def fit(rate=None, **kwargs):
+        learn = ring_learner(folder, checkpoint=tmp_path/'ck')
+        learn.fused.rate = rate
+        with learn.no_bar(),learn.no_logging(): learn.fit_one_cycle(2, **kwargs)
+    for name,kwargs in dict(lr=dict(lr_max=.01), wd=dict(lr_max=.02, wd=.3), rate=dict(lr_max=.02, rate=3.)).items():
+        with pytest.raises(ValueError, match=f'with {name}=.*begin as that one did'): fit(**kwargs)
+    with pytest.raises(ValueError, match='with lr='): fit(lr_max=.02, pct_start=.5)
+    learn = ring_learner(folder, checkpoint=tmp_path/'ck')
+    with learn.no_bar(),learn.no_logging(),pytest.raises(ValueError, match='with lr='): learn.fit(2, .02)
+
+def test_fewer_sweeps_than_are_done(folder, tmp_path):
+    "The last sweep's rows, and a warning"
+    ten,*_ = solved(folder, 4, cbs=Ring(tmp_path/'ck'))
+    with pytest.warns(UserWarning, match='4 sweeps are done in .*, and 2 are asked for, so nothing is trained: the tables are those after 4'):
+        learn = collab_learner(CollabDataLoaders.from_shards(folder/'shards', path=folder), 6, y_range=(1,5), metrics=rmse)
+        with learn.no_bar(),learn.no_logging(): learn.solve(2, Ring(tmp_path/'ck'))
+    assert same(weights(learn), ten)
+    with pytest.warns(UserWarning, match='4 sweeps are done'): solved(folder, 4, cbs=Ring(tmp_path/'ck'))
+
+def limit_files(n): resource.setrlimit(resource.RLIMIT_FSIZE, (n,resource.RLIM_INFINITY))
+
+class FullDisk(Callback):
+    "From the second epoch on, files of one process end after 1000 bytes, as those on a full disk do"
+    order = 90
+    def __init__(self, rank): self.rank = rank
+    def before_validate(self):
+        if self.epoch==1 and int(os.environ['RANK'])==self.rank: limit_files(1000)
+
+@pytest.mark.parametrize('n,victim', [(1,0),(2,0),(2,1)])
+def test_full_disk(folder, tmp_path, n, victim):
+    "All processes name the folder and what to do, the checkpoint before is whole, and nothing of the next is left"
+    alone,*_ = ring_weights(folder, 3)
+    def f(rank):
+        try: return ring_weights(folder, 3, FullDisk(victim), checkpoint=tmp_path/'ck')
+        finally: limit_files(resource.RLIM_INFINITY)
+    for o in in_processes(n, f, tmp_path):
+        assert o.startswith('OSError') and f"The checkpoint epoch-2 can't be written to {tmp_path/'ck'}" in o and 'make room there' in o
+    assert [o.name for o in (tmp_path/'ck').iterdir()]==['epoch-1']
+    whole_checkpoints(tmp_path/'ck')
+    after,*_ = ring_weights(folder, 3, checkpoint=tmp_path/'ck')
+    assert same(after, alone)
+
+def test_lr_find(folder, tmp_path):
+    "In one process it works, and leaves checkpoints alone; in two, all say what to do"
+    def find(rank):
+        learn = ring_learner(folder, checkpoint=tmp_path/'ck')
+        before = weights(learn)
+        with learn.no_bar(): lr = learn.lr_find(num_it=100, show_plot=False).valley
+        assert same(weights(learn), before)
+        return lr
+    assert 1e-7<find(0)<10
+    assert not (tmp_path/'ck').exists()
+    for o in in_processes(2, find, tmp_path): assert o.startswith('ValueError') and '`lr_find` ends where the loss rises, and 2 processes' in o and 'without `torchrun`' in o
 
 def test_fused_alone_in_two_processes(folder):
     def alone(rank):
