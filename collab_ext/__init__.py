@@ -66,6 +66,8 @@ Modules:
 - `collab_ext.shard_loaders`: `CollabDataLoaders.from_shards`: the ordinary learner trains on more ratings than fit into memory
 - `collab_ext.shard_writer`: From CSV or Parquet files of any size to shards: memory is set by a limit, and what is finished stays finished
 - `collab_ext.sharded_closed_form`: `learn.solve()` on shards: users block by block, items from sums over all processes
+- `collab_ext.sharded_sides`: Rows of users or of items, and a prior for them that is learned from sums over rows, wherever these are
+- `collab_ext.sharded_transfer`: `collab_learner(dls, pretrained=…)` where the new ratings do not fit into memory
 - `collab_ext.shards`: A folder of encoded ratings that is read piece by piece: what is in it, and how to know that nothing is missing or damaged
 - `collab_ext.simulate`: Draw ratings and clicks whose truth is known, and cut ratings into a source and a target
 - `collab_ext.simulate_comparisons`: Draw comparisons whose true scores are known, with adversaries or without, and measure how well scores agree with the truth
@@ -122,7 +124,9 @@ shard_writer: prepare_shards
 shard_loaders:
 ring: Ring
 row_exchange: RowExchange
+sharded_sides:
 sharded_closed_form:
+sharded_transfer:
 batch_recommend: evaluate_shards recommend_shards
 catalogue: Catalogue
 cold_start: measure_cold split_items

@@ -8,9 +8,9 @@ Docs: https://collab-ext.github.io/collab_ext/sharded_closed_form.html.md"""
 
 # %% auto #0
 __all__ = ['most_sums', 'UserRatings', 'part_ratings', 'block_ratings', 'sums_width', 'ItemSums', 'add_torch', 'add_ratings',
-           'item_groups', 'blocks_with', 'all_sums', 'shares_of', 'sum_shares', 'Side', 'row_moments', 'fit_prior',
-           'unpacked', 'solve_items', 'noise_left', 'ShardedMF', 'targets', 'solve_users', 'sample_of', 'sharded_start',
-           'in_memory_start', 'plain_prior', 'ShardedSolver']
+           'item_groups', 'blocks_with', 'all_sums', 'shares_of', 'sum_shares', 'unpacked', 'solve_items', 'ShardedMF',
+           'targets', 'solve_users', 'sample_of', 'sharded_start', 'in_memory_start', 'plain_prior',
+           'sharded_from_tables', 'ShardedSolver']
 
 # %% ../nbs/15d_sharded_closed_form.ipynb #a2003c01
 import itertools,torch.distributed as dist
@@ -30,6 +30,7 @@ from .learner import *
 from .shards import *
 from .shard_loaders import *
 from .ring import *
+from .sharded_sides import *
 from .tower import ContentDot
 
 # %% ../nbs/15d_sharded_closed_form.ipynb #f660479c
@@ -247,50 +248,6 @@ def sum_shares(
             sent += out.nbytes
     return sent
 
-# %% ../nbs/15d_sharded_closed_form.ipynb #ef2d26e9
-class Side:
-    "Rows [vector, bias] of users or of items, and their prior"
-    def __init__(self,
-        mean:Tensor, # Posterior means (n × k)
-        count:Tensor, # Number of ratings of each row (n)
-        prior_cov:Tensor, # Prior covariance (k × k)
-        noise:float, # Variance of the noise
-    ):
-        self.mean,self.prior_cov,self.count = mean,prior_cov,count
-        self.group = count_level(count)
-        self.seen = count>0
-        self.sampled = evenly_sampled(self.group)
-        self.rows_of = torch.bincount(self.group)
-        self.rows_of[0] = 0 # rows without ratings say nothing
-        self.cov = start_cov(count, prior_cov, noise)
-        self.prior_mean = torch.zeros(mean.shape[1])
-
-    def replace(self, **changes):
-        res = copy(self)
-        for k,v in changes.items(): setattr(res, k, v)
-        return res
-
-# %% ../nbs/15d_sharded_closed_form.ipynb #643ec37b
-def _moments(x): return tensor(float(len(x))).double(),x.sum(0),x.T@x
-
-def row_moments(mean, seen):
-    "Sums over rows with ratings: of ones, rows, and their products"
-    parts = zip(mean.split(2**16), seen.split(2**16)) # copies of all rows would be larger than the table
-    return [sum(o) for o in zip(*(_moments(x[s].double()) for x,s in parts))]
-
-def fit_prior(
-    side:Side, # Users or items
-    moments:list, # As `row_moments` gives
-)->Side:
-    "The mean of the rows, and how far they are from it"
-    n,total,square = moments
-    mean = total/(n*1.001)
-    spread = square - mean[:,None]*total - total[:,None]*mean + n*mean[:,None]*mean
-    weight = side.rows_of.double()
-    own = (weight[:,None,None]*side.cov.double()).sum(0)/weight.sum()
-    cov = own + spread/n + 1e-4*torch.eye(len(mean))
-    return side.replace(prior_mean=mean.float(), prior_cov=cov.float())
-
 # %% ../nbs/15d_sharded_closed_form.ipynb #cb41871a
 def unpacked(A, k):
     "Symmetric matrices from their lower halves"
@@ -306,12 +263,12 @@ def solve_items(
     users_cov:Tensor, # Covariances of the users' groups (groups × k × k)
     noise:float, # Variance of the noise
     share:slice, # Which items
+    only:Tensor=None, # Which of all items change (bool); all by default
 )->tuple: # Means (n × k), sum of errors but for own covariances, sums of covariances of groups, and of how many items
     "Posterior of some items, given sums over their ratings"
     cov_xx,cov_x,cov_o = split_cov(users_cov)
-    P = inv_psd(items.prior_cov)
-    mu = items.prior_mean[:,None]
     k = sums.k
+    sampled = items.sampled if only is None else items.sampled&only
     mean,error = torch.empty(share.stop-share.start, k),0.
     total = torch.zeros(len(items.rows_of), k, k, dtype=torch.float64)
     for start in range(share.start, share.stop, 2**12):
@@ -320,31 +277,21 @@ def solve_items(
         A = unpacked(A, k) + (w@cov_xx.flatten(1)).view(-1, k, k)
         h = h - w@cov_x
         c = c + w@cov_o
+        prior = items.row_prior(r, items.feats[r])
+        P,mu = prior.precision[prior.kind],prior.mean[...,None]
         L = torch.linalg.cholesky(A/noise + P)
         m = torch.cholesky_solve(h[...,None]/noise + P@mu, L)[...,0]
-        mean[r.start-share.start:r.stop-share.start] = m
+        mean[r.start-share.start:r.stop-share.start] = m if only is None else torch.where(only[r,None], m, items.mean[r])
         error += ((c - (m*h).sum(1)).double() + noise*(m*(P@(mu-m[...,None]))[...,0]).sum(1)).sum().item()
-        take = items.sampled[r]
+        take = sampled[r]
         total.index_add_(0, items.group[r][take], torch.cholesky_inverse(L[take]).double())
-    n = torch.bincount(items.group[share][items.sampled[share]], minlength=len(total))
+    n = torch.bincount(items.group[share][sampled[share]], minlength=len(total))
     return mean,error,total,n
-
-# %% ../nbs/15d_sharded_closed_form.ipynb #148c044e
-def noise_left(
-    side:Side, # With its new covariances
-    error, # Sum of what `gaussian_rows` calls errors
-    noise:float, # Variance of the noise that they were solved with
-    n_ratings:int, # Number of ratings
-)->float:
-    "Mean squared error of the ratings, the uncertainty of the rows included"
-    P = inv_psd(side.prior_cov)
-    share = (P*side.cov).sum((1,2))
-    own = ((len(P)-share).clamp(min=0)*side.rows_of).sum().item()
-    return max((float(error)+noise*own)/n_ratings, 1e-6)
 
 # %% ../nbs/15d_sharded_closed_form.ipynb #f1146d01
 class ShardedMF:
     "Matrix factorisation by alternating closed forms, over shards"
+    adapts = False # Does it begin from the rows of a source?
     def __init__(self,
         shards:Shards, # A folder
         users:Side, # All users; those of other processes are not looked at
@@ -358,8 +305,19 @@ class ShardedMF:
         self.link = ifnone(link, Link())
         self.most_sums = most_sums # numbers that are kept for items at a time
         self.sweeps,self.bytes_sent = 0,0
+        self.sets = True # do features tell what is expected of rows?
+        self.featured = torch.zeros_like(items.mean) # rows of items that users' features are made of
+        items.feats = no_features(*items.mean.shape)
 
     def copy(self): return copy(self)
+    @property
+    def has_features(self): return self.sets and self.sweeps>=renewed_sweeps[0]
+    def renews(self):
+        "Are features made anew in this sweep, of users, and of items?"
+        return [self.sets and self.sweeps in renewed_sweeps]*2
+    def user_features(self, ratings):
+        "Features of some users"
+        return user_features(ratings, self.featured) if self.has_features else no_features(ratings.sizes[0], self.items.mean.shape[1])
     @property
     def blocks(self): return workers_of(self.shards.n_blocks[0], *processes())
     @property
@@ -378,13 +336,13 @@ def _with_one(rows):
     res[:,-1] = 1
     return res
 
-def solve_users(mf, ratings, items):
-    "Posterior of some users, given their ratings and the items (`Regressors`)"
+def solve_users(mf, ratings, items, feats, only=None):
+    "Posterior of some users, given their ratings, the items (`Regressors`) and features; those that `only` (bool) does not name stay as they are"
     users,at = mf.users,ratings.rows
-    n = at.stop-at.start
-    prior = RowPrior(inv_psd(users.prior_cov)[None], users.prior_mean.expand(n, -1), torch.zeros(n, dtype=torch.int64))
+    rows = None if only is None else only[at].nonzero()[:,0]
     weight,target = targets(mf, ratings, users.mean[at])
-    return gaussian_rows(ratings, 0, items, prior, mf.noise, target, weight, group=users.group[at], sampled=users.sampled[at])
+    res = gaussian_rows(ratings, 0, items, users.row_prior(at, feats), mf.noise, target, weight, rows, users.group[at], users.sampled[at])
+    return res if only is None else res._replace(mean=users.mean[at].index_copy(0, rows, res.mean))
 
 # %% ../nbs/15d_sharded_closed_form.ipynb #a7cb95a7
 def _add_users(mf, sums, ratings, mean):
@@ -394,25 +352,28 @@ def _add_users(mf, sums, ratings, mean):
     asked = target-mean[:,-1].repeat_interleave(ratings.start[0].diff())
     add_ratings(sums, ratings, _with_one(mean), asked, torch.ones_like(asked) if weight is None else weight, mf.users.group[ratings.rows])
 
-def _sweep_users(mf, sums):
-    "Solve for the users of this process, and add them to `sums`; their rows, and what priors are learned from"
+def _sweep_users(mf, sums, only=None, chosen=None):
+    "Solve for the users of this process, or for some of them, and add them to `sums`; their rows, and what priors are learned from"
     users,items,k = mf.users,mf.items,mf.users.mean.shape[1]
     regressors = Regressors(_with_one(items.mean), items.mean[:,-1].contiguous(), items.group, items.cov)
     mean = users.mean.clone()
     total = torch.zeros(len(users.rows_of), k, k).double()
     n_total = torch.zeros(len(users.rows_of)).double()
-    error,moments = 0.,[torch.zeros(()).double(), torch.zeros(k).double(), torch.zeros(k,k).double()]
+    error,moments = 0.,no_moments(k)
     for b in mf.blocks:
         for ratings in block_ratings(mf.shards, b, users.count).cut():
-            solved = solve_users(mf, ratings, regressors)
+            feats = mf.user_features(ratings)
+            solved = solve_users(mf, ratings, regressors, feats, only)
             mean[ratings.rows] = solved.mean
             error += solved.error.sum().item()
             g = len(solved.n)
             total[:g] += solved.cov.double()*solved.n[:,None,None]
             n_total[:g] += solved.n
-            moments = [a+b for a,b in zip(moments, row_moments(solved.mean, users.seen[ratings.rows]))]
+            moments = [a+b for a,b in zip(moments, row_moments(solved.mean, users.learns[ratings.rows], feats))]
+            if chosen is not None: add_chosen(chosen, ratings, users.mean[ratings.rows]) # as they were before
             _add_users(mf, sums, ratings, solved.mean)
-    return mean,all_sums(error, total, n_total, *moments)
+    error,total,n_total,*moments = all_sums(error, total, n_total, *moments)
+    return mean,error,total,n_total,Moments(*moments)
 
 # %% ../nbs/15d_sharded_closed_form.ipynb #b2a7a6c5
 def _add_group(mf, sums, rows):
@@ -421,22 +382,22 @@ def _add_group(mf, sums, rows):
     for part in parts_of(mf.shards.train, mf.blocks, blocks_with(mf.shards, rows)):
         for ratings in part_ratings(mf.shards, part).cut(): _add_users(mf, sums, ratings, mf.users.mean[ratings.rows])
 
-def _solve_group(mf, sums, mean, ps):
+def _solve_group(mf, sums, mean, ps, only=None):
     "Solve for the items of `sums`, and put them into `mean`; what the prior is learned from, of the share of this process"
     shares = shares_of(sums.rows, ps.n)
     mine = shares[ps.rank]
     mf.bytes_sent += sum_shares(sums, ps)
-    mean[mine],*found = solve_items(sums, mf.items, mf.users.cov, mf.noise, mine)
+    mean[mine],*found = solve_items(sums, mf.items, mf.users.cov, mf.noise, mine, only)
     mf.bytes_sent += share_rows([mean], enumerate(shares), ps)
     return found
 
-def _sweep_items(mf, sums, ps):
-    "Solve for all items, of which `sums` has the first group; their rows, and what the prior is learned from"
+def _sweep_items(mf, sums, ps, only=None):
+    "Solve for all items, or for some, of which `sums` has the first group; their rows, and what the prior is learned from"
     mean = torch.empty_like(mf.items.mean)
-    found = [_solve_group(mf, sums, mean, ps)]
+    found = [_solve_group(mf, sums, mean, ps, only)]
     for rows in mf.item_groups[1:]:
         _add_group(mf, sums, rows)
-        found.append(_solve_group(mf, sums, mean, ps))
+        found.append(_solve_group(mf, sums, mean, ps, only))
     return mean,all_sums(*map(sum, zip(*found)))
 
 # %% ../nbs/15d_sharded_closed_form.ipynb #2dd26480
@@ -445,21 +406,38 @@ def _with_cov(side, mean, total, n):
     cov = (total/n.clamp(min=1)[:,None,None]).float()
     return side.replace(mean=mean, cov=torch.where((n>0)[:,None,None], cov, side.cov))
 
+def _item_features(mf, users, chosen):
+    "Features of items, from sums of the users who rated them"
+    if processes().n>1:
+        with joint('add up who rated the items'): dist.all_reduce(chosen)
+        mf.bytes_sent += chosen.nbytes
+    parts = [a[s].double().sum(0) for a,s in zip(users.mean.split(2**16), users.seen.split(2**16))]
+    centre = (sum(parts)/users.seen.sum()).float()
+    return set_features(mf.items.count, chosen-mf.items.count[:,None]*centre)
+
 @patch
-def sweep(self:ShardedMF):
-    "Solve for users, then for items, and learn the priors"
+def sweep(self:ShardedMF,
+    only=(None,None), # Which users, and which items to solve for (bool); all by default
+):
+    "Solve for users, then for items, and learn the priors; and the noise, if all are solved for"
     rows = self.shards.train.rows
+    learns_noise = all(o is None for o in only)
+    renews_users,renews_items = self.renews()
+    if renews_users: self.featured = self.items.mean.clone()
+    chosen = torch.zeros_like(self.items.mean) if renews_items else None
     first = self.item_groups[0]
     most = max(o.stop-o.start for o in self.item_groups)
     sums = ItemSums(most, self.items.mean.shape[1], len(self.users.rows_of)).begin(first)
-    mean,(error,total,n,*moments) = _sweep_users(self, sums)
+    before = self.users
+    mean,error,total,n,moments = _sweep_users(self, sums, only[0], chosen)
     users = _with_cov(self.users, mean, total, n)
-    self.noise = noise_left(users, error, self.noise, rows)
-    self.users = fit_prior(users, moments)
-    mean,(error,total,n) = _sweep_items(self, sums, processes())
+    if learns_noise: self.noise = users.noise_left(error, self.noise, rows)
+    self.users = users.fitted(moments)
+    if renews_items: self.items = self.items.with_features(_item_features(self, before, chosen))
+    mean,(error,total,n) = _sweep_items(self, sums, processes(), only[1])
     items = _with_cov(self.items, mean, total, n)
-    self.noise = noise_left(items, error, self.noise, rows)
-    self.items = fit_prior(items, row_moments(mean, items.seen))
+    if learns_noise: self.noise = items.noise_left(error, self.noise, rows)
+    self.items = items.fitted(row_moments(mean, items.learns, items.feats))
     self.sweeps += 1
 
 # %% ../nbs/15d_sharded_closed_form.ipynb #423db881
@@ -497,7 +475,7 @@ def sharded_start(
     noise = guess.variance/slope**2
     covs = [torch.diag(tensor([vec_var]*k + [o/slope**2])) for o in guess.bias_vars]
     items = Side(torch.cat([vecs*vec_var**.5, bias[:,None]], 1), counts[1], covs[1], noise)
-    items = fit_prior(items, row_moments(items.mean, items.seen))
+    items = items.fitted(row_moments(items.mean, items.seen, no_features(*items.mean.shape)))
     users = Side(torch.zeros(shards.sizes[0], k+1), counts[0], covs[0], noise)
     return ShardedMF(shards, users, items, mean, guess.variance, link, UsedFactors(torch.arange(n_factors)<k))
 
@@ -531,14 +509,39 @@ def plain_prior(
     mf:ShardedMF, # A solution
 )->dict: # Plain lists and numbers
     "What was learned about users and items in general"
-    sides = [dict(row_cov=o.prior_cov.tolist(), coefs=o.prior_mean[None].tolist(), feature_moment=[[1.001]], second_moment=_second_moment(o).tolist())
+    sides = [dict(row_cov=o.prior_cov.tolist(), coefs=o.coefs.tolist(), feature_moment=o.feature_moment.tolist(), second_moment=_second_moment(o).tolist())
         for o in (mf.users,mf.items)]
     return widened_prior(dict(mean=mf.mean, noise=mf.noise, sides=sides), mf.used)
+
+# %% ../nbs/15d_sharded_closed_form.ipynb #31af6072
+def _side_from(rows, prior, count, noise):
+    "A `Side` from rows and the prior that was saved with them"
+    p = {k:tensor(v).float() for k,v in prior.items()}
+    res = Side(rows.clone(), count, p['row_cov'], noise)
+    n = len(p['coefs']) # fewer features, where the set of ratings told nothing
+    res.coefs[:n] = p['coefs']
+    res.feature_moment[:n,:n] = p['feature_moment']
+    return res
+
+def sharded_from_tables(
+    shards:Shards, # A folder
+    counts:list, # Number of ratings of each user, and of each item
+    tabs:dict, # The model's tables
+    prior:dict, # What was saved with them
+    link:Link=None, # From the tables' units to ratings; none by default
+)->ShardedMF:
+    "Go on from tables and the prior that was saved with them"
+    rows = [packed_rows(tabs, s) for s in (0,1)]
+    used = UsedFactors.of_rows(rows)
+    prior = narrow_prior(prior, used)
+    sides = [_side_from(used.narrow(r), p, n, prior['noise']) for r,p,n in zip(rows, prior['sides'], counts)]
+    res = ShardedMF(shards, *sides, mean=prior['mean'], noise=prior['noise'], link=link, used=used)
+    res.sweeps = renewed_sweeps[-1] # features are made at once, of these rows
+    return res
 
 # %% ../nbs/15d_sharded_closed_form.ipynb #f8a156e5
 class ShardedSolver(BayesSolver):
     "`ShardedMF` for a `DotBias` with squared error, on shards"
-    n_epochs = 15
     @classmethod
     def suits(cls, model, dls, loss_func):
         ds = dls.train_ds
@@ -547,19 +550,25 @@ class ShardedSolver(BayesSolver):
         return super().suits(model, dls, loss_func) and not has_grown
 
     @property
+    def adapts(self): return self.mf is not None and self.mf.adapts
+    @property
     def counts(self): return list(self.dls.train_ds.counts.values())
     def start(self):
         "A start from scratch, the same in all processes"
         shards = self.dls.train_ds.shards
         check_agree(version=collab_version(), preparation=shards.preparation, n_factors=self.model.u_weight.embedding_dim)
         return sharded_start(shards, self.counts, self.model.u_weight.embedding_dim, self.model.link)
+    def resumed(self):
+        "A start from the model's tables, if there is a prior with them"
+        if self.model.prior is None: return self.start()
+        return sharded_from_tables(self.dls.train_ds.shards, self.counts, tables(self.model), self.known_prior(), self.model.link)
     @property
     def state(self):
         "What checkpoints of the same training have in common"
-        return dict(way='closed form', preparation=self.dls.train_ds.shards.preparation, n_factors=self.model.u_weight.embedding_dim,
+        return dict(way='closed form from a source' if self.adapts else 'closed form', preparation=self.dls.train_ds.shards.preparation, n_factors=self.model.u_weight.embedding_dim,
             y_range=self.model.link.y_range and [float(o) for o in self.model.link.y_range])
     def train_epoch(self):
-        if self.mf is None: self.mf = self.start()
+        if self.mf is None: self.mf = self.resumed()
         self.mf.sweep()
         return self.mf.noise
     def _rows(self): return [self.mf.used.widen(o.mean) for o in (self.mf.users,self.mf.items)]
@@ -570,7 +579,6 @@ class ShardedSolver(BayesSolver):
         for o in (mf.users,mf.items): o.mean[0] = o.mean[1:].mean(0) # no ratings, so no sweep looks at it
         super().write(model)
     def prior(self): return plain_prior(self.mf)
-    def can_adapt(self, source): return False
 
 solvers.insert(0, ShardedSolver)
 
@@ -578,8 +586,17 @@ solvers.insert(0, ShardedSolver)
 @patch
 def tensors(self:ShardedMF):
     "What the next sweep depends on: of users, and of all else"
-    sides = [o for side in (self.users,self.items) for o in (side.cov,side.prior_cov,side.prior_mean)]
-    return [self.users.mean],[self.items.mean, *sides, torch.tensor(self.noise).double()]
+    sides = [o for side in (self.users,self.items) for o in (side.cov,side.prior_cov,side.coefs,side.feature_moment)]
+    return [self.users.mean],[self.items.mean, self.items.feats, self.featured, *sides, torch.tensor([self.noise,self.sweeps], dtype=torch.float64)]
+
+@patch
+def fresh(self:ShardedMF):
+    "The same, with tensors of its own"
+    res = self.copy()
+    own = 'mean','cov','prior_cov','coefs','feature_moment'
+    res.users,res.items = [o.replace(**{k:getattr(o, k).clone() for k in own}) for o in (self.users,self.items)]
+    res.items.feats,res.featured = self.items.feats.clone(),self.featured.clone()
+    return res
 
 @patch
 def save_sweep(self:ShardedSolver, folder, n):
@@ -589,9 +606,9 @@ def save_sweep(self:ShardedSolver, folder, n):
 @patch
 def load_sweeps(self:ShardedSolver, folder):
     "Go on from the last checkpoint; how many sweeps are done"
-    mf = self.start()
+    mf = self.resumed() if self.mf is None else self.mf.fresh()
     users,items = mf.tensors()
     done = load_blocks(folder, self.state, mf.shards, users, items)
-    mf.noise = items[-1].item()
+    mf.noise,mf.sweeps = items[-1][0].item(),int(items[-1][1])
     if done or self.mf is None: self.mf = mf
     return done
