@@ -48,6 +48,15 @@ class Posterior:
         share = torch.zeros(len(self.cov)).index_add_(0, self.group, weight.float())/weight.sum()
         return (share[:,None,None]*self.cov).sum(0)
 
+# %% ../nbs/05a_bayes.ipynb #c466e024
+def set_features(
+    count:Tensor, # Number of ratings of each row (n)
+    chosen:Tensor, # Sum of the other side's rows over its ratings (n × k+1)
+)->Tensor: # n × (2 + k+1)
+    "1, centred log count, and sum of the other side's rows over root count"
+    n = count.clamp(min=1)[:,None].float()
+    return torch.cat([torch.ones_like(n), n.log()-4, chosen/n.sqrt()/5], 1)
+
 # %% ../nbs/05a_bayes.ipynb #0e4af7c9
 def _as_loadings(rm, s, rows, shrink=0.):
     "Rows of the other side as the features of a side take them"
@@ -56,14 +65,6 @@ def _as_loadings(rm, s, rows, shrink=0.):
     if not shrink: return rows
     others = (n_other-1).clamp(min=0)
     return rows*(others/(others+shrink))
-
-def set_features(
-    count:Tensor, # Number of ratings of each row (n)
-    chosen:Tensor, # Sum of the other side's rows over its ratings (n × k+1)
-)->Tensor: # n × (2 + k+1)
-    "1, centred log count, and sum of the other side's rows over root count"
-    n = count.clamp(min=1)[:,None].float()
-    return torch.cat([torch.ones_like(n), n.log()-4, chosen/n.sqrt()/5], 1)
 
 def _features_of(rm, s, loadings, part=slice(None)): return set_features(rm.count[s][part], row_sums(rm, s, loadings, part=part))
 

@@ -192,9 +192,7 @@ class BayesSolver(Solver):
     @property
     def has_grown(self): return bool(self.model.prior and self.model.prior.get('before'))
     @property
-    def adapts(self):
-        "Does it begin from the rows of a source?"
-        return isinstance(self.mf, TransferMF)
+    def adapts(self): return isinstance(self.mf, TransferMF) # to a source
     @property
     def n_epochs(self): return 3 if self.adapts or self.mf is None and self.has_grown else 15
     @property

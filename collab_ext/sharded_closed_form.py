@@ -513,7 +513,7 @@ def plain_prior(
         for o in (mf.users,mf.items)]
     return widened_prior(dict(mean=mf.mean, noise=mf.noise, sides=sides), mf.used)
 
-# %% ../nbs/15d_sharded_closed_form.ipynb #31af6072
+# %% ../nbs/15d_sharded_closed_form.ipynb #8362a518
 def _side_from(rows, prior, count, noise):
     "A `Side` from rows and the prior that was saved with them"
     p = {k:tensor(v).float() for k,v in prior.items()}
@@ -590,15 +590,6 @@ def tensors(self:ShardedMF):
     return [self.users.mean],[self.items.mean, self.items.feats, self.featured, *sides, torch.tensor([self.noise,self.sweeps], dtype=torch.float64)]
 
 @patch
-def fresh(self:ShardedMF):
-    "The same, with tensors of its own"
-    res = self.copy()
-    own = 'mean','cov','prior_cov','coefs','feature_moment'
-    res.users,res.items = [o.replace(**{k:getattr(o, k).clone() for k in own}) for o in (self.users,self.items)]
-    res.items.feats,res.featured = self.items.feats.clone(),self.featured.clone()
-    return res
-
-@patch
 def save_sweep(self:ShardedSolver, folder, n):
     "Write a checkpoint after the sweep number `n`"
     save_blocks(folder, n, self.state, self.mf.shards, *self.mf.tensors(), processes())
@@ -612,3 +603,13 @@ def load_sweeps(self:ShardedSolver, folder):
     mf.noise,mf.sweeps = items[-1][0].item(),int(items[-1][1])
     if done or self.mf is None: self.mf = mf
     return done
+
+# %% ../nbs/15d_sharded_closed_form.ipynb #24d3196c
+@patch
+def fresh(self:ShardedMF):
+    "The same, with tensors of its own"
+    res = self.copy()
+    own = 'mean','cov','prior_cov','coefs','feature_moment'
+    res.users,res.items = [o.replace(**{k:getattr(o, k).clone() for k in own}) for o in (self.users,self.items)]
+    res.items.feats,res.featured = self.items.feats.clone(),self.featured.clone()
+    return res

@@ -9,14 +9,14 @@ Docs: https://collab-ext.github.io/collab_ext/sharded_sides.html.md"""
 # %% auto #0
 __all__ = ['Moments', 'no_features', 'user_features', 'add_chosen', 'Side', 'no_moments', 'row_moments', 'left_over']
 
-# %% ../nbs/15c_sharded_sides.ipynb #afcf5bc8
+# %% ../nbs/15c_sharded_sides.ipynb #6bd99764
 from importlib.util import find_spec
 from fastai.basics import *
 from .data import *
 from .rows import *
 from .bayes import *
 
-# %% ../nbs/15c_sharded_sides.ipynb #4bf38faf
+# %% ../nbs/15c_sharded_sides.ipynb #e72b9191
 def no_features(n, k):
     "Features of `n` rows before the set of ratings counts: a one for each"
     res = torch.zeros(n, k+2)
@@ -30,7 +30,7 @@ def user_features(
     "`row_features` of some users"
     return set_features(ratings.start[0].diff(), row_sums(ratings, 0, items))
 
-# %% ../nbs/15c_sharded_sides.ipynb #b85989f3
+# %% ../nbs/15c_sharded_sides.ipynb #7a3e0dde
 _loop = None
 
 def _add_loop(start, items, rows, out):
@@ -52,7 +52,7 @@ def add_chosen(
         _loop = compiled(_add_loop)
     _loop(*[o.contiguous().numpy() for o in (start,items,rows)], out.numpy())
 
-# %% ../nbs/15c_sharded_sides.ipynb #6f4ebadd
+# %% ../nbs/15c_sharded_sides.ipynb #09bdbf3e
 class Side:
     "Rows [vector, bias] of users or of items, and their prior"
     def __init__(self,
@@ -88,7 +88,7 @@ class Side:
         for k,v in changes.items(): setattr(res, k, v)
         return res
 
-# %% ../nbs/15c_sharded_sides.ipynb #c76145c3
+# %% ../nbs/15c_sharded_sides.ipynb #5d064c6b
 Moments = namedtuple('Moments', 'n xx xw ww') # number of rows, sums of products of features, of features and rows, of rows (float64)
 
 def no_moments(k): return Moments(*[torch.zeros(o).double() for o in ([], [k+2,k+2], [k+2,k], [k,k])])
@@ -104,6 +104,7 @@ def row_moments(
     parts = zip(*[o.split(2**16) for o in (mean,learns,feats)]) # copies of all rows would be larger than the table
     return Moments(*[sum(o) for o in zip(*(_moments(x[s].double(), w[s].double()) for w,s,x in parts))])
 
+# %% ../nbs/15c_sharded_sides.ipynb #6588ef1b
 def left_over(
     moments:Moments, # Of rows
     coefs:Tensor, # What features say of them (p × k)
@@ -112,7 +113,7 @@ def left_over(
     said = coefs.T.double()@moments.xw
     return moments.ww - said - said.T + coefs.T.double()@moments.xx@coefs.double()
 
-# %% ../nbs/15c_sharded_sides.ipynb #02707767
+# %% ../nbs/15c_sharded_sides.ipynb #a0c36501
 @patch
 def mean_cov(self:Side, n_of)->Tensor: # k × k
     "Average covariance of rows, of which `n_of` are in each group"
@@ -132,7 +133,7 @@ def fitted(self:Side,
     cov = self.mean_cov(self.rows_of) + left_over(moments, coefs)/n + 1e-4*torch.eye(len(self.prior_cov))
     return self.replace(coefs=coefs.float(), feature_moment=((xx+R)/n).float(), prior_cov=cov.float())
 
-# %% ../nbs/15c_sharded_sides.ipynb #f711dba9
+# %% ../nbs/15c_sharded_sides.ipynb #63c12c57
 @patch
 def own_variance(self:Side)->float:
     "Part of the errors that the rows' own covariances make up, in units of the noise"

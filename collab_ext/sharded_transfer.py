@@ -9,7 +9,7 @@ Docs: https://collab-ext.github.io/collab_ext/sharded_transfer.html.md"""
 # %% auto #0
 __all__ = ['some_users', 'MovedSide', 'MovedMF', 'moved_start']
 
-# %% ../nbs/15g_sharded_transfer.ipynb #688ce380
+# %% ../nbs/15g_sharded_transfer.ipynb #10ff7380
 from fastai.basics import *
 from .vocab import *
 from .data import *
@@ -27,7 +27,7 @@ from .ring import *
 from .sharded_sides import *
 from .sharded_closed_form import *
 
-# %% ../nbs/15g_sharded_transfer.ipynb #725f4d3e
+# %% ../nbs/15g_sharded_transfer.ipynb #98a205ef
 def some_users(
     shards:Shards, # A folder
     count:Tensor, # Number of training ratings of each user
@@ -44,7 +44,7 @@ def some_users(
         found.append((ids[keep],ratings.y[keep]))
     return tuple(map(torch.cat, zip(*found)))
 
-# %% ../nbs/15g_sharded_transfer.ipynb #3b9335ad
+# %% ../nbs/15g_sharded_transfer.ipynb #4b7399db
 def _numbered(vocab, ids, y, rating_name):
     "Ratings under a vocabulary of their own, and the rows of users and of items that are in it"
     rows = [torch.cat([torch.zeros(1, dtype=torch.int64), o[o>0]]) for o in (ids[:,s].long().unique() for s in (0,1))]
@@ -68,7 +68,7 @@ def in_memory(self:ShardedSolver, transfer):
     dls = CollabDataLoaders(few.loader(bs=4096), few.new(few.ids[:0], few.targ[:0]).loader(bs=4096))
     return BayesSolver(self.model, dls, self.loss_func),_moved_to(transfer, few.vocab, rows)
 
-# %% ../nbs/15g_sharded_transfer.ipynb #7361a430
+# %% ../nbs/15g_sharded_transfer.ipynb #3e928d62
 class MovedSide(Side):
     "Rows of a side, of which some were moved from a source"
     def __init__(self,
@@ -105,7 +105,7 @@ class MovedSide(Side):
         moved = self.rows[self.idx[at].clamp(min=0)]
         return RowPrior(inv_psd(self.covs), torch.where(self.has[at,None], moved, told), self.kind[at])
 
-# %% ../nbs/15g_sharded_transfer.ipynb #ed18910f
+# %% ../nbs/15g_sharded_transfer.ipynb #6fba9a85
 @patch
 def fitted(self:MovedSide, moments):
     n,n0,p = moments.n.item(),self.n0,len(self.coefs)
@@ -130,7 +130,7 @@ def trusting(self:MovedSide, more):
     moved = torch.zeros(len(self.kind_cov)).index_fill_(0, self.kind[self.has], 1.)
     return self.replace(kind_cov=self.kind_cov + more*moved[:,None,None]*self.source.prior_cov)
 
-# %% ../nbs/15g_sharded_transfer.ipynb #b12ccc5b
+# %% ../nbs/15g_sharded_transfer.ipynb #28fa8825
 class MovedMF(ShardedMF):
     "`ShardedMF` that adapts a source's rows and prior to ratings in shards"
     adapts = True
@@ -192,7 +192,7 @@ def moved_start(
     res.items.feats = _typical_features(res.items)
     return res
 
-# %% ../nbs/15g_sharded_transfer.ipynb #3c4c03f1
+# %% ../nbs/15g_sharded_transfer.ipynb #ba1ed276
 @patch
 def start_of(self:ShardedSolver, transfer, way='source', trial=None, drift=.04, trusted_less=1.):
     if way=='scratch': return self.start()
