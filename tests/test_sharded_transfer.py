@@ -7,6 +7,7 @@ from collab_ext.shard_writer import *
 from collab_ext.shard_loaders import *
 from collab_ext.sharded_closed_form import *
 from collab_ext.sharded_transfer import *
+import collab_ext.bayes as bayes
 from test_distributed import in_processes
 from test_sharded_learner import in_memory
 
@@ -136,3 +137,31 @@ def test_an_interrupted_transfer_goes_on(tmp_path):
     again = quietly(new(), 'solve', 3, cbs=Ring(tmp_path/'checkpoints'))
     for k,v in whole.model.state_dict().items(): assert torch.allclose(v, again.model.state_dict()[k], atol=1e-4), k
     with pytest.raises(ValueError, match='checkpoint'): quietly(collab_learner(dls, 6, y_range=(1,5)), 'solve', 3, cbs=Ring(tmp_path/'checkpoints'))
+
+def _sweep_side(mf, s, ridge):
+    "`BayesMF` learns a prior as shards do: from rows, without implicit factors, with coefficients of new features that begin at zero"
+    t,seen,feats = mf.sides[s],mf.rm.count[s]>0,bayes._features(mf, s)
+    if t.coefs is None: refit(t, feats, seen, ridge=ridge)
+    if len(t.coefs)<feats.width: t.coefs = torch.cat([t.coefs, torch.zeros(feats.width-1, t.coefs.shape[1])])
+    t.prior_mean = None
+    mf.update(s)
+    solve_coefs(t, feats, seen, ridge)
+    fit_spread(t, seen, expected=partial(bayes._expected, t, feats, None))
+
+@pytest.mark.parametrize('y_range', [None,(1,5)])
+def test_sets_as_in_memory(tmp_path, monkeypatch, y_range):
+    dls = world(tmp_path, new=4500)
+    as_loadings = bayes._as_loadings
+    monkeypatch.setattr(bayes, '_sweep_side', _sweep_side)
+    monkeypatch.setattr(bayes, '_as_loadings', lambda rm, s, rows, shrink=0.: as_loadings(rm, s, rows))
+    shards,counts = dls.train_ds.shards,list(dls.train_ds.counts.values())
+    mf = sharded_start(shards, counts, 6, Link(y_range))
+    plain = in_memory_start(mf)
+    plain.sets = True
+    for _ in range(9):
+        mf.sweep()
+        plain.sweep()
+    assert mf.users.coefs[2:].abs().max()>.01 # the set of ratings says something
+    for a,b in zip((mf.users,mf.items), plain.sides):
+        assert (a.mean[1:]-b.mean[1:]).abs().max() < 2e-3
+        assert torch.allclose(a.coefs, b.coefs, atol=5e-3)
