@@ -127,13 +127,18 @@ def test_an_interrupted_transfer_goes_on(tmp_path):
     dls = world(tmp_path, known_users=40)
     def new(): return collab_learner(dls, 6, y_range=(1,5), pretrained='source')
     class Stop(Callback):
+        def __init__(self, at=1): self.at = at
         def after_epoch(self):
-            if self.epoch==1: raise KeyboardInterrupt
+            if self.epoch==self.at: raise KeyboardInterrupt
     whole = quietly(new(), 'solve', 3)
     learn = new()
     before = {k:v.clone() for k,v in learn.model.state_dict().items()}
     with pytest.raises(KeyboardInterrupt): quietly(learn, 'solve', 3, cbs=[Stop(),Ring(tmp_path/'checkpoints')])
     assert all(torch.equal(v, before[k]) for k,v in learn.model.state_dict().items())
+    late = new()
+    kept = late.solver.mf.items.mean.clone()
+    with pytest.raises(KeyboardInterrupt): quietly(late, 'solve', 3, cbs=[Stop(2),Ring(tmp_path/'checkpoints')])
+    assert torch.equal(late.solver.mf.items.mean, kept) # a checkpoint is not read into what the learner holds
     again = quietly(new(), 'solve', 3, cbs=Ring(tmp_path/'checkpoints'))
     for k,v in whole.model.state_dict().items(): assert torch.allclose(v, again.model.state_dict()[k], atol=1e-4), k
     with pytest.raises(ValueError, match='checkpoint'): quietly(collab_learner(dls, 6, y_range=(1,5)), 'solve', 3, cbs=Ring(tmp_path/'checkpoints'))
