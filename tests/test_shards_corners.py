@@ -1,12 +1,13 @@
 "Shards of what people have: what is wrong is said with the name of the file, the line and what to do, and nothing is half done"
-import json
+import gzip,json
 
 import pytest
 pytest.importorskip('duckdb')
 import pyarrow as pa,pyarrow.parquet as pq
 from helpers import *
 from collab_ext.shards import *
-from test_shards import prepared,ratings
+from collab_ext.shard_writer import *
+from test_shards import content,many,prepared,ratings,rows_of_frame
 
 # --- manifests
 
@@ -78,3 +79,135 @@ def test_seal_of_rows_that_are_none(tmp_path, change, said):
     assert table.column_names[0]=='user'
     pq.write_table(change(table), path)
     with pytest.raises(ValueError, match=said): seal(shards.path, shards.names, shards.starts)
+
+# --- what is wrong with a file
+
+long = 'user,item,rating\n'+''.join(f'{i%3000},{i%70},{i%5}\n' for i in range(25_000)) # DuckDB looks at 20,480 lines
+names = long.replace('\n', '\nu').removesuffix('u') # ids that are text
+
+def files_in(folder, files):
+    "Files of text or bytes"
+    folder.mkdir(exist_ok=True)
+    for k,v in files.items():
+        (folder/k).parent.mkdir(parents=True, exist_ok=True)
+        (folder/k).write_bytes(v.encode() if isinstance(v, str) else v)
+    return folder
+
+def parquet(n=300, **columns):
+    "Bytes of a Parquet file of ratings"
+    sink = pa.BufferOutputStream()
+    pq.write_table(pa.table(merge(dict(user=list(range(n)), item=[i%7 for i in range(n)], rating=[i%5*1. for i in range(n)]), columns)), sink)
+    return sink.getvalue().to_pybytes()
+
+def damaged(data, n=100): return data[:200]+bytes(n)+data[200+n:]
+
+zipped = gzip.compress(long.encode())
+
+@pytest.mark.parametrize('files,said', [
+    ({'a.csv':long, 'b.csv':long+'3,3,good\n'+long[17:]}, r"b\.csv, line 25002: column 'rating' .*\"good\".* leave the line out"),
+    ({'a.csv':long, 'b.csv':long+'x3,3,1\n'}, r"b\.csv, line 25002: column 'user' .*\"x3\".*as_text=True"),
+    ({'a.csv':long, 'b.csv':long+f'3,{2**63},1\n'}, rf"b\.csv, line 25002: column 'item' .*\"{2**63}\".*as_text=True"),
+    ({'a.csv':long, 'b.csv':long+'3.5,3,1\n'}, r"'user' of .*b\.csv holds '3\.5' among whole numbers.*as_text=True"),
+    ({'a.csv':long, 'b.csv':long+'3,007,1\n'}, r"'item' of .*b\.csv holds '007' among whole numbers.*as_text=True"),
+    ({'a.csv':long, 'b.csv':long+'1e3,3,1\n'}, r"b\.csv holds '1e3' among"),
+    ({'a.csv':long, 'b.csv':long+'3,3,1,5\n'}, r"b\.csv, line 25002 \('3,3,1,5'\) .*Columns: 3 Found: 4"),
+    ({'a.csv':long, 'b.csv':long+'"3,3,1\n'}, r"b\.csv, line 25002 .*unterminated quote"),
+    ({'a.csv':names, 'b.csv':names.encode()+'Jürgen,3,1\n'.encode('latin1')}, r"b\.csv, line 25002 .*not in UTF-8.*iconv -f latin1"),
+    ({'a.csv':names.encode('utf16')}, r"a\.csv is in UTF-16"),
+    ({'a.csv.gz':zipped, 'b.csv.gz':zipped[:-500]}, r"b\.csv\.gz can't be read as csv .*GZIP.*cut off"),
+    ({'a.csv.gz':zipped, 'b.csv.gz':long}, r"b\.csv\.gz can't be read as csv .*GZIP"),
+    ({'a.csv':bytes(range(256))*100}, r"a\.csv can't be read as csv"),
+    ({'a.csv':many, 'b.csv':''}, r"b\.csv is empty"),
+    ({'a.csv':many[:17]}, r"no ratings in .*a\.csv, but a header alone, \['user'"),
+    ({'a.csv':many[17:]}, r"no header, but begin with \['0'"),
+    ({'a.csv':many.replace('item', 'rating')}, r"'rating' is there twice"),
+    ({'a.parquet':parquet(), 'b.parquet':damaged(parquet())}, r"b\.parquet can't be read as parquet .*copy it again"),
+    ({'a.parquet':parquet(), 'b.parquet':parquet()[:-50]}, r"b\.parquet can't be read as parquet"),
+    ({'a.parquet':parquet(), 'b.parquet':many}, r"b\.parquet can't be read as parquet"),
+    ({'a.parquet':parquet(user=[[1]]*300)}, r"'user' of .*a\.parquet is of type BIGINT\[\]"),
+    ({'a.parquet':parquet(), 'b.csv':many}, r"several kinds.*: a\.parquet, b\.csv"),
+])
+def test_what_is_wrong_is_named(tmp_path, files, said):
+    "The file, and the line and the value where there is one"
+    src = files_in(tmp_path/'src', files)
+    with pytest.raises(ValueError, match=said): prepare_shards(src, tmp_path/'out', blocks=2)
+    assert not (tmp_path/'out'/'manifest.json').exists()
+
+@pytest.mark.parametrize('kwargs', [dict(weight_name='w'), dict(time_name='w', split='time')])
+def test_wrong_weights_and_times_are_named(tmp_path, kwargs):
+    more = long.replace('\n', ',1\n').replace('rating,1', 'rating,w')
+    src = files_in(tmp_path/'src', {'a.csv':more+'3,3,4,heavy\n'})
+    with pytest.raises(ValueError, match=r"a\.csv, line 25002: column 'w' .*\"heavy\""): prepare_shards(src, tmp_path/'out', **kwargs)
+
+def test_a_column_that_is_not_read_may_hold_anything(tmp_path):
+    src = files_in(tmp_path/'src', {'a.csv':long.replace('\n', ',1\n').replace('rating,1', 'rating,note')+'3,3,4,well\n'})
+    shards = prepare_shards(src, tmp_path/'out')
+    assert shards.train.rows+shards.valid.rows==25_001
+
+def expected(*rows): return sorted((u,i,float(y)) for u,i,y in rows)
+
+def every(shards): return sorted(sum(content(shards), []), key=str)
+
+@pytest.mark.filterwarnings('ignore:.*unknown')
+@pytest.mark.parametrize('files,rows', [
+    ({'a.csv':'user,item,rating\n', 'b.csv':'user,item,rating\n1,2,3\n'}, [(1,2,3)]), # a part without rows says nothing of types
+    ({'a.csv':'user,item,rating\n1,2,3\n', 'b.csv':'item,x,rating,user\n2,9,4.5,7\n'}, [(1,2,3),(7,2,4.5)]), # in another order
+    ({'a.csv':'user,x,item,rating\n1,9,2,3\n', 'b.csv':'user,item,rating\n7,2,4\n'}, [(1,2,3),(7,2,4)]), # with a column less
+    ({'a.csv':b'\xef\xbb\xbfuser,item,rating\n1,2,3\n', 'b.CSV':'user;item;rating\r\n7;2;4\r\n'}, [(1,2,3),(7,2,4)]), # mark of UTF-8, capital ending
+    ({'a.csv':'user , item , rating\n1 , 2 , 3\n0 , 2 , 4\n'}, [(0,2,4),(1,2,3)]),
+    ({'a.parquet':parquet(1, rating=[1]), 'b.parquet':parquet(1, rating=[1.5])}, [(0,0,1),(0,0,1.5)]), # whole numbers first
+    ({'a.parquet':parquet(1, user=pa.array([1], pa.int32())), 'b.parquet':parquet(1, user=[2**40])}, [(1,0,0),(2**40,0,0)]),
+    ({'user=5/a.csv':'user,item,rating\n1,2,3\n'}, [(1,2,3)]), # a folder above may have any name
+    ({'rating=4/a.csv':'user,item\n1,2\n', 'rating=3/a.csv':'user,item\n1,7\n'}, [(1,2,4),(1,7,3)]), # as Spark writes it
+    ({'.x/a.csv':'no,thing\n', '_tmp/b.csv':'', '._c.csv':b'\0', 'd.csv':'user,item,rating\n1,2,3\n'}, [(1,2,3)]),
+    ({"it's [1]*;--.csv":'user,item,rating\n1,2,3\n'}, [(1,2,3)]),
+], ids=str)
+def test_files_that_are_read_right(tmp_path, files, rows):
+    shards = prepare_shards(files_in(tmp_path/'src', files), tmp_path/'out', blocks=1, valid_pct=0, item_name='item')
+    assert every(shards)==sorted(expected(*rows), key=str)
+
+def test_quotes_that_come_late(tmp_path):
+    "DuckDB takes a column without quotes in its first lines to have none at all"
+    late = [('Smith, J',3,4.), ('say "hi"',3,4.), ("O'Neil",3,4.), ('a\nb',3,4.)]
+    text = ''.join('"{}",{},{}\n'.format(u.replace('"', '""'), i, y) for u,i,y in late)
+    shards = prepare_shards(files_in(tmp_path/'src', {'a.csv':names+text}), tmp_path/'out', valid_pct=0)
+    assert [o for o in every(shards) if not o[0].startswith('u')]==sorted(late)
+
+@pytest.mark.parametrize('name', ['a[1]', 'd*e', "q'x; drop table users", 'item=7', 'user_block=1', 'p%41', '{}', 'ü'])
+def test_names_of_folders(tmp_path, name):
+    "Of what is read, and of what is written"
+    df = ratings()
+    (tmp_path/name).mkdir()
+    assert content(prepared(df, tmp_path/name, valid_pct=0))[0]==rows_of_frame(df)
+
+def test_shards_in_the_folder_of_ratings(tmp_path):
+    "They are no source, so a second call finds them finished"
+    src = files_in(tmp_path/'src', {'a.parquet':parquet()})
+    first = prepare_shards(src, src/'shards', blocks=2)
+    assert prepare_shards(src, src/'shards', blocks=2).preparation==first.preparation
+    with pytest.raises(ValueError, match='lies in .*src, where shards are written'): prepare_shards(src, src, blocks=2)
+
+def test_paths_that_can_not_be_used(tmp_path):
+    src = files_in(tmp_path/'src', {'a.csv':many})
+    file = src/'a.csv'
+    for out,said in ((file,'is a file'), (file/'x','is a file'), (tmp_path/'a?b','question mark')):
+        with pytest.raises(ValueError, match=said): prepare_shards(src, out, blocks=2)
+    with pytest.raises(ValueError, match='a.csv is listed twice'): prepare_shards([file,file], tmp_path/'out', blocks=2)
+    (src/'b.csv').symlink_to(tmp_path/'nowhere.csv')
+    with pytest.raises(FileNotFoundError, match='b.csv'): prepare_shards(src, tmp_path/'out', blocks=2)
+    (src/'b.csv').unlink()
+    open(bytes(src)+b'/b\xff.csv', 'w').write(many)
+    with pytest.raises(ValueError, match='not in UTF-8: rename it'): prepare_shards(src, tmp_path/'out', blocks=2)
+
+def test_a_file_that_may_not_be_read(tmp_path, monkeypatch):
+    src = files_in(tmp_path/'src', {'a.csv':many})
+    monkeypatch.setattr(os, 'access', lambda path, mode: False) # whoever runs tests as root may read all
+    with pytest.raises(PermissionError, match='a.csv may not be read'): prepare_shards(src, tmp_path/'out', blocks=2)
+
+@pytest.mark.parametrize('memory', ['-3','-3GB','none','0GB','1','1e3MB',3,None])
+def test_memory_that_is_no_size(tmp_path, memory):
+    with pytest.raises(ValueError, match="`memory` is a size such as '1GB', not"): prepared(ratings(), tmp_path, memory=memory)
+
+@pytest.mark.parametrize('y_range', [('1','5'), (5,1), (1,), 'wide', (float('nan'),5)])
+def test_y_range_that_is_none(tmp_path, y_range):
+    with pytest.raises(ValueError, match='`y_range` is the lowest'): prepared(ratings(), tmp_path, y_range=y_range)
