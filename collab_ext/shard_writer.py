@@ -130,6 +130,7 @@ def connect(
     for k,v in dict(_engine, memory_limit=quoted(memory), threads=threads, temp_directory=quoted(spill)).items(): db.execute(f'set {k}={v}')
     return db
 
+# %% ../nbs/15a_prepare_shards.ipynb #5f0abb32
 @contextmanager
 def explained(
     memory:str, # The limit
@@ -140,9 +141,11 @@ def explained(
     try: yield
     except duckdb.OutOfMemoryException as e: raise ValueError(f"`memory={memory!r}` or the disk is too small ({_said(e)}): "
         "pass more, or fewer `threads`; call again, and what is finished stays finished") from None
-    except (duckdb.IOException,duckdb.TransactionException) as e: raise OSError(f"A file can't be read or written ({_said(e)}): if the disk of {folder} is full, free some of it; "
-        "call again, and what is finished stays finished") from None
+    except (duckdb.IOException,duckdb.TransactionException) as e: raise OSError(f"A file can't be read or written ({_said(e)}): if the disk of {folder} is full, free some of it "
+        f"({_free_mb(folder):.1f} MB are free); call again, and what is finished stays finished") from None
     except (duckdb.ConversionException,duckdb.InvalidInputException) as e: raise ValueError(f"The ratings can't be read ({_said(e)}): correct them") from None
+
+def _free_mb(folder): return shutil.disk_usage(folder).free/1e6
 
 def _said(e):
     "What an error of DuckDB says, without the line of the file, a query and advice"
@@ -654,11 +657,20 @@ def _check_out(out):
     if not over.is_dir(): raise ValueError(f"`out` is a folder, and {over} is a file: choose another one")
 
 # %% ../nbs/15a_prepare_shards.ipynb #4250c980
+def _open_work(memory, threads, spill, file):
+    "The database of a preparation; one that a full disk or a kill has cut off is made anew, as what it holds can be counted again"
+    import duckdb
+    try: return connect(memory, threads, spill, file)
+    except duckdb.Error as e:
+        if isinstance(e, duckdb.OutOfMemoryException) or _free_mb(file.parent)<1: raise
+    for o in file.parent.glob(f'{file.name}*'): o.unlink()
+    return connect(memory, threads, spill, file)
+
 def _prepare(out, files, names, settings, memory, threads, spill):
     "Do all of it, or what is left; only one process may"
     s = settings
     work = Work(out, settings)
-    db = connect(memory, threads, spill or work.folder/'spill', work.folder/'work.db')
+    db = _open_work(memory, threads, spill or work.folder/'spill', work.folder/'work.db')
     try:
         source = checked_source(db, files, names, s['as_text'])
         with naming_file(db, source.files, source.types, work.folder):

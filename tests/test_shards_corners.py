@@ -1,9 +1,11 @@
 "Shards of what people have: what is wrong is said with the name of the file, the line and what to do, and nothing is half done"
-import gzip,json
+import errno,gzip,json,os,resource,signal,subprocess,sys
 
 import pytest
 pytest.importorskip('duckdb')
+pytestmark = pytest.mark.filterwarnings('ignore:.*unknown')
 import pyarrow as pa,pyarrow.parquet as pq
+import collab_ext.shard_writer as writer
 from helpers import *
 from collab_ext.shards import *
 from collab_ext.shard_writer import *
@@ -148,7 +150,6 @@ def expected(*rows): return sorted((u,i,float(y)) for u,i,y in rows)
 
 def every(shards): return sorted(sum(content(shards), []), key=str)
 
-@pytest.mark.filterwarnings('ignore:.*unknown')
 @pytest.mark.parametrize('files,rows', [
     ({'a.csv':'user,item,rating\n', 'b.csv':'user,item,rating\n1,2,3\n'}, [(1,2,3)]), # a part without rows says nothing of types
     ({'a.csv':'user,item,rating\n1,2,3\n', 'b.csv':'item,x,rating,user\n2,9,4.5,7\n'}, [(1,2,3),(7,2,4.5)]), # in another order
@@ -211,3 +212,112 @@ def test_memory_that_is_no_size(tmp_path, memory):
 @pytest.mark.parametrize('y_range', [('1','5'), (5,1), (1,), 'wide', (float('nan'),5)])
 def test_y_range_that_is_none(tmp_path, y_range):
     with pytest.raises(ValueError, match='`y_range` is the lowest'): prepared(ratings(), tmp_path, y_range=y_range)
+
+# --- one at a time, kills, full disks
+
+holder = """import sys,time
+from collab_ext.shards import only_preparer
+with only_preparer(sys.argv[1]):
+    print('held', flush=True)
+    time.sleep(600)"""
+
+def test_two_preparations_of_one_folder(tmp_path):
+    "The second is told which process is at work; the lock of a killed one is no lock"
+    src,out = files_in(tmp_path/'src', {'a.csv':many}),tmp_path/'out'
+    other = subprocess.Popen([sys.executable, '-c', holder, out], stdout=subprocess.PIPE)
+    try:
+        other.stdout.readline()
+        with pytest.raises(TimeoutError, match=f'Process {other.pid} on .* is preparing shards in .*out: wait'): prepare_shards(src, out, blocks=2)
+    finally:
+        other.kill()
+        other.wait()
+    assert prepare_shards(src, out, blocks=2).train.rows and not (out/'.prepare').exists()
+
+def killed_at(module, name, nth=1):
+    "This process is killed at the n-th call of a function"
+    calls = []
+    def f(*args, **kwargs):
+        calls.append(name)
+        if len(calls)==nth: os.kill(os.getpid(), signal.SIGKILL)
+        return real(*args, **kwargs)
+    real = getattr(module, name)
+    setattr(module, name, f)
+
+def test_leftovers_of_finished_shards(tmp_path):
+    "Killed after the manifest was written: the work is deleted by whoever opens the shards, but not while somebody holds the lock"
+    out = tmp_path/'out'
+    def killed():
+        killed_at(writer, 'Shards')
+        prepared(ratings(), tmp_path)
+    assert in_child(killed)==-signal.SIGKILL
+    assert (out/'manifest.json').is_file() and (out/'.prepare'/'work.db').is_file()
+    with only_preparer(out): Shards(out)
+    assert (out/'.prepare'/'work.db').is_file()
+    check_shards(Shards(out))
+    assert not (out/'.prepare').exists()
+
+def test_work_without_a_manifest_stays(tmp_path):
+    "What is finished stays finished: nobody who looks for shards deletes it"
+    def killed():
+        killed_at(writer, 'seal')
+        prepared(ratings(), tmp_path)
+    assert in_child(killed)==-signal.SIGKILL
+    with pytest.raises(FileNotFoundError, match='goes on where it stopped'): Shards(tmp_path/'out')
+    assert (tmp_path/'out'/'.prepare'/'labels.json').is_file()
+
+@pytest.mark.parametrize('name,nth', [('count_labels',1),('count_labels',2),('write_labels',2),('encode',1),('cut',1),('cut',3),('describe_part',2),('seal',1)])
+def test_kills(tmp_path, name, nth):
+    "Killed in any step, the next call gives what an undisturbed one gives"
+    (tmp_path/'whole').mkdir()
+    whole = prepared(ratings(), tmp_path/'whole', 2)
+    def killed():
+        killed_at(writer, name, nth)
+        prepared(ratings(), tmp_path, 2)
+    assert in_child(killed)==-signal.SIGKILL
+    again = prepare_shards(tmp_path/'src', tmp_path/'out', blocks=2)
+    check_shards(again)
+    assert content(again)==content(whole) and again.preparation==whole.preparation
+
+def test_a_database_that_is_cut_off(tmp_path):
+    "By a full disk or a kill: it is counted anew"
+    df = ratings()
+    (tmp_path/'out'/'.prepare').mkdir(parents=True)
+    (tmp_path/'out'/'.prepare'/'work.db').write_bytes(bytes(5000))
+    assert content(prepared(df, tmp_path, valid_pct=0))[0]==rows_of_frame(df)
+
+def test_files_that_change_meanwhile(tmp_path, monkeypatch):
+    "A file that grows after labels were counted would bring labels that have no row"
+    src = files_in(tmp_path/'src', {'a.csv':many})
+    real = writer.encode
+    def encode(*args):
+        with open(src/'a.csv', 'a') as f: f.write('12345,1,1\n')
+        return real(*args)
+    monkeypatch.setattr(writer, 'encode', encode)
+    with pytest.raises(ValueError, match='were changed while they were read: delete .*prepare'): prepare_shards(src, tmp_path/'out', blocks=2)
+    assert not (tmp_path/'out'/'manifest.json').exists()
+
+def small_files(n):
+    "No file of this process can be larger than `n` bytes: writing ends as on a full disk"
+    resource.setrlimit(resource.RLIMIT_FSIZE, (n,resource.RLIM_INFINITY))
+
+def test_full_disk_while_a_note_is_written(tmp_path):
+    note = tmp_path/'note.json'
+    write_whole(note, 'earlier')
+    def full():
+        small_files(10)
+        with pytest.raises(OSError, match='disk of .* is full, and note.json needs 1000 bytes: free some') as e: write_whole(note, 'x'*1000)
+        assert e.value.errno==errno.EFBIG
+    assert in_child(full)==0
+    assert [o.read_text() for o in tmp_path.iterdir()]==['earlier']
+
+@pytest.mark.parametrize('kb', [8,30,100])
+def test_full_disk_while_shards_are_written(tmp_path, kb):
+    src = files_in(tmp_path/'src', {'a.csv':long, 'b.csv':long})
+    def full():
+        small_files(kb*1000)
+        with pytest.raises(OSError, match='free some of it'): prepare_shards(src, tmp_path/'out', blocks=2)
+    assert in_child(full)==0
+    assert not (tmp_path/'out'/'manifest.json').exists()
+    shards = prepare_shards(src, tmp_path/'out', blocks=2)
+    check_shards(shards)
+    assert shards.train.rows+shards.valid.rows==50_000
