@@ -622,14 +622,14 @@ _no_space = errno.ENOSPC,errno.EDQUOT,errno.EFBIG # no room, no more of a quota,
 def tensor_bytes(
     o, # A tensor, or dicts and lists of tensors and other things
 )->int:
-    "About how many bytes it takes to save this"
+    "How many bytes it takes at least to save this"
     if isinstance(o, Tensor): return o.nbytes
     return sum(map(tensor_bytes, o.values() if isinstance(o, Mapping) else o if is_listy(o) else ()))
 
 @contextmanager
 def disk_explained(
     file, # What is written
-    n_bytes:int, # About how many bytes that takes
+    n_bytes:int, # How many bytes that takes at least
 ):
     "Errors of a full disk as one that says what it takes, and what to do"
     try: yield
@@ -639,7 +639,7 @@ def disk_explained(
         folder = first(o for o in Path(file).absolute().parents if o.exists())
         free = shutil.disk_usage(folder).free
         if cause is None and not (isinstance(e, RuntimeError) and free<2**16): raise
-        raise OSError(getattr(cause, 'errno', errno.ENOSPC), f"No space is left on the disk of {folder}: {file} takes about {n_bytes/1e6:.1f} MB, and "
+        raise OSError(getattr(cause, 'errno', errno.ENOSPC), f"No space is left on the disk of {folder}: {file} takes at least {n_bytes/1e6:.1f} MB, and "
             f"{free/1e6:.1f} MB are free; free some and call again, or write elsewhere. What was saved earlier is whole") from None
 
 # %% ../nbs/03_files.ipynb #deae3d0e
