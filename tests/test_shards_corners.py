@@ -9,6 +9,9 @@ import collab_ext.shard_writer as writer
 from helpers import *
 from collab_ext.shards import *
 from collab_ext.shard_writer import *
+from collab_ext.shard_loaders import *
+from collab_ext.row_exchange import *
+from test_distributed import in_processes
 from test_shards import content,many,prepared,ratings,rows_of_frame
 
 # --- manifests
@@ -321,3 +324,26 @@ def test_full_disk_while_shards_are_written(tmp_path, kb):
     shards = prepare_shards(src, tmp_path/'out', blocks=2)
     check_shards(shards)
     assert shards.train.rows+shards.valid.rows==50_000
+
+# --- learners
+
+@pytest.mark.parametrize('ds_idx', [0,1])
+def test_show_results(tmp_path, ds_idx):
+    learn = fit(collab_learner(CollabDataLoaders.from_shards(prepared(ratings(), tmp_path), bs=64), 4))
+    dl = learn.dls[ds_idx]
+    b = dl.one_batch()
+    df = dl.show_results(b, learn.model(b[0]), max_n=3, show=False)
+    assert list(df)==['user','item','rating','rating_pred'] and len(df)==3
+    assert df.rating.tolist()==b[1][:3].flatten().tolist()
+    with learn.no_bar(): learn.show_results(ds_idx=ds_idx)
+
+def test_processes_warn_of_no_shadows(tmp_path):
+    "fastai warns when an attribute of a callback has a name that the model has, too"
+    shards = prepared(ratings(), tmp_path)
+    def warned(rank):
+        learn = collab_learner(CollabDataLoaders.from_shards(shards, bs=64, seed=1), 4, use_nn=True, cbs=RowExchange())
+        with warnings.catch_warnings(record=True) as seen:
+            warnings.simplefilter('always')
+            fit(learn)
+        return [str(o.message) for o in seen if 'shadowing' in str(o.message)]
+    assert in_processes(2, warned, tmp_path)==[[],[]]
