@@ -8,9 +8,10 @@ Docs: https://collab-ext.github.io/collab_ext/prepare_shards.html.md"""
 
 # %% auto #0
 __all__ = ['Columns', 'Source', 'splits', 'duplicate_policies', 'source_files', 'quoted', 'named', 'choose_columns', 'connect',
-           'explained', 'naming_file', 'file_types', 'checked_source', 'held_out_sql', 'ratings_sql', 'check_whole',
-           'count_labels', 'check_counts', 'number_labels', 'write_labels', 'block_sql', 'encode', 'cut', 'Work',
-           'file_groups', 'files_digest', 'Plan', 'run_plan', 'prepare_shards', 'shards_command']
+           'explained', 'naming_file', 'file_types', 'columns_in_files', 'checked_source', 'held_out_sql',
+           'ratings_sql', 'check_whole', 'count_labels', 'check_counts', 'number_labels', 'write_labels', 'block_sql',
+           'encode', 'cut', 'Work', 'file_groups', 'files_digest', 'Plan', 'run_plan', 'prepare_shards',
+           'shards_command']
 
 # %% ../nbs/15a_prepare_shards.ipynb #758f1fd5
 import hashlib,json,math,os,re,shutil
@@ -141,8 +142,8 @@ def explained(
     try: yield
     except duckdb.OutOfMemoryException as e: raise ValueError(f"`memory={memory!r}` or the disk is too small ({_said(e)}): "
         "pass more, or fewer `threads`; call again, and what is finished stays finished") from None
-    except (duckdb.IOException,duckdb.TransactionException) as e: raise OSError(f"A file can't be read or written ({_said(e)}): if the disk of {folder} is full, free some of it "
-        f"({_free_mb(folder):.1f} MB are free); call again, and what is finished stays finished") from None
+    except (duckdb.IOException,duckdb.TransactionException) as e: raise OSError(f"A file can't be read or written ({_said(e)}): if the disk of {folder}, "
+        f"with {_free_mb(folder):.1f} MB left, is full, free some of it; call again, and what is finished stays finished") from None
     except (duckdb.ConversionException,duckdb.InvalidInputException) as e: raise ValueError(f"The ratings can't be read ({_said(e)}): correct them") from None
 
 def _free_mb(folder): return shutil.disk_usage(folder).free/1e6
@@ -236,7 +237,8 @@ def _label_type(name, types, as_text):
     other = next((o for o,t in types.items() if (t in _whole)!=(kind in _whole) or (t=='VARCHAR')!=(kind=='VARCHAR')), None)
     if other is not None and not as_text: raise ValueError(f"Column {name!r} is {kind} in {first} and {types[other]} in {other}, "
         "so that one label would become two: give it one type, or pass `as_text=True`")
-    if as_text or kind=='VARCHAR' or kind in _whole: return 'BIGINT' if kind in _whole and not as_text else 'VARCHAR'
+    if as_text or kind=='VARCHAR': return 'VARCHAR'
+    if kind in _whole: return 'BIGINT'
     raise ValueError(f"Column {name!r} of {first} is of type {kind}: ids are text, or whole numbers of 64 bits; pass `as_text=True` to read them as text")
 
 def _one_type(name, types):
@@ -263,13 +265,19 @@ def file_types(
     if not res: raise ValueError(f"There are no ratings in {files[0]}{' and the other files' if len(files)>1 else ''}, but a header alone, {list(types)!r:.80}")
     return res
 
-def _in_folders(file, types):
-    "Columns that are in the names of folders, as in `rating=5`, and not in the file"
-    keys = (o.split('=')[0] for o in Path(file).parts[:-1] if '=' in o)
-    return [o for o in keys if o not in types]
+def _folder_columns(file):
+    "Columns that are in the names of folders, as in `rating=5`"
+    return [o.split('=')[0] for o in Path(file).parts[:-1] if '=' in o]
 
 # %% ../nbs/15a_prepare_shards.ipynb #f9ed28a2
-Source = namedtuple('Source', 'files columns types options') # of DuckDB's reader
+Source = namedtuple('Source', 'files columns types options') # `options` are for DuckDB's reader
+
+def columns_in_files(
+    source:Source, # What to read
+)->dict: # Column → type
+    "The columns that are in the files, and not in the names of folders"
+    elsewhere = _folder_columns(source.files[0]) if 'hive_partitioning' in source.options else []
+    return {k:v for k,v in source.types.items() if k not in elsewhere}
 
 def _source(types, columns, as_text, options):
     "What to read from files with these types, after checking them"
@@ -295,10 +303,12 @@ def checked_source(
     "What to read, after checking that all files have it, with the same types"
     types = file_types(db, files)
     first = next(iter(types))
-    in_folders = _in_folders(first, types[first])
+    in_folders = _folder_columns(first)
     columns = choose_columns(dict.fromkeys([*types[first],*in_folders]), **names)
     wanted = [o for o in columns if o is not None]
-    by_folder = any(o in in_folders for o in wanted)
+    by_folder = any(o not in types[first] for o in wanted)
+    both = [o for o in wanted if o in types[first] and o in in_folders]
+    if by_folder and both: raise ValueError(f"Column {both[0]!r} is in {first} and in the names of its folders: rename the folders")
     if by_folder: types = file_types(db, files, hive_partitioning='true')
     for file,found in types.items():
         lacking = [o for o in wanted if o not in found]
@@ -326,8 +336,6 @@ def held_out_sql(
 # %% ../nbs/15a_prepare_shards.ipynb #3d6aa842
 duplicate_policies = 'keep','last','mean','error'
 
-def _read_types(source): return {k:v for k,v in source.types.items() if k not in _in_folders(source.files[0], {}) or not source.options.get('hive_partitioning')}
-
 def ratings_sql(
     source:Source, # What to read
     duplicates='keep', # 'keep' them, the 'last' one, or their 'mean'
@@ -336,7 +344,7 @@ def ratings_sql(
     "The ratings in some files"
     named_as = [(k,v) for k,v in source.columns._asdict().items() if v is not None]
     cols = [f'{named(v)}::{source.types[v]} as {k}' if k!='time' else f'{named(v)} as {k}' for k,v in named_as]
-    every = f"select {', '.join(cols)} from {_reader(files or source.files, _read_types(source), **source.options)}"
+    every = f"select {', '.join(cols)} from {_reader(files or source.files, columns_in_files(source), **source.options)}"
     if duplicates in ('keep','error'): return every
     kept = 'avg(rating)' if duplicates=='mean' else 'arg_max(rating, time)'
     more = [f'{how}({o}) as {o}' for o,how in (('time','max'),('weight','avg')) if getattr(source.columns, o) is not None]
@@ -348,7 +356,8 @@ def check_whole(
     source:Source, # What is read
 ):
     "Raise an error if a CSV file has an id that would become another one as a whole number"
-    ids = [o for o in source.columns[:2] if source.types[o]=='BIGINT']
+    types = columns_in_files(source)
+    ids = [o for o in source.columns[:2] if types.get(o)=='BIGINT']
     if _kind(source.files[0])!='csv' or not ids: return
     odd = [f"contains({o}, '.') or contains({o}, 'e') or contains({o}, 'E') or (starts_with({o}, '0') and trim({o})<>'0')" for o in map(named, ids)]
     reader = _reader(source.files, dict.fromkeys(ids, 'VARCHAR'), **dict(source.options, filename="'file of the rating'"))
@@ -488,9 +497,14 @@ class Work:
         self.folder = self.out/work_name
         self.folder.mkdir(parents=True, exist_ok=True)
         file = self.folder/'settings.json'
-        if file.is_file() and json.loads(file.read_text())!=settings: raise ValueError(f"{folder} holds an unfinished preparation of other files, "
-            f"or with other settings: delete it, or choose another folder")
+        if file.is_file() and json.loads(file.read_text())!=settings: self._forget(file)
         write_whole(file, json.dumps(settings))
+
+    def _forget(self, file):
+        "Drop the work with other settings, unless some of it is finished"
+        if any(o!=file for o in self.folder.glob('*.json')): raise ValueError(f"{self.out} holds an unfinished preparation of other files, "
+            f"or with other settings: delete it, or choose another folder")
+        for o in self.folder.glob('work.db*'): o.unlink()
 
     def step(self,
         name:str, # Of the step
@@ -673,7 +687,7 @@ def _prepare(out, files, names, settings, memory, threads, spill):
     db = _open_work(memory, threads, spill or work.folder/'spill', work.folder/'work.db')
     try:
         source = checked_source(db, files, names, s['as_text'])
-        with naming_file(db, source.files, source.types, work.folder):
+        with naming_file(db, source.files, columns_in_files(source), work.folder):
             cut = _cut_time(db, ratings_sql(source, s['duplicates']), s['valid_pct']) if s['split']=='time' and s['valid_pct'] else None
             held_out = held_out_sql(s['split'], s['valid_pct'], s['seed'], cut)
             starts,described = run_plan(db, Plan(source, held_out, s['blocks'], s['duplicates'], s['y_range'], s['seed'], s['bucket_rows']), work)
