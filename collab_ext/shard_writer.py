@@ -14,7 +14,7 @@ __all__ = ['Columns', 'Source', 'splits', 'duplicate_policies', 'source_files', 
            'shards_command']
 
 # %% ../nbs/15a_prepare_shards.ipynb #758f1fd5
-import hashlib,json,math,os,re,shutil
+import gzip,hashlib,json,math,os,re,shutil
 from collections import Counter,namedtuple
 from contextlib import contextmanager
 from pathlib import Path
@@ -154,23 +154,47 @@ def _said(e):
     return ' '.join(o for o in lines if not o.startswith('Original Line:'))[:200]
 
 # %% ../nbs/15a_prepare_shards.ipynb #3b1307fc
-def _columns_of(types): return ', '.join(f'count({named(o)})' for o in types) if types else 'count(columns(*))'
+def _read_all(db, file, types, **options):
+    "Read these columns of a file, or all of them"
+    values = ', '.join(f'max(hash({named(o)}))' for o in types) if types else 'max(hash(columns(*)))'
+    db.execute(f"select {values} from {_reader([file], types, **options)}").fetchall()
 
 def _can_read(db, file, types):
     "Can DuckDB read these columns of a file?"
     import duckdb
-    try: db.execute(f"select {_columns_of(types)} from {_reader([file], types)}").fetchall()
+    try: _read_all(db, file, types)
     except duckdb.Error: return False
     return True
 
-def _first_reject(db, file, types):
-    "Line, column, kind, text and complaint where a CSV file can't be read first; None if DuckDB does not say"
+def _plain(file):
+    "Options of a reader that guesses nothing: the first line says how columns are parted"
+    opened = gzip.open if file.suffix.lower()=='.gz' else open
+    with opened(file, 'rt', encoding='utf-8', errors='replace') as f: head = f.readline(10_000).strip()
+    delim = max(',;\t|', key=head.count)
+    columns = ', '.join(f"{quoted(o)}: 'VARCHAR'" for o in head.split(delim))
+    return dict(auto_detect='false', delim=quoted(delim), columns='{'+columns+'}')
+
+# %% ../nbs/15a_prepare_shards.ipynb #16a775c0
+def _rejects(db, file, types, **options):
+    "Line, column, kind, text and complaint of the first line that can't be read; None if DuckDB does not say"
     import duckdb
+    for o in ('reject_errors','reject_scans'): db.execute(f'drop table if exists {o}') # of another file
     try:
-        db.execute(f"select {_columns_of(types)} from {_reader([file], types, store_rejects='true', rejects_limit='1')}").fetchall()
+        _read_all(db, file, types, store_rejects='true', rejects_limit='1', **options)
         return db.execute("select line, column_name, error_type::varchar, csv_line, error_message from reject_errors order by line, column_idx").fetchone()
     except duckdb.Error: return None
 
+def _first_reject(db, file, types):
+    "Where a CSV file can't be read first, as DuckDB takes it or else as its header has it"
+    found = _rejects(db, file, types)
+    if found: return found
+    try: return _rejects(db, file, None, **_plain(file))
+    except (OSError,EOFError): return None # it can't be unpacked
+
+def _see_line(db, file, name, kind):
+    "For a message: the first line of a CSV file in which a column is not of a kind"
+    reject = _first_reject(db, Path(file), {name:kind}) if _kind(Path(file))=='csv' else None
+    return f"; see line {reject[0]}, {reject[3]!r:.80}" if reject else ''
 
 # %% ../nbs/15a_prepare_shards.ipynb #da8189e5
 def _flaw_of_value(column, types):
@@ -204,6 +228,7 @@ def _culprit(db, files, e, types, work):
     import duckdb
     text = str(e).split('\nLINE ')[0]
     if work is not None and str(work) in text: return None
+    if len(files)==1: return files[0]
     named = [o for o in files if str(o) in text]
     if named: return max(named, key=lambda o: len(str(o)))
     return None if isinstance(e, duckdb.IOException) else next((o for o in files if not _can_read(db, o, types)), None)
@@ -231,15 +256,15 @@ _numbers = *_whole,'UBIGINT','HUGEINT','FLOAT','DOUBLE','BOOLEAN'
 
 def _is_number(t): return t in _numbers or t.startswith('DECIMAL')
 
-def _label_type(name, types, as_text):
+def _label_type(name, types, as_text, see=lambda file, kind: ''):
     "How DuckDB is to read a column of labels, after checking that it is one; `types` are those of each file"
     first,kind = next(iter(types.items()))
     other = next((o for o,t in types.items() if (t in _whole)!=(kind in _whole) or (t=='VARCHAR')!=(kind=='VARCHAR')), None)
     if other is not None and not as_text: raise ValueError(f"Column {name!r} is {kind} in {first} and {types[other]} in {other}, "
-        "so that one label would become two: give it one type, or pass `as_text=True`")
+        f"so that one label would become two: give it one type, or pass `as_text=True`{see(first if kind not in _whole else other, 'BIGINT')}")
     if as_text or kind=='VARCHAR': return 'VARCHAR'
     if kind in _whole: return 'BIGINT'
-    raise ValueError(f"Column {name!r} of {first} is of type {kind}: ids are text, or whole numbers of 64 bits; pass `as_text=True` to read them as text")
+    raise ValueError(f"Column {name!r} of {first} is of type {kind}: ids are text, or whole numbers of 64 bits; pass `as_text=True` to read them as text{see(first, 'BIGINT')}")
 
 def _one_type(name, types):
     "The type of a column that is no label: that of all files, or a number; `types` are those of each file"
@@ -260,6 +285,8 @@ def file_types(
         if not os.path.getsize(o): raise ValueError(f"{o} is empty, and has no header: copy it again, or delete it")
         with naming_file(db, [o]):
             types = {r[0]:r[1] for r in db.execute(f"describe select * from {_reader([o], **options)}").fetchall()}
+            reject = _first_reject(db, o, None) if _kind(o)=='csv' and len(types)==1 else None
+            if reject: raise ValueError(_flaw_of_line(o, None, *reject))
             all_text = _kind(o)=='csv' and set(types.values())=={'VARCHAR'}
             if not all_text or db.execute(f"select 1 from {_reader([o])} limit 1").fetchall(): res[str(o)] = types
     if not res: raise ValueError(f"There are no ratings in {files[0]}{' and the other files' if len(files)>1 else ''}, but a header alone, {list(types)!r:.80}")
@@ -279,14 +306,15 @@ def columns_in_files(
     elsewhere = _folder_columns(source.files[0]) if 'hive_partitioning' in source.options else []
     return {k:v for k,v in source.types.items() if k not in elsewhere}
 
-def _source(types, columns, as_text, options):
+def _source(db, types, columns, as_text, options):
     "What to read from files with these types, after checking them"
     of = {o:{k:v[o] for k,v in types.items()} for o in columns if o is not None}
-    read_as = {o:_label_type(o, of[o], as_text) for o in columns[:2]}
+    read_as = {o:_label_type(o, of[o], as_text, lambda file, kind: _see_line(db, file, o, kind)) for o in columns[:2]}
     for o in filter(None, (columns.rating,columns.weight)):
         text = [(k,v) for k,v in of[o].items() if not _is_number(v)]
         if text: raise ValueError(f"Column {o!r} of {text[0][0]} is of type {text[0][1]}, and {'ratings' if o==columns.rating else 'weights'} are numbers: "
-            f"correct it, or pass `{'rating_name' if o==columns.rating else 'weight_name'}` to choose another column")
+            f"correct it, or pass `{'rating_name' if o==columns.rating else 'weight_name'}` to choose another column"
+            f"{_see_line(db, text[0][0], o, 'DOUBLE')}")
         read_as[o] = 'DOUBLE'
     if columns.time is not None: read_as[columns.time] = _one_type(columns.time, of[columns.time])
     first = next(iter(types.values()))
@@ -313,7 +341,7 @@ def checked_source(
     for file,found in types.items():
         lacking = [o for o in wanted if o not in found]
         if lacking: raise KeyError(f"{file} has no column {lacking[0]!r}, and {first} has; it has {list(found)!r:.200}")
-    return _source(types, columns, as_text, dict(hive_partitioning='true') if by_folder else {})
+    return _source(db, types, columns, as_text, dict(hive_partitioning='true') if by_folder else {})
 
 # %% ../nbs/15a_prepare_shards.ipynb #73882da0
 def _hash(names, seed): return f"hash({', '.join(names)}, {seed})"
