@@ -11,6 +11,7 @@ from collab_ext.shards import *
 from collab_ext.shard_writer import *
 from collab_ext.shard_loaders import *
 from collab_ext.row_exchange import *
+from collab_ext.cli import main
 from test_distributed import in_processes
 from test_shards import content,many,prepared,ratings,rows_of_frame
 
@@ -369,3 +370,18 @@ def test_processes_warn_of_no_shadows(tmp_path):
             fit(learn)
         return [str(o.message) for o in seen if 'shadowing' in str(o.message)]
     assert in_processes(2, warned, tmp_path)==[[],[]]
+
+def test_the_command_says_it_in_a_line(tmp_path, capsys):
+    "Another process at work, a full disk: an exit code and a message, and no traceback"
+    files_in(tmp_path, {'a.csv':many})
+    args = ['shards', str(tmp_path/'a.csv'), str(tmp_path/'out'), '--blocks', '2']
+    with only_preparer(tmp_path/'out'): assert main(args)==2
+    said = capsys.readouterr().err
+    assert said.startswith(f'collab-ext shards: Process {os.getpid()} on') and said.count('\n')==1
+    def full():
+        small_files(10_000)
+        assert main(args)==2
+        said = capsys.readouterr().err
+        assert 'free some of it' in said and said.count('\n')==1
+    assert in_child(full)==0
+    assert main(args)==0
