@@ -385,3 +385,10 @@ def test_the_command_says_it_in_a_line(tmp_path, capsys):
         assert 'free some of it' in said and said.count('\n')==1
     assert in_child(full)==0
     assert main(args)==0
+
+def test_prepare_with_ids_beyond_64_bits(tmp_path, capsys):
+    "They are text, as are the others of their column"
+    (tmp_path/'a.csv').write_text(many+f'{2**70},3,4\n{2**70},4,4\n')
+    assert main(['prepare', '--ratings', str(tmp_path/'a.csv'), '--root', str(tmp_path), '--split', 'none', '--quiet'])==0
+    users = pd.read_parquet(tmp_path/'prepared'/'1'/'train.parquet').user
+    assert (users==str(2**70)).sum()==2 and '7' in set(users)
