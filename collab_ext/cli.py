@@ -36,7 +36,7 @@ def command_list(
     return '\n'.join(['usage: collab-ext <command> [arguments]', '', *lines, '', '`collab-ext <command> --help` lists the arguments of a command'])
 
 # %% ../nbs/16_cli.ipynb #94ab482c
-user_errors = ValueError,KeyError,FileNotFoundError,PermissionError,IsADirectoryError,ImportError # What names a value and a remedy
+user_errors = ValueError,KeyError,OSError,ImportError # What names a value or a file, and a remedy
 
 def load_command(
     name:str, # Name of a command

@@ -8,10 +8,10 @@ Docs: https://collab-ext.github.io/collab_ext/files.html.md"""
 
 # %% auto #0
 __all__ = ['Pair', 'read_plain', 'vocab_entry', 'read_vocab', 'read_weights', 'weights_fingerprint', 'pair_paths', 'only_writer',
-           'save_pair', 'read_prior', 'read_pair', 'find_pair']
+           'tensor_bytes', 'disk_explained', 'save_pair', 'read_prior', 'read_pair', 'find_pair']
 
 # %% ../nbs/03_files.ipynb #89428d51
-import errno,gc,hashlib,io,math,mmap,os,pickle,re,secrets,struct,sys,zipfile,zlib
+import errno,gc,hashlib,io,math,mmap,os,pickle,re,secrets,shutil,struct,sys,zipfile,zlib
 from collections import OrderedDict
 from collections.abc import Mapping
 from contextlib import contextmanager
@@ -616,6 +616,48 @@ def only_writer(
     finally: lock.release()
 
 
+# %% ../nbs/03_files.ipynb #18ea203f
+_no_space = errno.ENOSPC,errno.EDQUOT,errno.EFBIG # no room, no more of a quota, or of what a process may write
+
+def tensor_bytes(
+    o, # A tensor, or dicts and lists of tensors and other things
+)->int:
+    "How many bytes it takes at least to save this"
+    if isinstance(o, Tensor): return o.nbytes
+    return sum(map(tensor_bytes, o.values() if isinstance(o, Mapping) else o if is_listy(o) else ()))
+
+@contextmanager
+def disk_explained(
+    file, # What is written
+    n_bytes:int, # How many bytes that takes at least
+):
+    "Errors of a full disk as one that says what it takes, and what to do"
+    try: yield
+    except (OSError,RuntimeError) as e:
+        cause = e
+        while cause is not None and getattr(cause, 'errno', None) not in _no_space: cause = cause.__context__
+        folder = first(o for o in Path(file).absolute().parents if o.exists())
+        free = shutil.disk_usage(folder).free
+        if cause is None and not (isinstance(e, RuntimeError) and free<2**16): raise
+        raise OSError(getattr(cause, 'errno', errno.ENOSPC), f"No space is left on the disk of {folder}: {file} takes at least {n_bytes/1e6:.1f} MB, and "
+            f"{free/1e6:.1f} MB are free; free some and call again, or write elsewhere. What was saved earlier is whole") from None
+
+# %% ../nbs/03_files.ipynb #deae3d0e
+def _write_pair(pth, pkl, content, mark, vocab, info, wait):
+    "Write the two files of a pair, each whole or not at all"
+    pth.parent.mkdir(parents=True, exist_ok=True)
+    with only_writer(pth.with_name(f'.{pth.stem}.lock'), pth, wait):
+        for o in pth.parent.glob(f'.{glob_escape(pth.stem)}.{"[0-9a-f]"*8}.tmp'): o.unlink() # of a process that was killed
+        new_pth,new_pkl = [pth.with_name(f'.{pth.stem}.{secrets.token_hex(4)}.tmp') for _ in range(2)]
+        try:
+            _write(new_pth, partial(torch.save, content))
+            entry = vocab_entry(vocab, mark, info, _previous(pth, pkl))
+            _write(new_pkl, partial(pickle.dump, entry))
+            os.replace(new_pkl, pkl)
+            os.replace(new_pth, pth)
+        finally:
+            for o in (new_pth,new_pkl): o.unlink(missing_ok=True)
+
 # %% ../nbs/03_files.ipynb #9e714d9c
 def save_pair(
     stem:str|Path, # Path of the pair without its endings; its folder is made if need be
@@ -637,18 +679,7 @@ def save_pair(
     if opt is not None: stamp['opt'] = _opt_fingerprint(opt)
     state = _stamped(state, stamp)
     content = state if opt is None else dict(model=state, opt=opt)
-    pth.parent.mkdir(parents=True, exist_ok=True)
-    with only_writer(pth.with_name(f'.{pth.stem}.lock'), pth, wait):
-        for o in pth.parent.glob(f'.{glob_escape(pth.stem)}.{"[0-9a-f]"*8}.tmp'): o.unlink() # of a process that was killed
-        new_pth,new_pkl = [pth.with_name(f'.{pth.stem}.{secrets.token_hex(4)}.tmp') for _ in range(2)]
-        try:
-            _write(new_pth, partial(torch.save, content))
-            entry = vocab_entry(vocab, mark, info, _previous(pth, pkl))
-            _write(new_pkl, partial(pickle.dump, entry))
-            os.replace(new_pkl, pkl)
-            os.replace(new_pth, pth)
-        finally:
-            for o in (new_pth,new_pkl): o.unlink(missing_ok=True)
+    with disk_explained(pth, tensor_bytes(content)): _write_pair(pth, pkl, content, mark, vocab, info, wait)
     return pth
 
 # %% ../nbs/03_files.ipynb #83720194

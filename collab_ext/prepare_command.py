@@ -50,12 +50,15 @@ def _parquet_parts(file):
 row_readers = {'.csv':_csv_parts, '.tsv':partial(_csv_parts, sep='\t'), '.jsonl':_json_parts, '.ndjson':_json_parts, '.parquet':_parquet_parts}
 
 # %% ../nbs/16b_prepare_command.ipynb #066ba023
+def _is_wide(col): return col.dtype==object and pd.api.types.infer_dtype(col, skipna=True)=='integer'
+
 def _joined(parts):
-    "One frame of parts; columns that are numbers here and text there are text"
+    "One frame of parts; columns that are numbers here and text there are text, and so are numbers of more than 64 bits"
     kinds = {k:{o[k].dtype.kind in 'iufb' for o in parts if k in o and o[k].notna().any()} for k in parts[0]}
     mixed = [k for k,v in kinds.items() if len(v)>1]
     parts = [o.astype({k:str for k in mixed if k in o}) for o in parts]
-    return pd.concat(parts, ignore_index=True)
+    res = pd.concat(parts, ignore_index=True)
+    return res.assign(**{k:res[k].map(str, na_action='ignore') for k in res if _is_wide(res[k])})
 
 def read_rows(
     file, # CSV, TSV, Parquet or JSON lines; CSV and JSON lines also with `.gz` behind

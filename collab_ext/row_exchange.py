@@ -184,7 +184,7 @@ def _begin(self:RowExchange):
     embs = [m.weight for m in self.model.modules() if isinstance(m, nn.Embedding)]
     self.embs = [p for p in embs if p.requires_grad]
     in_embs = {id(p) for p in embs}
-    self.layers = [p for p in self.model.parameters() if p.requires_grad and id(p) not in in_embs]
+    self.dense = [p for p in self.model.parameters() if p.requires_grad and id(p) not in in_embs]
 
 @patch
 def _take_blocks(self:RowExchange):
@@ -239,7 +239,7 @@ def after_backward(self:RowExchange):
     embs = [p for p in self.embs if p.grad is not None]
     with joint('exchange gradients'):
         new,n_rows = sum_rows([p.grad for p in embs], self.ps)
-        n_layers = sum_layers([p.grad for p in self.layers if p.grad is not None], self.ps)
+        n_layers = sum_layers([p.grad for p in self.dense if p.grad is not None], self.ps)
     for p,o in zip(embs, new): p.grad = o
     self.bytes_sent += n_rows+n_layers
 

@@ -388,6 +388,6 @@ def export(self:CollabLearner,
     file.parent.mkdir(parents=True, exist_ok=True)
     part = file.with_name(f'.{file.name}.part').absolute()
     try:
-        with unchanged_on_error(self): Learner.export(self, part, **kwargs)
+        with unchanged_on_error(self),disk_explained(file, tensor_bytes(self.model.state_dict())): Learner.export(self, part, **kwargs)
         if part.exists(): part.replace(file) # of several processes, one writes
     finally: part.unlink(missing_ok=True)

@@ -252,6 +252,7 @@ class ShardDL(TfmdDL):
     def _finished(self, b): return self.after_batch(to_device(b, ifnone(self.device, 'cpu')))
     def one_batch(self): return next(iter(self.part_batches(self.dataset.split.parts[0], 0)))
     def show_batch(self, b=None, max_n=9, show=True): return CollabDL.show_batch(self, b, max_n, show)
+    def show_results(self, b, out, max_n=9, show=True): return CollabDL.show_results(self, b, out, max_n, show)
 
 # %% ../nbs/15b_shard_loaders.ipynb #c7412e72
 @patch(cls_method=True)
