@@ -12,7 +12,8 @@
 `SPARK_PYTHON` names an interpreter that has pyspark and numpy (Java has to be there); without, Spark is left out.
 
 Each step runs in a process of its own, with one thread, so that its peak memory is its own. Tables go to stdout, in Markdown."""
-import json,os,resource,shutil,socket,subprocess,sys,tempfile,time
+import json,os,resource,shutil,socket,statistics,subprocess,sys,tempfile,time
+from collections import defaultdict
 from pathlib import Path
 
 os.environ.setdefault('OMP_NUM_THREADS', '1')
@@ -85,15 +86,15 @@ def train(millions, epochs=1):
     warmed()
     learn = learner(millions, cbs=[Fused()])
     tables = sum(p.nbytes for p in learn.model.parameters())/2**20
-    before,n = peak(),len(learn.dls.train_ds)
+    n = len(learn.dls.train_ds)
     with learn.no_bar(),learn.no_logging():
         learn.dls.valid.set_schedule([])
         cpu,wall = time.process_time(),time.time()
         learn.fit(epochs, .005)
-        cpu,wall = time.process_time()-cpu,time.time()-wall
+        cpu,wall,fit = time.process_time()-cpu,time.time()-wall,peak()
         learn.dls.valid.set_schedule()
         valid = learn.validate()[1]
-    res = dict(rate=n*epochs/cpu/1e6, wall=wall, peak=peak(), before=before, tables=tables, rmse=valid)
+    res = dict(rate=n*epochs/cpu/1e6, wall=wall, fit=fit, peak=peak(), tables=tables, rmse=valid)
     return dict(res, in_memory=in_memory_rate(learn))
 
 def in_memory_rate(learn, most=8_000_000):
@@ -436,26 +437,37 @@ def row(*cells): print('| '+' | '.join(map(str, cells))+' |', flush=True)
 
 def sizes(*millions):
     row('million ratings', 'prepare: M rows / CPU s', 'peak MB', 'bytes / rating', 'fused: M ratings / CPU s', 'in memory', 'peak MB', 'of which tables',
-        'beyond start', 'sweep at 20: CPU s', 'peak MB', 'RMSE')
-    row(*['--:']*12)
+        'beyond tables', 'with validation', 'sweep at 20: CPU s', 'peak MB', 'RMSE')
+    row(*['--:']*13)
     for m in map(float, millions):
         run('simulate', m)
         p,t,s = [run(o, m)[0] for o in ('prepare','train','solve')]
         row(f'{m:g}', f"{p['rows']/p['cpu']/1e6:.2f}", f"{p['peak']:.0f}", f"{p['bytes_per_rating']:.1f}", f"{t['rate']:.2f}", f"{t['in_memory']:.2f}",
-            f"{t['peak']:.0f}", f"{t['tables']:.0f}", f"{t['peak']-t['before']:.0f}", f"{s['cpu']:.1f}", f"{s['peak']:.0f}", f"{t['rmse']:.4f}")
+            f"{t['fit']:.0f}", f"{t['tables']:.0f}", f"{t['fit']-t['tables']:.0f}", f"{t['peak']-t['tables']:.0f}", f"{s['cpu']:.1f}", f"{s['peak']:.0f}", f"{t['rmse']:.4f}")
 
-def processes(millions=8):
+def together(step, *args):
+    "Two runs of a step at once that know nothing of each other: what two busy cores cost"
+    from concurrent.futures import ThreadPoolExecutor
+    with ThreadPoolExecutor(2) as pool: return [o[0] for o in pool.map(lambda _: run(step, *args), range(2))]
+
+def processes(millions=8, times=5):
     m = float(millions)
     run('simulate', m)
     run('prepare', m)
     row('training', 'processes', 'CPU s of a process', 'wall s', 'MB sent by a process', 'least MB', 'RMSE')
     row(*['---']*2, *['--:']*5)
-    for step in ('ring','closed'):
-        for n in (1,2):
-            found = run(step, m, n=n)
+    ratios = defaultdict(list)
+    for step in ['ring','closed']*int(times):
+        alone = None
+        for n in (1,2,'1, beside another'):
+            found = run(step, m, n=n) if isinstance(n, int) else together(step, m)
             cpu,wall,sent = [max(o[k] for o in found) for k in ('cpu','wall','sent')]
-            least = f"{(4*found[0]['items']+found[0]['users']/n)/1e6*(n>1):.0f}" if step=='ring' else '–'
+            least = f"{(4*found[0]['items']+found[0]['users']/2)/1e6*(n==2):.0f}" if step=='ring' else '–'
+            if n==1: alone = cpu,wall
+            else: ratios[step,n].append((cpu/alone[0], wall/alone[1]))
             row(step, n, f'{cpu:.2f}', f'{wall:.2f}', f'{sent/1e6:.0f}', least, f"{found[0]['rmse']:.6f}")
+    for (step,n),of in ratios.items():
+        for what,vals in zip(('CPU','wall time'), zip(*of)): print(f"{step}, {n}: {what} {statistics.median(vals):.2f} of one process's ({min(vals):.2f} to {max(vals):.2f})")
 
 def peers(reg=None):
     run('ml1m')

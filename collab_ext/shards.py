@@ -331,10 +331,12 @@ def _checked_bytes(shards, file, crc):
     if flaw: raise ValueError(f"The shard {path} {flaw}: copy it from where the shards were made, or delete {shards.path} and prepare them again")
     return data
 
-def _read_table(shards, file, crc, columns=None):
+def _columns_of(shards, file, crc):
+    "Names of the columns of a file, and a function that reads one of them"
     import pyarrow as pa, pyarrow.parquet as pq
-    data = pa.BufferReader(_checked_bytes(shards, file, crc))
-    return pq.ParquetFile(data).read(columns=columns, use_threads=False)
+    data = pq.ParquetFile(pa.BufferReader(_checked_bytes(shards, file, crc)))
+    def column(name): return data.read(columns=[name], use_threads=False)[name]
+    return data.schema_arrow.names,column
 
 # %% ../nbs/15_shards.ipynb #68dcbc0d
 PartData = namedtuple('PartData', 'ids targ weight') # n × 2 (int32), n (float32), and n (float32) or None
@@ -344,14 +346,14 @@ def read_part(
     part:Part, # One of its parts
 )->PartData:
     "Ids, ratings and weights of a part"
-    table = _read_table(shards, part.file, part.crc)
-    ids = np.empty((table.num_rows,2), np.int32)
-    for s,name in enumerate(('user','item')): ids[:,s] = table[name].to_numpy()
+    names,column = _columns_of(shards, part.file, part.crc)
+    ids = np.empty((part.rows,2), np.int32)
+    for s,name in enumerate(('user','item')): ids[:,s] = column(name).to_numpy()
     beyond = len(ids) and (ids.min()<0 or any(ids[:,s].max()>=n for s,n in enumerate(shards.sizes)))
     if beyond: raise ValueError(
         f"The shard {shards.path/part.file} has rows that its vocabularies don't have: delete {shards.path} and prepare the shards again")
-    weight = table['weight'].to_numpy() if 'weight' in table.column_names else None
-    return PartData(ids, table['rating'].to_numpy(), weight)
+    weight = column('weight').to_numpy() if 'weight' in names else None
+    return PartData(ids, column('rating').to_numpy(), weight)
 
 def parts_of(
     split:Split, # `shards.train` or `shards.valid`
@@ -369,7 +371,7 @@ def read_labels(
 ): # Arrow array of labels, without `#na#`: that of row r is at r-1
     "The labels of users or items"
     o = shards.labels[s]
-    column = _read_table(shards, o.file, o.crc, ['label'])['label']
+    column = _columns_of(shards, o.file, o.crc)[1]('label')
     return column.combine_chunks() if column.num_chunks!=1 else column.chunk(0)
 
 def read_counts(
@@ -378,8 +380,10 @@ def read_counts(
 )->np.ndarray: # One for each row, row 0 included (int64)
     "How many training ratings each user or item has"
     o = shards.labels[s]
-    counts = _read_table(shards, o.file, o.crc, ['count'])['count'].to_numpy()
-    return np.concatenate([[0], counts]).astype(np.int64)
+    counts = _columns_of(shards, o.file, o.crc)[1]('count').to_numpy()
+    res = np.zeros(len(counts)+1, np.int64)
+    res[1:] = counts
+    return res
 
 # %% ../nbs/15_shards.ipynb #f2472224
 def check_shards(

@@ -126,8 +126,8 @@ def _check_table(t, w, name, labels, padding):
     _check_length(t, len(w), name, labels, padding)
     right_ndim = w.ndim==2 if t.endswith('weight') else w.ndim in (1,2)
     if not right_ndim: raise ValueError(f"`{t}` has shape {tuple(w.shape)}, not rows × factors")
-    bad = ~torch.isfinite(w)
-    if w.ndim>1: bad = bad.any(1)
+    parts = w.reshape(len(w), -1 if len(w) else 1).split(2**16) # a copy of all of it would be as large
+    bad = ~torch.cat([torch.isfinite(o).all(1) for o in parts])
     if bad.any(): raise ValueError(f"`{t}` holds NaN or infinite values for {bad.sum()} of {len(w)} labels, "
         f"such as row {bad.nonzero()[0].item()}: these weights are damaged")
 

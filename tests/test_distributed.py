@@ -92,6 +92,16 @@ def test_scripts_end_by_themselves(folder):
 
 # --- the ring
 
+def test_memory_is_given_back(folder, monkeypatch):
+    "Before the first part, and then each time after so many ratings"
+    given = []
+    monkeypatch.setattr('collab_ext.shard_loaders._rows_kept', 2000)
+    monkeypatch.setattr('collab_ext.shard_loaders.give_back', lambda: given.append(seen))
+    dls,seen = CollabDataLoaders.from_shards(folder/'shards', bs=100, path=folder),0
+    for x,_ in dls.train: seen += len(x)
+    assert given[0]==0 and len(given)==len(dls.train_ds)//2000+1, given
+    assert all(abs(b-a-2000)<500 for a,b in itertools.pairwise(given)), given
+
 def test_ring_gives_the_same_bits(folder):
     "1, 2 and 3 processes end with the same tables, and with the metrics of all ratings"
     alone,metrics,_ = ring_weights(folder)
