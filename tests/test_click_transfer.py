@@ -50,7 +50,7 @@ def test_parts_hold_out_each_click_at_most_once():
 
 def test_scores_of_a_trial_are_those_of_the_model(clicks):
     ds = loaders(clicks).train_ds
-    model = EASE(ds.ids, ds.targ, ds.vocab.sizes, ridge=50.)
+    model = EASE(ds.ids, ds.targ, ds.vocab.sizes, ridge=50., popularity=0.)
     from collab_ext.linear import _trial_scores_by_items,_trial_scores_by_users,_weighted_rows,_weights
     X = model.history
     w = _weights(X, .3, .1, None, 0.)
@@ -67,7 +67,7 @@ def test_people_of_the_source_judge_the_ridge_too(clicks):
     "Users with few clicks alone would want another ridge than people with many"
     from collab_ext.linear import _with_judges,_of_all
     short,long = np.array([.01,.02,.03,.04,.05]),np.array([.2,.3,.3,.2,.1])
-    both = EaseTrial([1.,0.], np.array([10.,30.,100.,300.,1000.]), np.stack([short]*2)[...,None], np.stack([long]*2)[...,None])
+    both = EaseTrial([1.,0.], np.array([10.,30.,100.,300.,1000.]), [0.], np.stack([short]*2)[...,None,None], np.stack([long]*2)[...,None,None])
     assert _of_all(both, 0).argmax()==2 and _of_all(both, 1).argmax()==4 # without a source, nobody of it is asked
     X = loaders(clicks).train_ds
     X = ItemModel(X.ids, X.targ, X.vocab.sizes).history
@@ -76,13 +76,13 @@ def test_people_of_the_source_judge_the_ridge_too(clicks):
     left,rest,held = _with_judges(few, source, n=50)
     assert rest.shape[0]==50 and left.rows.nnz+held.nnz==many.nnz and (left.row_counts.sum()==many.nnz)
     assert _with_judges(few, source._replace(rows=-many))[1].shape[0]==0 # rows of vectors are no people
-    ridge,weight,trial = choose_ease(few, None, 3., .3, .1, source, least=100)
+    ridge,weight,_,trial = choose_ease(few, None, 3., .3, .1, source, least=100)
     j = trial.weights.index(weight)
-    own,theirs = trial.quality[j].mean(1),trial.people[j].mean(1)
+    own,theirs = trial.quality[j,:,0].mean(1),trial.people[j,:,0].mean(1)
     assert weight and ridge==best_strength(trial.ridges, own*theirs)
     assert choose_ease(few, None, 3., .3, .1, source._replace(rows=many*0), 0., least=100)[0]==choose_ease(few, None, 3., .3, .1, least=100)[0]
 
-@pytest.mark.parametrize('kind,names', [('ease',['ridge']), ('graph',['low_pass','item_pow'])])
+@pytest.mark.parametrize('kind,names', [('ease',['ridge','popularity']), ('graph',['low_pass','item_pow','popularity'])])
 def test_a_model_says_what_it_chose(target, kind, names):
     learn = linear_learner(target, kind)
     assert f"chosen on held-out clicks: {', '.join(names)}" in repr(learn.model)
@@ -217,7 +217,7 @@ def test_a_loaded_model_says_what_its_sources_were(target, sources, tmp_path):
     other = linear_learner(target, pretrained=sources[0], path=tmp_path).load('m')
     assert list(other.model.sources)==['source 1','source 2'] and other.report is None # the report was of another model
     with pytest.warns(UserWarning, match='source 1 and source 2 took part'), other.no_bar(),other.no_logging(): other.solve()
-    assert not other.model.sources and torch.equal(other.model.B, linear_learner(target, ridge=learn.model.settings['ridge']).model.B)
+    assert not other.model.sources and torch.equal(other.model.B, linear_learner(target, **{o:learn.model.settings[o] for o in ('ridge','popularity')}).model.B)
 
 def test_damaged_sources_are_refused(target, sources, tmp_path):
     from collab_ext.files import save_pair
