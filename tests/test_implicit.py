@@ -217,7 +217,7 @@ def test_linear_models_are_linear_and_hold_together(dls, kind, tmp_path):
     np.testing.assert_allclose(a.score, b.score, rtol=1e-4)
     why = learn.explain(u, a['item'][0])
     assert why.contribution.sum()+why.attrs['rest']==pytest.approx(a.score[0], rel=1e-3)
-    assert why.attrs['rest']==pytest.approx(learn.model.base[learn.vocab.o2i['item'][a['item'][0]]].item(), abs=1e-3)
+    assert why.attrs['rest']==pytest.approx(learn.model.base[learn.vocab.rows([a['item'][0]], 1)[0]].item(), abs=1e-3)
     assert len(learn.similar_items(dls.vocab['item'][1], k=3))==3
     assert learn.predict((u,a['item'][0]))[1].item()==pytest.approx(a.score[0], rel=1e-4)
     with pytest.raises(ValueError, match='nothing to train'): learn.fit(1)
