@@ -517,12 +517,13 @@ def try_graph(
     source=None, # `ItemStatistics` of other people
     weights=(0.,), # Weights of the source to try
     popularities=(.3,), # What popularity may add, to try
+    judges=None, # Who judges instead of users: what they have, and what is held out (sparse)
 )->dict: # (low_pass, item_pow, source_weight, popularity) → NDCG of each judge
     "How well settings of a graph filter predict held-out clicks"
     res = {}
-    for rest,held in click_parts(X):
+    for rest,held in click_parts(X, **({} if judges is None else dict(most=1))):
         users = judges_of(held)
-        x = rest[users]
+        x,out = (rest[users],held[users]) if judges is None else judges
         for item_pow,weight in itertools.product(item_pows, weights):
             used = source if weight else None
             R,V,W = graph_parts(rest, rank, sharpen, user_pow, item_pow, used, weight)
@@ -532,7 +533,7 @@ def try_graph(
             for o,t in itertools.product(low_passes, popularities):
                 scores = sharp+o*low
                 scores = scores+t*_usual_best(scores)*popular
-                res.setdefault((o,item_pow,weight,t), []).append(list_qualities(scores, x, held[users]))
+                res.setdefault((o,item_pow,weight,t), []).append(list_qualities(scores, x, out))
     return {k:np.concatenate(v) for k,v in res.items()}
 
 # %% ../nbs/05c_linear.ipynb #6b69cdb3
@@ -565,10 +566,13 @@ def choose_graph(
     def without_popularity(weight, source): return best_quality(trial_of(source, *options[:2], (weight,), (0.,)).values())
     def labels_tell(j): return popularity_agrees(X, source) or tells_apart(*[without_popularity(options[2][j], o) for o in (source,shuffled_labels(source))])
     kept = best[_kept_weight([trial[o] for o in best], labels_tell)]
-    if popularity is None:
-        popular = trial_of(source, *[(o,) for o in kept[:3]], _popularities)
-        kept = list(popular)[first_not_worse(list(popular.values()))]
-    return kept,trial
+    if popularity is not None: return kept,trial
+    left,*people = _with_judges(X, source if kept[2] else None)
+    chosen = [(o,) for o in kept[:3]]
+    found = trial_of(source, *chosen, _popularities)
+    theirs = trial_of(left, *chosen, _popularities, people) if people[0].shape[0] else {}
+    both = [q*theirs[o].mean() if theirs else q for o,q in found.items()]
+    return list(found)[first_not_worse(both)],trial
 
 # %% ../nbs/05c_linear.ipynb #0ae7f3a5
 class GraphFilter(ItemModel):
