@@ -13,7 +13,7 @@ from collab_ext.transfer import ways
 from collab_ext.vocab import NA,match_rows
 from collab_ext.tables import tables
 from collab_ext.learner import solver_for
-from collab_ext.linear import ItemStatistics
+from collab_ext.linear import ItemStatistics,without_people
 
 here = Path(__file__).resolve().parent
 ids = ['userId','movieId']
@@ -344,7 +344,7 @@ def popular_scores(train):
     counts = np.asarray(train.sum(0)).ravel()
     return lambda users,x: np.tile(counts, (len(users),1))
 
-plain = dict(ridge_pop=0., user_pow=0., item_pow=0., value_weight=0.)
+plain = dict(ridge_pop=0., user_pow=0., item_pow=0., value_weight=0., popularity=0.)
 
 def union_rows(data, srcs, tgt, dls):
     "The raw clicks of sources, in the columns of the target's items"
@@ -410,6 +410,8 @@ def clicks_job(data, srcs, tgt, i, pct):
     add('EASE on the union', union)
     add('linear, transferred', lambda: linear(**source))
     add('graph, transferred', lambda: linear(kind='graph', **source))
+    small = [without_people(o) for o in pairs]
+    add('linear, transferred without people', lambda: linear(**{**source, 'pretrained':small if len(srcs)>1 else small[0]}))
     if len(srcs)==1: add('iALS, transferred', lambda: ials(pretrained=click_sources(data, srcs, tgt, 'ials')[0], id_map=id_map[0]))
     return rows
 
@@ -428,8 +430,9 @@ the rest is to be found; of `known` users, 20 % of the clicks are held out, and 
 most 20) over the whole catalogue, means of {splits} splits. No user is in both sets. Nothing here is chosen by test clicks; strengths and weights are
 chosen on held-out training clicks, also those of the peers.
 
-- **EASE**: `ridge_pop`, `user_pow`, `item_pow` and `value_weight` of 0. **EASE on the union** has the source's raw clicks, each person as one of the target's.
+- **EASE**: `ridge_pop`, `user_pow`, `item_pow`, `value_weight` and `popularity` of 0. **EASE on the union** has the source's raw clicks, each person as one of the target's.
 - **linear**: `linear_learner(dls)`. **linear, transferred**: `linear_learner(dls, pretrained=…)`, of saved linear models of the sources.
+- **linear, transferred without people**: of the same models after `without_people`.
 - **graph**, and **graph, transferred**: the same with `kind='graph'`.
 - **iALS**: `implicit_learner(dls, 64, loss_func='ials').solve()`; unseen users are folded in. **iALS, transferred**: with `pretrained=…`, of a model of 64
   factors that iALS has solved on the source.

@@ -181,8 +181,9 @@ def _check_dot(folder, tables, users, items):
 
 def _check_linear(folder, tables, users, items):
     n_links,n_own = tables['link_item'].size,tables['own_item'].size
-    for name,shape in dict(link_value=(n_links,), own_value=(n_own,), any_score=(len(items),)).items():
-        _check_shape(folder, tables, name, shape)
+    shapes = dict(link_value=(n_links,), own_value=(n_own,), any_score=(len(items),))
+    if 'base_score' in tables: shapes['base_score'] = (len(items),) # bundles of earlier versions have none
+    for name,shape in shapes.items(): _check_shape(folder, tables, name, shape)
     _check_lists(folder, tables['link_start'], tables['link_item'], len(items), len(items))
     _check_lists(folder, tables['own_start'], tables['own_item'], len(users), len(items))
 
@@ -603,7 +604,7 @@ def _own(t, u):
 def _linear_scores(t, own):
     "Scores of all items for somebody who has the items `own` (rows, values)"
     if own is None: return t['any_score'].copy()
-    res = np.zeros(len(t['any_score']), np.float32)
+    res = t['base_score'].copy() if 'base_score' in t else np.zeros(len(t['any_score']), np.float32)
     for row,value in zip(*own):
         a,b = t['link_start'][row:row+2]
         np.add.at(res, t['link_item'][a:b], value*t['link_value'][a:b])

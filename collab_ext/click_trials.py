@@ -8,7 +8,7 @@ Docs: https://collab-ext.github.io/collab_ext/click_trials.html.md"""
 
 # %% auto #0
 __all__ = ['least_clicks', 'most_clicks', 'check_strength', 'click_parts', 'judges_of', 'list_qualities', 'list_quality',
-           'best_strength', 'first_not_worse', 'tells_apart', 'best_quality']
+           'best_strength', 'first_not_worse', 'tells_apart', 'best_quality', 'shuffled_places']
 
 # %% ../nbs/04d_click_trials.ipynb #90f050b1
 from numbers import Real
@@ -110,3 +110,13 @@ def best_quality(
     "The option that is the best on average"
     return max(qualities, key=np.mean)
 
+
+# %% ../nbs/04d_click_trials.ipynb #f18d75e6
+def shuffled_places(
+    known, # Which rows does a source know (bool)?
+)->np.ndarray: # For each row, the one whose content it gets
+    "Rows that a source knows under each other's labels"
+    res = np.arange(len(known))
+    mine = np.flatnonzero(known)
+    res[mine] = np.random.default_rng(0).permutation(mine)
+    return res

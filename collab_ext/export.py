@@ -76,7 +76,7 @@ def _item_links(
     blocks,total = [],0.
     for rows in torch.arange(1, n+1).split(n_block):
         one_each = sp.csr_matrix((np.ones(len(rows), np.float32), (range(len(rows)), rows.numpy())), shape=(len(rows),n+1))
-        links = model.of_history(one_each)[:,1:].float()
+        links = (model.of_history(one_each)-model.base)[:,1:].float()
         total += links.abs().sum().item()
         blocks.append(_strongest(links, k))
     items,values = [torch.cat(o).reshape(-1) for o in zip(*blocks)]
@@ -84,13 +84,13 @@ def _item_links(
     return dict(link_start=np.arange(n+1)*k, link_item=to_np(items.int()), link_value=to_np(values)),kept
 
 def _linear_tables_of(model, n_links):
-    "Links of items, what each user has, and the scores for somebody unknown; and which share of the links these are"
+    "Links of items, what each user has, what all scores begin with, and the scores for somebody unknown; and which share of the links these are"
     own = model.history[1:,1:]
     if own.nnz: own.sort_indices()
     have = dict(own_start=own.indptr.astype(np.int64), own_item=own.indices.astype(np.int32), own_value=own.data.astype(np.float32))
     for_any = to_np(model.of_history(model.average_history)[0,1:].float())
     links,kept = _item_links(model, n_links)
-    res = dict(links, **have, any_score=for_any)
+    res = dict(links, **have, any_score=for_any, base_score=to_np(model.base[1:].float()))
     _check_finite(res)
     return res,kept
 

@@ -86,15 +86,15 @@ def ials_rows(
     cols:Tensor, # With whom
     w:Tensor, # Weight of each interaction beyond that of other pairs
     loss:IALSLoss, # Weights
-    told:ClickPrior=None, # What is known of the rows beforehand
+    prior:ClickPrior=None, # What is known of the rows beforehand
 )->Tensor: # rows × k; zeros for a row of which there is nothing
     "Solve for all rows of one side, given the other"
     ridge = loss.ridge(start.diff(), len(V))
     shared = loss.alpha0*V.T@V
     asked = w+loss.alpha0
-    if told is None: return ridge_rows(start, cols, w, asked, V, shared, ridge)
-    start,cols,w,asked = told.beside(start, cols, w, asked, len(V))
-    return ridge_rows(start, cols, w, asked, torch.cat([V,told.others]), shared, ridge)
+    if prior is None: return ridge_rows(start, cols, w, asked, V, shared, ridge)
+    start,cols,w,asked = prior.beside(start, cols, w, asked, len(V))
+    return ridge_rows(start, cols, w, asked, torch.cat([V,prior.others]), shared, ridge)
 
 
 # %% ../nbs/05b_ials.ipynb #e837cf0e
@@ -106,13 +106,13 @@ def ials_sweep(
     rm:RatingMatrix, # Interactions
     data:list, # Of each side, as `_by_row` has them
     loss:IALSLoss, # Weights
-    told=(None,None), # What is known of each side's rows beforehand
+    priors=(None,None), # What is known of each side's rows beforehand
 ):
     "Solve for all users, then for all items"
     for s in (0,1):
         there = rm.count[1-s]>0
-        if told[1-s] is not None: there = there|(told[1-s].weight>0)
-        rows[s] = ials_rows(rows[1-s]*there[:,None], *data[s], loss, told[s])
+        if priors[1-s] is not None: there = there|(priors[1-s].weight>0)
+        rows[s] = ials_rows(rows[1-s]*there[:,None], *data[s], loss, priors[s])
 
 
 # %% ../nbs/05b_ials.ipynb #d899720d
@@ -177,10 +177,8 @@ def choose_ials(
 _SourceSide = namedtuple('_SourceSide', 'rows clicks moment n_others') # rows of the target's labels (0 where unknown), their clicks, second moment of the other side's rows, and their number
 
 def _shuffled(o):
-    known = o.clicks.nonzero()[:,0]
-    idx = torch.arange(len(o.clicks))
-    idx[known] = known[torch.randperm(len(known), generator=torch.Generator().manual_seed(0))]
-    return o._replace(rows=o.rows[idx], clicks=o.clicks[idx])
+    places = torch.from_numpy(shuffled_places(o.clicks.numpy()>0))
+    return o._replace(rows=o.rows[places], clicks=o.clicks[places])
 
 class ClickSource:
     "The rows of a source, and how surely it knows them, in the order of a target's rows"
@@ -210,7 +208,7 @@ class ClickSource:
         res.sides = [_shuffled(o) for o in self.sides]
         return res
 
-    def told(self,
+    def priors(self,
         strength, # What a click there is worth here
         loss:IALSLoss, # Weights
     )->list: # `ClickPrior` of users and of items; None where no row is known
@@ -234,11 +232,11 @@ def try_source(
     for rest,held in parts:
         rm = _rating_matrix(rest)
         users = judges_of(held)
-        told = known.told(strength, loss) if strength else (None,None)
+        priors = known.priors(strength, loss) if strength else (None,None)
         gen = torch.Generator().manual_seed(0)
         rows = [o.rows if strength else .1*torch.randn(o.rows.shape, generator=gen) for o in known.sides]
         data = [_by_row(rm, s, loss) for s in (0,1)]
-        for _ in range(sweeps): ials_sweep(rows, rm, data, loss, told)
+        for _ in range(sweeps): ials_sweep(rows, rm, data, loss, priors)
         res.append(list_qualities(rows[0][users]@rows[1].T, rest[users], held[users]))
     return np.concatenate(res)
 
@@ -284,12 +282,12 @@ class IALSSolver(Solver):
     "Weighted least squares for a dot product of clicks, one side after the other"
     n_epochs,solves_rows = 5,True
     def __init__(self, model, dls, loss_func,
-        told=(None,None), # What is known of users' and of items' rows beforehand
+        priors=(None,None), # What is known of users' and of items' rows beforehand
     ):
         super().__init__(model, dls, loss_func)
-        self.loss,self.told = _fold_loss(loss_func),told
+        self.loss,self.priors = _fold_loss(loss_func),priors
         self.trains = isinstance(loss_func, IALSLoss)
-        self.has_source = any(o is not None for o in told)
+        self.has_source = any(o is not None for o in priors)
         self.rm,self.rows = None,None
 
     @classmethod
@@ -308,11 +306,11 @@ class IALSSolver(Solver):
         self.rm = RatingMatrix.from_ratings(self.dls.train_ds)
         self.data = [_by_row(self.rm, s, self.loss) for s in (0,1)]
         tabs = tables(self.model)
-        self.rows = [packed_rows(tabs, s)[:,:-1] if self.told[s] is None else self.told[s].rows for s in (0,1)]
+        self.rows = [packed_rows(tabs, s)[:,:-1] if self.priors[s] is None else self.priors[s].rows for s in (0,1)]
 
     def train_epoch(self):
         if self.rm is None: self._start()
-        ials_sweep(self.rows, self.rm, self.data, self.loss, self.told)
+        ials_sweep(self.rows, self.rm, self.data, self.loss, self.priors)
         u,i = [rows[j] for rows,j in zip(self.rows, self.rm.ids)]
         return ((u*i).sum(1)-1).pow(2).mean().item()
 

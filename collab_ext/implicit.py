@@ -436,6 +436,7 @@ def _note_weight(transfer, weights, judged):
     if not any(weights.values()): transfer.note_began(Choice('scratch', 0, {}, judged.by))
     said = [f'a user of {name} {judged.worth} {w:g} of the users here' if w else f'{name} {judged.dropped}' for name,w in weights.items()]
     transfer.note_hint(f"{judged.by} {'; '.join(said)}")
+    transfer.note_weights(weights)
 
 # %% ../nbs/10_implicit.ipynb #6813ba38
 def _knows_all(learn):
@@ -456,7 +457,7 @@ def _adapted(learn, src, choose):
         _start_linear(learn, 1.)
         return learn
     learn.model.sources = {'the source':float(strength)}
-    solver = IALSSolver(learn.model, learn.dls, learn.loss_func, known.told(strength, learn.loss_func))
+    solver = IALSSolver(learn.model, learn.dls, learn.loss_func, known.priors(strength, learn.loss_func))
     solver.train_epoch()
     solver.write(learn.model)
     learn.transfer.note_solved(learn.dls.train_ds.counts)

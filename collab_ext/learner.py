@@ -451,6 +451,7 @@ def _transfer_from_several(learn, sources, id_map, fill, solve, compare_source):
     src = widened(src, learn.model.u_weight.embedding_dim)
     learn.transfer_from(src, _strangers(learn, src), compare_source=compare_source)
     learn.transfer.note_hint(sources_note(sources, worths, knowns))
+    learn.transfer.note_weights(source_weights(sources, worths))
     return learn
 
 # %% ../nbs/06_learner.ipynb #2f1fb7eb

@@ -241,7 +241,8 @@ def _are_sources(o): return isinstance(o, dict) and all(isinstance(k, str) for k
 
 def _number_settings(theirs, mine):
     "Are the settings of a linear model numbers, under the names of `mine`?"
-    return isinstance(theirs, dict) and set(theirs)==set(mine) and _are_finite(theirs.values())
+    if not isinstance(theirs, dict): return False
+    return set(theirs)|({'popularity'}&set(mine))==set(mine) and _are_finite(theirs.values()) # files of earlier versions know nothing of popularity
 
 
 # %% ../nbs/06a_saving.ipynb #0473d248

@@ -8,7 +8,7 @@ Docs: https://collab-ext.github.io/collab_ext/several_sources.html.md"""
 
 # %% auto #0
 __all__ = ['Known', 'SourceWorth', 'are_several', 'read_sources', 'id_maps_of', 'user_axes', 'rotation', 'known_of', 'moved_rows',
-           'combined', 'widened', 'choose_sources', 'sources_note']
+           'combined', 'widened', 'choose_sources', 'source_weights', 'sources_note']
 
 # %% ../nbs/05f_several_sources.ipynb #fedb6fcc
 from fastai.basics import *
@@ -208,6 +208,11 @@ def choose_sources(
             kept_weights.append(chosen[j])
             moved.append(rows)
     return best,[SourceWorth(means[j]**.5 if judged else None, chosen.get(j, 0.)) for j in range(len(knowns))]
+
+# %% ../nbs/05f_several_sources.ipynb #b31d3563
+def source_weights(sources, worths):
+    "Name of each source → its weight"
+    return {name:o.weight for name,o in zip(_called(sources), worths)}
 
 def sources_note(sources, worths, knowns):
     "What the report says of several sources"

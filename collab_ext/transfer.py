@@ -294,6 +294,7 @@ ways = dict(source='the source', drift='a source that is trusted less', scratch=
 class Transfer:
     "Where the rows of a learner came from"
     began = None # what was kept before training, if anything was compared
+    weights = {} # how much each source counts, by its name, where that was chosen; 0 for one that was dropped
     def __init__(self,
         matches:Matches, # Rows of the source and of the learner
         moved_tables:list, # Names of the tables that were moved
@@ -340,11 +341,20 @@ class Transfer:
     def note_hint(self, hint):
         "What would have made more of the source"
         self.hint = hint
+    def note_weights(self, weights:dict):
+        "Name of each source → how much it counts"
+        self.weights = {k:float(w) for k,w in weights.items()}
 
     def __getstate__(self): return dict(self.__dict__, source=None) # a learner that is exported leaves the source behind
 
     @property
     def report(self): return TransferReport(self)
+
+# %% ../nbs/04_transfer.ipynb #33acd36e
+@patch
+def __repr__(self:Transfer):
+    moved = [f'{t}: {int(known.sum())} of {len(known)} rows' for t,known in self.moved.items()]
+    return f"Transfer({', '.join([*moved, *[f'{k}: weight {w:g}' for k,w in self.weights.items()]])})"
 
 # %% ../nbs/04_transfer.ipynb #c4ff8bd9
 def _are_numbers(o): return isinstance(o, (list,tuple)) and all(isinstance(v, Real) for v in o)

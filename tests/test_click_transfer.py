@@ -50,7 +50,7 @@ def test_parts_hold_out_each_click_at_most_once():
 
 def test_scores_of_a_trial_are_those_of_the_model(clicks):
     ds = loaders(clicks).train_ds
-    model = EASE(ds.ids, ds.targ, ds.vocab.sizes, ridge=50.)
+    model = EASE(ds.ids, ds.targ, ds.vocab.sizes, ridge=50., popularity=0.)
     from collab_ext.linear import _trial_scores_by_items,_trial_scores_by_users,_weighted_rows,_weights
     X = model.history
     w = _weights(X, .3, .1, None, 0.)
@@ -67,7 +67,7 @@ def test_people_of_the_source_judge_the_ridge_too(clicks):
     "Users with few clicks alone would want another ridge than people with many"
     from collab_ext.linear import _with_judges,_of_all
     short,long = np.array([.01,.02,.03,.04,.05]),np.array([.2,.3,.3,.2,.1])
-    both = EaseTrial([1.,0.], np.array([10.,30.,100.,300.,1000.]), np.stack([short]*2)[...,None], np.stack([long]*2)[...,None])
+    both = EaseTrial([1.,0.], np.array([10.,30.,100.,300.,1000.]), [0.], np.stack([short]*2)[...,None,None], np.stack([long]*2)[...,None,None])
     assert _of_all(both, 0).argmax()==2 and _of_all(both, 1).argmax()==4 # without a source, nobody of it is asked
     X = loaders(clicks).train_ds
     X = ItemModel(X.ids, X.targ, X.vocab.sizes).history
@@ -76,13 +76,13 @@ def test_people_of_the_source_judge_the_ridge_too(clicks):
     left,rest,held = _with_judges(few, source, n=50)
     assert rest.shape[0]==50 and left.rows.nnz+held.nnz==many.nnz and (left.row_counts.sum()==many.nnz)
     assert _with_judges(few, source._replace(rows=-many))[1].shape[0]==0 # rows of vectors are no people
-    ridge,weight,trial = choose_ease(few, None, 3., .3, .1, source, least=100)
+    ridge,weight,_,trial = choose_ease(few, None, 3., .3, .1, source, least=100)
     j = trial.weights.index(weight)
-    own,theirs = trial.quality[j].mean(1),trial.people[j].mean(1)
+    own,theirs = trial.quality[j,:,0].mean(1),trial.people[j,:,0].mean(1)
     assert weight and ridge==best_strength(trial.ridges, own*theirs)
     assert choose_ease(few, None, 3., .3, .1, source._replace(rows=many*0), 0., least=100)[0]==choose_ease(few, None, 3., .3, .1, least=100)[0]
 
-@pytest.mark.parametrize('kind,names', [('ease',['ridge']), ('graph',['low_pass','item_pow'])])
+@pytest.mark.parametrize('kind,names', [('ease',['ridge','popularity']), ('graph',['low_pass','item_pow','popularity'])])
 def test_a_model_says_what_it_chose(target, kind, names):
     learn = linear_learner(target, kind)
     assert f"chosen on held-out clicks: {', '.join(names)}" in repr(learn.model)
@@ -217,7 +217,7 @@ def test_a_loaded_model_says_what_its_sources_were(target, sources, tmp_path):
     other = linear_learner(target, pretrained=sources[0], path=tmp_path).load('m')
     assert list(other.model.sources)==['source 1','source 2'] and other.report is None # the report was of another model
     with pytest.warns(UserWarning, match='source 1 and source 2 took part'), other.no_bar(),other.no_logging(): other.solve()
-    assert not other.model.sources and torch.equal(other.model.B, linear_learner(target, ridge=learn.model.settings['ridge']).model.B)
+    assert not other.model.sources and torch.equal(other.model.B, linear_learner(target, **{o:learn.model.settings[o] for o in ('ridge','popularity')}).model.B)
 
 def test_damaged_sources_are_refused(target, sources, tmp_path):
     from collab_ext.files import save_pair
@@ -315,7 +315,7 @@ def test_a_source_that_counts_for_all_keeps_its_rows(clicks, factors):
     pair = factors.as_pair()
     known = ClickSource(pair, Matches(pair.vocab, dls.vocab))
     learn = implicit_learner(dls, 8, loss_func=IALSLoss())
-    solver = IALSSolver(learn.model, dls, learn.loss_func, known.told(1e6, learn.loss_func))
+    solver = IALSSolver(learn.model, dls, learn.loss_func, known.priors(1e6, learn.loss_func))
     for _ in range(3): solver.train_epoch()
     for rows,o in zip(solver.rows, known.sides):
         there = o.clicks>0
@@ -339,6 +339,171 @@ def test_what_is_known_beforehand_is_a_square_more(k, n, m, seed):
         A = (V*w[:,None]).T@V + loss.ridge(clicked[j].sum(), m)*torch.eye(k) + weight[j]*P
         want = torch.linalg.solve(A, V.T@clicked[j].float() + weight[j]*P@rows[j])
         assert torch.allclose(got[j], want, atol=1e-3)
+
+# ---- Popularity ----
+
+def few_each(clicks, n=3):
+    "Users with three clicks each, and the rest of what they picked"
+    some = clicks[clicks.user>=100].groupby('user').sample(n, random_state=0)
+    return some,clicks[clicks.user>=100].drop(some.index)
+
+@pytest.mark.parametrize('kind', ['ease','graph'])
+def test_short_histories_are_no_worse_than_popularity(kind):
+    "Users with three clicks each, where some items are far more popular than others"
+    rng = np.random.default_rng(0)
+    likes = rng.random((150,80)) < 1/(1+.15*np.arange(80))
+    X = pd.DataFrame(np.argwhere(likes), columns=['user','item'])
+    some = X.groupby('user').sample(3, random_state=0)
+    dls = loaders(some)
+    has = ItemModel(dls.train_ds.ids, dls.train_ds.targ, dls.vocab.sizes).history
+    held = np.zeros(has.shape, np.float32)
+    held[1:,1:] = likes[:,dls.vocab.labels[1][1:]]
+    held = sp.csr_matrix(held)-has
+    held.eliminate_zeros()
+    def ndcg(scores): return list_quality(scores[1:], has[1:], held[1:])
+    with_it,without = [ndcg(linear_learner(dls, kind, **kw).model.of_history(has)) for kw in ({},dict(popularity=0.))]
+    popular = ndcg(np.tile(item_popularity(has), (has.shape[0],1)))
+    assert with_it>.93*popular and with_it>1.03*without
+
+@pytest.mark.parametrize('kind', ['ease','graph'])
+def test_all_scores_begin_with_popularity(clicks, kind, tmp_path):
+    dls = loaders(clicks)
+    learn = linear_learner(dls, kind, popularity=.5, path=tmp_path)
+    model,nobody = learn.model,sp.csr_matrix((1,dls.vocab.sizes[1]), dtype=np.float32)
+    assert torch.allclose(model.of_history(nobody)[0], model.base) and model.base.max()>0
+    u,i = 3,5
+    own = torch.from_numpy(model.history[u].indices).long()
+    parts,score = model.contributions(u, i, own)
+    assert torch.isclose(score, model.scores(torch.tensor([u]))[0,i], atol=1e-5) and torch.isclose(parts.sum()+model.base[i], score, atol=1e-5)
+    Y,Z,x = torch.randn(dls.vocab.sizes[1], 2),torch.randn(4, 2),model.history[:4]
+    assert torch.allclose(model.times(x, Y), model.of_history(x)@Y, atol=1e-4)
+    assert torch.allclose(model.times_transposed(x, Z), model.of_history(x).T@Z, atol=1e-4)
+    from collab_ext.bundle import Bundle
+    learn.export_bundle(tmp_path/'b')
+    users = dls.vocab.labels[0][1:4]
+    for o in users: assert Bundle(tmp_path/'b').recommend(o, k=5)['item'].tolist()==learn.recommend(o, k=5)['item'].tolist()
+
+@pytest.mark.parametrize('kind', ['ease','graph'])
+def test_people_of_the_source_judge_popularity_too(clicks, kind):
+    "Long histories want less of it than users with a few clicks each"
+    X = ItemModel(*[getattr(loaders(clicks).train_ds, o) for o in ('ids','targ')], loaders(clicks).vocab.sizes).history
+    few,_ = next(click_parts(X[140:], most=1))
+    source = ItemStatistics(X[1:140], X[1:140].getnnz(1), X[1:140].getnnz(0))
+    def chosen(source): return linear_popularity(kind, few, source)
+    asked,nobody = chosen(source),chosen(source._replace(row_people=np.ones(139)+1e-9)) # whoever stands for other than one person is nobody
+    assert asked<=nobody
+
+def linear_popularity(kind, X, source):
+    if kind=='ease': return choose_ease(X, None, 3., .3, .1, source, 1.)[2]
+    return choose_graph(X, 16, .5, .3, None, None, source, 1.)[0][3]
+
+def test_files_of_earlier_versions_have_no_popularity(target, tmp_path):
+    from collab_ext.files import save_pair
+    for kind in ('ease','graph'):
+        learn = linear_learner(target, kind, popularity=0., path=tmp_path)
+        pair = learn.as_pair()
+        del pair.info['linear']['settings']['popularity']
+        from collab_ext.saving import linear_state
+        state = {k:v.clone() for k,v in linear_state(learn.model).items()}
+        if kind=='graph': state.update(V=state['V'][:,:-1].clone(), W=state['W'][:-1].clone())
+        save_pair(tmp_path/'models/old.pth', state, pair.vocab, None, pair.info)
+        again = linear_learner(target, kind, path=tmp_path).load('old')
+        assert not again.model.base.any() and again.recommend(k=5).equals(learn.recommend(k=5))
+        with again.no_bar(),again.no_logging(): again.solve()
+        assert again.model.settings['popularity']>=0
+
+@pytest.mark.parametrize('kind,names', [('ease',['user_pow','item_pow','value_weight','ridge_pop','popularity']), ('graph',['user_pow','item_pow','sharpen','low_pass','popularity'])])
+@pytest.mark.parametrize('bad', [float('nan'),float('inf'),-1.,'x'])
+def test_bad_strengths(target, kind, names, bad):
+    for o in names:
+        with pytest.raises(ValueError, match=f'`{o}` is a finite number, not below zero'): linear_learner(target, kind, **{o:bad})
+
+def test_a_given_ridge_is_the_one_that_weights_are_compared_at(target, sources, monkeypatch):
+    import collab_ext.linear as linear
+    seen,plain = [],linear.try_ease
+    def spied(*args, **kwargs):
+        seen.append(list(kwargs['ridges']))
+        return plain(*args, **kwargs)
+    monkeypatch.setattr(linear, 'try_ease', spied)
+    linear_learner(target, pretrained=sources[0], ridge=77.)
+    assert seen and all(o==[77.] for o in seen)
+
+# ---- Sources without people ----
+
+def named(clicks):
+    "Users with names that are found nowhere else"
+    return clicks.assign(user=clicks.user.map('customer-{:05d}@shop'.format))
+
+def test_a_source_without_people_has_no_label_of_a_user(clicks, tmp_path):
+    learn = linear_learner(loaders(named(clicks)), path=tmp_path)
+    learn.save('all')
+    small = without_people(learn.as_pair())
+    save_pair(tmp_path/'models/shared', small.wgts, small.vocab, info=small.info)
+    def text(name): return b''.join(o.read_bytes() for o in sorted((tmp_path/'models').glob(f'{name}*')))
+    assert b'customer-00007@shop' in text('all') and b'customer' not in text('shared') and b'i1' in text('shared')
+    assert list(small.vocab.labels[0])==['#na#'] and small.info['counts']['user']==[0]
+    X = learn.model.history
+    rows = sp.csr_matrix((small.wgts['data'],small.wgts['indices'],small.wgts['indptr']), shape=(len(small.wgts['indptr'])-1,X.shape[1])).toarray()
+    n = small.info['people']['number']
+    people = X[1:].toarray()/np.linalg.norm(X[1:].toarray(), axis=1)[:,None]
+    turned = rows/np.maximum(np.linalg.norm(rows, axis=1), 1e-9)[:,None]
+    assert len(rows)-X.shape[1]<=n//5 and (turned@people.T).max()<.95 # nobody's history is there
+
+@pytest.mark.parametrize('kind', ['ease','graph'])
+def test_a_source_without_people_says_nearly_the_same(clicks, target, sources, kind):
+    src = linear_learner(loaders(clicks[clicks.user<140]))
+    small = without_people(src.as_pair())
+    alone,full,shared = [quality(linear_learner(target, kind, pretrained=o)) for o in (None,src,small)]
+    assert full>alone and shared>alone+.6*(full-alone)
+    both = linear_learner(target, kind, pretrained=[small,sources[0]])
+    assert both.model.sources['source 1'] and quality(both)>alone
+
+def test_sums_of_a_source_without_people(clicks):
+    "All directions together are the weighted sum of what people have, and a few keep its diagonal"
+    from collab_ext.linear import _history_rows
+    pair = linear_learner(loaders(clicks)).as_pair()
+    n_items = pair.vocab.sizes[1]
+    X = _history_rows(pair.wgts, n_items)[1:]
+    X = X@sp.diags((X.getnnz(0)>=5).astype(np.float32))
+    n = np.maximum((X!=0).sum(1).A1, 1)
+    A = sp.diags((n/n[n>0].mean())**-.3)@X
+    G = (A.T@A).toarray()
+    for rank in (3,20):
+        small = without_people(pair, rank)
+        R = _history_rows(small.wgts, n_items).toarray()
+        assert np.allclose((R.T@R).diagonal(), G.diagonal(), rtol=1e-3, atol=1e-3)
+        off = np.abs((R.T@R)-G).mean()
+        if rank==20: assert off<last
+        last = off
+
+def test_a_source_without_people_is_bounded():
+    rng = np.random.default_rng(0)
+    df = pd.DataFrame(dict(user=np.repeat(np.arange(400), 20), item=rng.integers(300, size=8000))).drop_duplicates()
+    pair = linear_learner(loaders(df)).as_pair()
+    with pytest.warns(UserWarning, match='9 of 512 directions of 301 items fit into `most=3010` numbers'): small = without_people(pair, most=3010)
+    assert len(small.wgts['data'])<=3010 and without_people(small) is small
+
+def test_bad_sources_without_people(clicks, target, tmp_path):
+    learn = linear_learner(loaders(clicks), path=tmp_path)
+    small = without_people(learn.as_pair())
+    for bad in (dict(number=0), dict(usual=float('nan')), dict(judged=[[1.]]), dict(judged='x')):
+        info = dict(small.info, people={**small.info['people'], **bad})
+        with pytest.raises(ValueError, match='is damaged'): linear_learner(target, pretrained=small._replace(info=info))
+    with pytest.raises(ValueError, match='`least`'): without_people(learn.as_pair(), least=10_000)
+    tiny = without_people(linear_learner(loaders(clicks[clicks.user<8])).as_pair(), least=1)
+    assert linear_learner(target, pretrained=tiny).transfer.weights # nobody could be asked, and all ridges are as good
+    with pytest.raises(ValueError, match='no linear model'): without_people(linear_factors(learn, 4))
+    with pytest.raises(ValueError, match='linear model and has no vectors'): implicit_learner(target, loss_func='ials', pretrained=small)
+    save_pair(tmp_path/'models/shared', small.wgts, small.vocab, info=small.info)
+    was = learn.recommend(k=3)
+    with pytest.raises(ValueError): learn.load('shared')
+    assert learn.recommend(k=3).equals(was)
+
+def test_a_transfer_tells_the_weight_of_each_source(target, sources, factors):
+    learn = linear_learner(target, pretrained=sources, source_weight=[.5,0])
+    assert learn.transfer.weights=={'source 1':.5,'source 2':0.} and repr(learn.transfer).endswith('source 1: weight 0.5, source 2: weight 0)')
+    ials = implicit_learner(target, loss_func='ials', pretrained=factors)
+    assert ials.transfer.weights=={'the source':ials.model.sources['the source']} and 'u_weight: ' in repr(ials.transfer)
 
 # ---- Bad input ----
 

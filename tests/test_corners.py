@@ -386,7 +386,7 @@ def test_linear_bundles_say_what_they_kept(ratings, tmp_path, kind):
     full,some = [Bundle(learn.export_bundle(tmp_path/f'b{n}', n_links=n)) for n in (None,5)]
     n = len(full.items)
     one_each = torch.eye(n+1)[1:].numpy()
-    links = learn.model.of_history(sp.csr_matrix(one_each))[:,1:].abs()
+    links = (learn.model.of_history(sp.csr_matrix(one_each))-learn.model.base)[:,1:].abs()
     share = (links.topk(5).values.sum()/links.sum()).item()
     assert abs(some.info['links_kept']-share)<1e-3 and f'with {share:.0%} of what all weigh' in repr(some)
     assert full.info['links_kept']==1 and len(full.tables['link_item'])==n*n and 'weigh' not in repr(full)

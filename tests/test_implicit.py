@@ -216,7 +216,8 @@ def test_linear_models_are_linear_and_hold_together(dls, kind, tmp_path):
     assert a['item'].tolist()==b['item'].tolist()
     np.testing.assert_allclose(a.score, b.score, rtol=1e-4)
     why = learn.explain(u, a['item'][0])
-    assert why.contribution.sum()==pytest.approx(a.score[0], rel=1e-3)
+    assert why.contribution.sum()+why.attrs['rest']==pytest.approx(a.score[0], rel=1e-3)
+    assert why.attrs['rest']==pytest.approx(learn.model.base[learn.vocab.rows([a['item'][0]], 1)[0]].item(), abs=1e-3)
     assert len(learn.similar_items(dls.vocab['item'][1], k=3))==3
     assert learn.predict((u,a['item'][0]))[1].item()==pytest.approx(a.score[0], rel=1e-4)
     with pytest.raises(ValueError, match='nothing to train'): learn.fit(1)
@@ -239,7 +240,7 @@ def test_unknown_users_have_the_average_history(dls, kind):
 def test_ease_does_not_explain_an_item_by_itself(dls): assert (linear_learner(dls).model.B.diagonal()==0).all()
 
 def test_graph_filter_by_definition(dls):
-    m = linear_learner(dls, 'graph', rank=5, low_pass=.3, sharpen=.7, user_pow=.5, item_pow=.2).model
+    m = linear_learner(dls, 'graph', rank=5, low_pass=.3, sharpen=.7, user_pow=.5, item_pow=.2, popularity=0.).model
     X = m.history.toarray().astype(float)
     nu,ni = X.sum(1).clip(1),X.sum(0).clip(1)
     R = X/np.sqrt(nu)[:,None]/ni**.2
