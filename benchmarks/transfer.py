@@ -476,9 +476,9 @@ def trained_learner(dls, loss, n_epoch=10, **kwargs):
 
 @cache
 def trained_source(data, src, tgt, loss):
-    "What a loss has trained on a source; WARP for two epochs"
+    "What a loss has trained on a source"
     dls = CollabDataLoaders.from_interactions(liked(source_ratings(data, src, tgt)), valid_pct=0, device='cpu')
-    return trained_learner(dls, loss, 2 if loss=='warp' else 10).as_pair()
+    return trained_learner(dls, loss).as_pair()
 
 def under_wrong_labels(pair, seed):
     "A source whose items have each other's rows"
@@ -511,7 +511,7 @@ def trained_job(data, src, tgt, i, pct, losses):
     add('popular', lambda: (None,lambda known: popular_scores(known_clicks(dls))))
     add('linear', linear)
     for loss in losses:
-        pair = trained_source(data, src, tgt, loss)
+        pair = trained_source(data, src, tgt, 'bpr' if loss=='warp' else loss)
         add(loss, lambda: of_loss(loss))
         add(f'{loss}, transferred', lambda: of_loss(loss, pretrained=pair, id_map=id_map))
         add(f'{loss}, wrong labels', lambda: of_loss(loss, pretrained=under_wrong_labels(pair, i), id_map=id_map))
@@ -530,7 +530,7 @@ The protocol is that of [transfer_clicks.md](transfer_clicks.md): NDCG@20 and re
 ones, who are folded in; means of {splits} splits. 64 factors, ten epochs, everything else by default.
 
 - **softmax** and the others: `implicit_learner(dls, 64, loss_func=…).fit_one_cycle(10)`, from scratch.
-- **transferred**: the same with `pretrained=`, a source that the same loss has trained on the other set for ten epochs (WARP for two).
+- **transferred**: the same with `pretrained=`, a source that the same loss (for WARP: BPR) has trained on the other set for ten epochs.
 - **wrong labels**: the same source, but every item has the row of another one.
 - **sources dropped**: in how many splits the report says that the source did harm. On fewer than 300 clicks nothing is tried.
 - **seconds**: of a processor, for training and all choices.
