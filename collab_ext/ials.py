@@ -237,6 +237,8 @@ def try_source(
         rows = [o.rows if strength else .1*torch.randn(o.rows.shape, generator=gen) for o in known.sides]
         data = [_by_row(rm, s, loss) for s in (0,1)]
         for _ in range(sweeps): ials_sweep(rows, rm, data, loss, priors)
+        silent = rows[0].norm(dim=1)==0 # whose clicks are all held out
+        rows[0][silent] = rows[0][~silent].mean(0)
         res.append(list_qualities(rows[0][users]@rows[1].T, rest[users], held[users]))
     return np.concatenate(res)
 

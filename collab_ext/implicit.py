@@ -8,8 +8,8 @@ Docs: https://collab-ext.github.io/collab_ext/implicit.html.md"""
 
 # %% auto #0
 __all__ = ['losses', 'NegativeDL', 'with_negatives', 'split_counts', 'ImplicitLoss', 'BPRLoss', 'SoftmaxLoss', 'UnitRows',
-           'CCLLoss', 'WARPLoss', 'VoteLoss', 'factors_of', 'spectral_factors', 'linear_start', 'implicit_learner',
-           'NothingToTrain', 'linear_learner', 'linear_factors']
+           'CCLLoss', 'WARPLoss', 'VoteLoss', 'factors_of', 'spectral_factors', 'linear_start', 'balanced_factors',
+           'as_clicks', 'implicit_learner', 'NothingToTrain', 'linear_learner', 'linear_factors']
 
 # %% ../nbs/10_implicit.ipynb #c2115885
 from numbers import Real
@@ -193,7 +193,13 @@ class ImplicitLoss:
     "Base of the losses that take negatives: a subclass says what each positive contributes"
     needs_negatives,cbs = True,()
     unit_rows = False # Are all vectors of length 1?
-    fold_loss = IALSLoss() # By which new users are folded in, with the order of items that this loss would give; see `IALSSolver`
+    pace = 1. # Share of the learning rate that leaves a good start what it is
+    fold_good,fold_chance = IALSLoss(.3, .015),IALSLoss(.1, .1) # What new users are folded in by, where vectors began well, and where at chance
+    _began_well = False
+    @property
+    def fold_loss(self):
+        "By which new users are folded in, with the order of items that this loss would give; see `IALSSolver`"
+        return self.fold_good if self._began_well else self.fold_chance
     def __repr__(self): return _repr_of(self)
     def _sides(self, pred, targ):
         "Scores of positives (n), of negatives (n_neg × n), and the targets of these"
@@ -216,12 +222,12 @@ class ImplicitLoss:
 
 class BPRLoss(ImplicitLoss):
     "Bayesian personalised ranking: each positive should score higher than its negatives"
-    fold_loss = IALSLoss(.3, .03)
     def fused_form(self): return 'bpr',0,0
     def each(self, pos, neg, minus_prob): return F.softplus(neg-pos).mean(0)
 
 class SoftmaxLoss(ImplicitLoss):
     "Sampled softmax: each positive should be found among its negatives, whose scores are corrected by log q"
+    pace = .1
     def __init__(self, temp=1.): self.temp = temp
     def fused_form(self): return 'softmax',self.temp,0
     def each(self, pos, neg, minus_prob):
@@ -240,7 +246,7 @@ class UnitRows(Callback):
 
 class CCLLoss(ImplicitLoss):
     "Cosine contrastive loss"
-    cbs,unit_rows,fold_loss = (UnitRows,),True,IALSLoss(.1, .003)
+    cbs,unit_rows,pace,fold_good = (UnitRows,),True,.1,IALSLoss(.3, .0007)
     def __init__(self,
         margin=.4, # Negatives below this cosine are left alone
         weight=10., # Weight of the negatives
@@ -334,6 +340,14 @@ def _unit_rows(users, items):
 
 def _as_wide(rows, k): return F.pad(rows, (0,k-rows.shape[1]))
 
+def _as_start(users, items, n_factors, unit_rows=False, scale=10.):
+    "Vectors, the most important factor first, as a loss with negatives begins with them; row 0 of users stands in for those without clicks"
+    silent = users.norm(dim=1)==0
+    users[silent] = users[0].clone()
+    if unit_rows and n_factors>1: return _unit_rows(_as_wide(users, n_factors), _as_wide(items, n_factors))
+    return [_as_wide(o*scale**.5, n_factors) for o in (users,items)]
+
+# %% ../nbs/10_implicit.ipynb #4eb0ea78
 def _is_quick_to_solve(
     sizes, # Number of users and of items
     most_items=20_000, # A larger catalogue is not
@@ -358,10 +372,7 @@ def linear_start(
         history = ItemModel(ds.ids, ds.targ, ds.vocab.sizes)
         users,items = spectral_factors(history.history, n_factors)
         users[0] = users[1:].mean(0)
-    silent = users.norm(dim=1)==0
-    users[silent] = users[0].clone()
-    if unit_rows and n_factors>1: return _unit_rows(_as_wide(users, n_factors), _as_wide(items, n_factors))
-    return [_as_wide(o*scale**.5, n_factors) for o in (users,items)]
+    return _as_start(users, items, n_factors, unit_rows, scale)
 
 # %% ../nbs/10_implicit.ipynb #04a8f981
 losses = dict(bpr=BPRLoss, softmax=SoftmaxLoss, ccl=CCLLoss, warp=WARPLoss, ials=IALSLoss, votes=VoteLoss)
@@ -403,24 +414,81 @@ def _clicks_of(dls):
     ds = dls.train_ds
     return sp.csr_matrix((ds.targ.cpu().numpy(), ds.ids.cpu().numpy().T), shape=ds.vocab.sizes)
 
-def _rate(dls):
-    "A learning rate that leaves a good start what it is, and improves a poor one"
-    if not _is_quick_to_solve(dls.vocab.sizes): return .05
-    return min(3e-4, .03/max(len(dls.train), 1))
+def _gentle_rate(dls, loss):
+    "A learning rate that leaves a good start what it is"
+    return getattr(loss, 'pace', 1.)*min(3e-4, .03/max(len(dls.train), 1))
 
+def _rate(dls, loss):
+    "As gentle where the start is good, and one that improves a poor one"
+    return _gentle_rate(dls, loss) if _is_quick_to_solve(dls.vocab.sizes) else .05
+
+# %% ../nbs/10_implicit.ipynb #ae52e847
+def _as_begun(loss, well):
+    "A loss that knows whether its vectors began well"
+    res = copy(loss)
+    res._began_well = well
+    return res
+
+# %% ../nbs/10_implicit.ipynb #177834de
 @torch.no_grad()
+def _put_rows(model, users, items):
+    "Begin with these vectors, and without biases"
+    tabs = tables(model)
+    for t,o in zip(('u_weight','i_weight'), (users,items)): tabs[t].copy_(o)
+    for t in ('u_bias','i_bias'): tabs[t].zero_()
+    if hasattr(model, 'mean'): model.mean.zero_()
+
+def _unit_rows_of(learn): return getattr(learn.loss_func, 'unit_rows', False)
+
 def _start_linear(learn, scale):
     "Put the vectors of a linear model into a learner's tables"
-    tabs = tables(learn.model)
-    unit_rows = getattr(learn.loss_func, 'unit_rows', False)
-    rows = linear_start(learn.dls.train_ds, tabs['u_weight'].shape[1], unit_rows, scale)
-    for t,o in zip(('u_weight','i_weight'), rows): tabs[t].copy_(o)
-    for t in ('u_bias','i_bias'): tabs[t].zero_()
+    width = tables(learn.model)['u_weight'].shape[1]
+    _put_rows(learn.model, *linear_start(learn.dls.train_ds, width, _unit_rows_of(learn), scale))
+
+# %% ../nbs/10_implicit.ipynb #d0e6d2de
+def balanced_factors(
+    users, # Vectors (n × k)
+    items, # Vectors (m × k)
+    n_factors, # At most as many
+)->tuple: # Vectors of users and of items
+    "The factors that matter most to the products of `users` and `items`, the most important first"
+    qu,ru = torch.linalg.qr(users)
+    qi,ri = torch.linalg.qr(items)
+    u,sizes,v = torch.linalg.svd(ru@ri.T, full_matrices=False)
+    root = sizes[:n_factors].sqrt()
+    return qu@u[:,:n_factors]*root,qi@v[:n_factors].T*root
+
+def _score_of_clicks(users, items, n, most=500, longest=100):
+    "Mean score of the best items of each user, as many as they have clicks (`n`)"
+    some = n.nonzero()[:,0]
+    some = some[::len(some)//most+1]
+    n = n[some].clamp(max=min(longest, len(items)))
+    best = (users[some]@items.T).topk(int(n.max())).values
+    mine = torch.arange(best.shape[1])<n[:,None]
+    return (best*mine).sum()/n.sum()
+
+def as_clicks(
+    src:Pair, # A model with vectors of users and items
+    n_factors, # Width of the vectors
+    clicked=.5, # What iALS makes of a pair with a click
+)->Pair: # The same without biases, on the scale of a model by iALS
+    "A source whose scores are near 0, but for those of clicks"
+    tabs = {k:v.float() for k,v in tables(src.wgts).items()}
+    users,items = tabs['u_weight'],tabs['i_weight']
+    n_users,n_items = [source_counts(src.info, s, len(o)) for s,o in enumerate((users,items))]
+    bias = tabs['i_bias'].view(-1,1) if 'i_bias' in tabs else items.new_zeros(len(items),1)
+    users,items = F.pad(users, (0,1), value=1.),torch.cat([items,bias], 1)
+    known = n_items>0
+    items = items-items[known].mean(0)
+    score = _score_of_clicks(users, items[known], n_users)
+    rows = [_as_wide((clicked/score)**.5*o, n_factors) for o in balanced_factors(users, items, n_factors)]
+    return src._replace(wgts={'u_weight.weight':rows[0], 'i_weight.weight':rows[1]})
+
 
 # %% ../nbs/10_implicit.ipynb #ac46cb0c
 def _can_adapt(loss, pretrained=None, use_nn=False, fill=None, solve=None, **kwargs):
     "Is a source to be more than a start?"
-    if not pretrained or not isinstance(loss, IALSLoss) or use_nn or fill is not None or solve is False: return False
+    if not pretrained or not isinstance(loss, (IALSLoss,ImplicitLoss)) or use_nn or fill is not None or solve is False: return False
     return {'u_weight','i_weight'}<=set(tables(pretrained.wgts))
 
 _Judged = namedtuple('_Judged', 'by worth dropped') # how a source was judged, and what is said of one that counts and of one that does not
@@ -444,31 +512,54 @@ def _knows_all(learn):
     counts = learn.dls.train_ds.counts.values()
     return all((idx>=0)[torch.as_tensor(n)>0].all() for idx,n in zip(learn.transfer.matches.idxs, counts))
 
-def _adapted(learn, src, choose):
-    "Keep what a source says beside the clicks; `choose` the ridge, too"
-    if _knows_all(learn): return learn
-    loss,width = learn.loss_func,learn.model.u_weight.embedding_dim
-    if tables(src.wgts)['i_weight'].shape[1]!=width: src = src._replace(wgts=project_wgts(src.wgts, width))
+def _taken_in(learn, src, loss, choose):
+    "The weights of iALS beside a source, what that is worth, and a solver that keeps what it says; `choose` the ridge, too"
     known = ClickSource(src, learn.transfer.matches)
     X = _clicks_of(learn.dls)
-    learn.loss_func,strength = choose_source(X, known, loss, **({} if choose else dict(regs=(loss.reg,))))
+    loss,strength = choose_source(X, known, loss, **({} if choose else dict(regs=(loss.reg,))))
     _note_weight(learn.transfer, {'the source':strength}, _judged(X.nnz))
+    if strength: learn.transfer.note_solved(learn.dls.train_ds.counts)
+    return loss,strength,IALSSolver(learn.model, learn.dls, loss, known.priors(strength, loss))
+
+def _adapted(learn, src, choose):
+    "Keep what a source says beside the clicks, in each sweep"
+    if _knows_all(learn): return learn
+    width = learn.model.u_weight.embedding_dim
+    if tables(src.wgts)['i_weight'].shape[1]!=width: src = src._replace(wgts=project_wgts(src.wgts, width))
+    learn.loss_func,strength,solver = _taken_in(learn, src, learn.loss_func, choose)
     if not strength:
         _start_linear(learn, 1.)
         return learn
     learn.model.sources = {'the source':float(strength)}
-    solver = IALSSolver(learn.model, learn.dls, learn.loss_func, known.priors(strength, learn.loss_func))
     solver.train_epoch()
     solver.write(learn.model)
-    learn.transfer.note_solved(learn.dls.train_ds.counts)
     return learn.record(learn.transfer, solver)
 
+# %% ../nbs/10_implicit.ipynb #c2d45ed1
 def _warn_of_ratings(y_range, learn, adapts):
     "Say what becomes of a source that has learned from ratings"
     judged = len(learn.dls.train_ds)>=least_clicks
     fate = "it is judged by held-out clicks, as `learn.report` says" if judged else "there are too few clicks to judge it by"
     if not adapts or _knows_all(learn): fate = "its vectors are where this learner starts"
     warnings.warn(f"The source is of ratings, with `y_range={tuple(y_range)}`, and these data are not: {fate}")
+
+# %% ../nbs/10_implicit.ipynb #b7ad759a
+def _started(learn, src, lr):
+    "Begin with what a source says beside the clicks, or with a linear model if it does harm; `lr` if that was asked for"
+    if _knows_all(learn): return learn
+    width = learn.model.u_weight.embedding_dim
+    _,strength,solver = _taken_in(learn, as_clicks(src, width), choose_ials(_clicks_of(learn.dls)), True)
+    if not strength:
+        _start_linear(learn, 10.)
+        learn.lr = ifnone(lr, _rate(learn.dls, learn.loss_func))
+        learn.loss_func = _as_begun(learn.loss_func, _is_quick_to_solve(learn.dls.vocab.sizes))
+        return learn
+    for _ in range(solver.n_epochs): solver.train_epoch()
+    solver.write(learn.model)
+    tabs = tables(learn.model)
+    rows = balanced_factors(tabs['u_weight'].detach(), tabs['i_weight'].detach(), width)
+    _put_rows(learn.model, *_as_start(*rows, width, _unit_rows_of(learn)))
+    return learn
 
 # %% ../nbs/10_implicit.ipynb #b5086979
 @delegates(collab_learner, but='loss_func')
@@ -490,12 +581,15 @@ def implicit_learner(
     if named: loss = choose_ials(_clicks_of(dls))
     starts = start=='linear' and not kwargs.get('pretrained') and not kwargs.get('use_nn') and (needs_negatives or isinstance(loss, IALSLoss))
     if n_factors is not None: kwargs['n_factors'] = n_factors
-    if needs_negatives: kwargs = merge(dict(lr=_rate(dls) if starts else .05, wd=.01), kwargs)
-    y_range = None
+    y_range,lr = None,kwargs.get('lr')
     if kwargs.get('pretrained'): kwargs['pretrained'],y_range = _without_scale(dls, **kwargs)
     adapts = _can_adapt(loss, **kwargs)
+    if needs_negatives:
+        kwargs = merge(dict(lr=_gentle_rate(dls, loss) if adapts else _rate(dls, loss) if starts else .05, wd=.01), kwargs)
+        if isinstance(loss, ImplicitLoss): loss = _as_begun(loss, adapts or starts and _is_quick_to_solve(dls.vocab.sizes))
     learn = collab_learner(dls, loss_func=loss, cbs=cbs, **kwargs)
     if y_range is not None: _warn_of_ratings(y_range, learn, adapts)
+    if adapts and needs_negatives: return _started(learn, kwargs['pretrained'], lr)
     if adapts: return _adapted(learn, kwargs['pretrained'], named)
     if starts: _start_linear(learn, 1. if isinstance(loss, IALSLoss) else 10.)
     starts_at_mean = hasattr(learn.model, 'mean') and not kwargs.get('pretrained') and not isinstance(loss, VoteLoss)

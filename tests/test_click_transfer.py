@@ -533,7 +533,7 @@ def test_ratings_where_clicks_are_wanted(target):
     assert ials.transfer.dropped and 'On held-out clicks' in repr(linear.report)
     assert quality(linear)>.95*quality(linear_learner(target))
 
-@pytest.mark.parametrize('loss,few,said', [('ials',False,'is judged by held-out clicks'), ('ials',True,'too few clicks to judge it by'), ('bpr',False,'are where this learner starts')])
+@pytest.mark.parametrize('loss,few,said', [('ials',False,'is judged by held-out clicks'), ('ials',True,'too few clicks to judge it by'), ('bpr',False,'is judged by held-out clicks')])
 def test_a_source_of_ratings_is_said_to_be_one(clicks, target, loss, few, said):
     df = clicks[clicks.user<100].assign(rating=lambda d: 1.+d.index%5)
     src = collab_learner(CollabDataLoaders.from_df(df, valid_pct=0, device='cpu'), 4, y_range=(1,5))
