@@ -145,6 +145,17 @@ def test_what_is_wrong_is_named(tmp_path, files, said):
     with pytest.raises(ValueError, match=said): prepare_shards(src, tmp_path/'out', blocks=2)
     assert not (tmp_path/'out'/'manifest.json').exists()
 
+def test_errors_that_name_no_file(tmp_path):
+    "Of one file they are about it; of several, about the first that can't be read alone; those of the disk are about no file"
+    import duckdb
+    files_in(tmp_path, {'a.parquet':parquet(), 'b.parquet':damaged(parquet()), 'c.parquet':parquet()})
+    files = sorted(tmp_path.glob('*.parquet'))
+    db = connect('200MB', 1, tmp_path/'spill')
+    for some,said in ((files[:1],'a.parquet'), (files,'b.parquet')):
+        with pytest.raises(ValueError, match=f"{said} can't be read as parquet \\(Payload too big"), naming_file(db, some): raise duckdb.Error('Payload too big')
+    for e in (duckdb.IOException('No space left on device'), duckdb.OutOfMemoryException('a.parquet'), duckdb.IOException(f'{tmp_path}/work: {files[0]}')):
+        with pytest.raises(type(e)), naming_file(db, files, work=tmp_path/'work'): raise e
+
 @pytest.mark.parametrize('kwargs', [dict(weight_name='w'), dict(time_name='w', split='time')])
 def test_wrong_weights_and_times_are_named(tmp_path, kwargs):
     more = long.replace('\n', ',1\n').replace('rating,1', 'rating,w')
@@ -291,7 +302,7 @@ def test_work_without_a_manifest_stays(tmp_path):
     with pytest.raises(FileNotFoundError, match='goes on where it stopped'): Shards(tmp_path/'out')
     assert (tmp_path/'out'/'.prepare'/'labels.json').is_file()
 
-@pytest.mark.parametrize('name,nth', [('count_labels',1),('count_labels',2),('write_labels',2),('encode',1),('cut',1),('cut',3),('describe_part',2),('seal',1)])
+@pytest.mark.parametrize('name,nth', [('count_labels',1),('count_labels',2),('write_labels',2),('encode',1),('cut',1),('cut',3),('describe_part',2),('seal',1),('write_whole',3),('write_whole',5)])
 def test_kills(tmp_path, name, nth):
     "Killed in any step, the next call gives what an undisturbed one gives"
     (tmp_path/'whole').mkdir()
