@@ -9,8 +9,8 @@ Docs: https://collab-ext.github.io/collab_ext/prepare_shards.html.md"""
 # %% auto #0
 __all__ = ['Columns', 'Source', 'splits', 'duplicate_policies', 'source_files', 'quoted', 'named', 'choose_columns', 'connect',
            'explained', 'naming_file', 'file_types', 'columns_in_files', 'checked_source', 'held_out_sql',
-           'ratings_sql', 'check_whole', 'count_labels', 'check_counts', 'number_labels', 'write_labels', 'block_sql',
-           'encode', 'cut', 'Work', 'file_groups', 'files_digest', 'Plan', 'run_plan', 'prepare_shards',
+           'ratings_sql', 'check_whole', 'count_labels', 'check_counts', 'check_times', 'number_labels', 'write_labels',
+           'block_sql', 'encode', 'cut', 'Work', 'file_groups', 'files_digest', 'Plan', 'run_plan', 'prepare_shards',
            'shards_command']
 
 # %% ../nbs/15a_prepare_shards.ipynb #758f1fd5
@@ -110,7 +110,8 @@ def choose_columns(
     if not given and all(re.fullmatch(r'[\d.]+(_\d+)?', o) for o in found): raise ValueError(f"The files have no header, but begin with {found!r:.80}: "
         "write a line of names above, such as user,item,rating; or name the columns, if these are their names")
     names = _chosen(found, user_name, item_name, rating_name)
-    twice = next((o for o in names if o not in given and o is not None and re.sub(r'_\d+$', '', o) in {*types}-{o}), None)
+    lower = {o.lower() for o in found} # names that differ in case alone are one to DuckDB
+    twice = next((o for o in names if o not in given and o is not None and re.search(r'_\d+$', o) and o[:o.rindex('_')].lower() in lower), None)
     if twice: raise ValueError(f"Column {twice[:twice.rindex('_')]!r} is there twice, or {twice!r} is a column of its own: name the columns to read; the files have {found!r:.200}")
     if None in names or len(set(names))<3: raise ValueError(f"User, item and rating need columns of their own, not {list(names)}; the files have {found}")
     return Columns(*names, time_name, weight_name)
@@ -244,7 +245,7 @@ def naming_file(
     "Errors of reading as errors that say which file it was, where, and what to do"
     import duckdb
     try: yield
-    except (duckdb.OutOfMemoryException,duckdb.TransactionException): raise
+    except (duckdb.OutOfMemoryException,duckdb.TransactionException,duckdb.BinderException): raise # they are of no file
     except duckdb.Error as e:
         file = _culprit(db, files, e, types, work)
         if file is None: raise
@@ -379,6 +380,8 @@ def ratings_sql(
     return f"select user, item, {', '.join([f'{kept} as rating', *more])} from ({every}) group by user, item"
 
 # %% ../nbs/15a_prepare_shards.ipynb #11e44791
+_odd = r'^[ -]*([0-9]+[eE_.]|[+.]|0[0-9xXbB])' # what DuckDB reads as a whole number of other digits
+
 def check_whole(
     db, # Connection to DuckDB
     source:Source, # What is read
@@ -387,11 +390,11 @@ def check_whole(
     types = columns_in_files(source)
     ids = [o for o in source.columns[:2] if types.get(o)=='BIGINT']
     if _kind(source.files[0])!='csv' or not ids: return
-    odd = [f"contains({o}, '.') or contains({o}, 'e') or contains({o}, 'E') or (starts_with({o}, '0') and trim({o})<>'0')" for o in map(named, ids)]
+    odd = ' or '.join(f'regexp_matches({named(o)}, {quoted(_odd)})' for o in ids)
     reader = _reader(source.files, dict.fromkeys(ids, 'VARCHAR'), **dict(source.options, filename="'file of the rating'"))
-    found = db.execute(f"""select "file of the rating", {', '.join(map(named, ids))} from {reader} where {' or '.join(odd)} limit 1""").fetchone()
+    found = db.execute(f"""select "file of the rating", {', '.join(map(named, ids))} from {reader} where {odd} limit 1""").fetchone()
     if not found: return
-    name,value = next((k,v) for k,v in zip(ids, found[1:]) if v and not re.fullmatch(r'-?(0|[1-9]\d*)', v.strip()))
+    name,value = next((k,v) for k,v in zip(ids, found[1:]) if v and re.match(_odd, v))
     raise ValueError(f"Column {name!r} of {found[0]} holds {value!r} among whole numbers, which would become another id: correct it, "
         "or pass `as_text=True` to read ids as text")
 
@@ -442,6 +445,17 @@ def check_counts(
     lo,hi = y_range
     if lowest<lo or highest>hi: raise ValueError("{} ratings, such as in {}, are outside `y_range=({:g}, {:g})`, which no prediction can leave: "
         "widen it to ({:g}, {:g}) or correct the ratings".format(*where(f'rating<{lo} or rating>{hi}'), lo, hi, min(lo, lowest), max(hi, highest)))
+
+# %% ../nbs/15a_prepare_shards.ipynb #f7d8a8a5
+def check_times(
+    db, # Connection to DuckDB
+    source:Source, # What is read, with a column of times
+):
+    "Raise an error if a rating has no time"
+    name = source.columns.time
+    gap = 'time is null or isnan(time)' if source.types[name] in ('FLOAT','DOUBLE') else 'time is null'
+    n,file = _where(db, lambda files: ratings_sql(source, files=files), source.files, gap)
+    if n: raise ValueError(f"Column {name!r} has no time in {n} ratings, such as in {file}: drop them, or give them a time")
 
 # %% ../nbs/15a_prepare_shards.ipynb #c4dcc72e
 _number_sql = """create table {side}_rows as
@@ -575,9 +589,11 @@ def _vocabulary(db, plan):
     if not {'user_rows','item_rows'} <= _tables(db):
         for o in _tables(db): db.execute(f'drop table {o}')
         check_whole(db, plan.source)
+        if plan.by_time: check_times(db, plan.source)
         for o in ('user','item'): count_labels(db, o, plan.ratings(), plan.held_out)
         check_counts(db, plan.source.columns, plan.y_range, lambda condition: _where(db, plan.ratings, plan.source.files, condition))
         if plan.duplicates=='error': _check_no_duplicates(db, plan)
+        _count_rows(db)
         for o in ('user','item'): number_labels(db, o, plan.blocks)
     rows = [db.execute(f"select min(row) from {o}_rows group by block order by block").fetchall() for o in ('user','item')]
     return [[o[0] for o in r] for r in rows]
@@ -589,8 +605,8 @@ def _check_no_duplicates(db, plan):
 # %% ../nbs/15a_prepare_shards.ipynb #9dd43735
 class Plan:
     "What is prepared, and how"
-    def __init__(self, source, held_out, blocks, duplicates, y_range, seed, bucket_rows):
-        self.source,self.held_out,self.blocks = source,held_out,blocks
+    def __init__(self, source, held_out, by_time, blocks, duplicates, y_range, seed, bucket_rows):
+        self.source,self.held_out,self.by_time,self.blocks = source,held_out,by_time or duplicates=='last',blocks
         self.duplicates,self.y_range,self.seed,self.bucket_rows = duplicates,y_range,seed,bucket_rows
     @property
     def weight(self): return self.source.columns.weight is not None
@@ -626,7 +642,7 @@ def _cut_block(db, plan, work, b, starts, rows, preparation, path):
     return found
 
 # %% ../nbs/15a_prepare_shards.ipynb #a84048ba
-def _count_rows(db, plan):
+def _count_rows(db):
     n,total = db.execute("select sum(n), sum(total) from users").fetchone()
     if not n: raise ValueError(f"The split leaves none of the {total} ratings to train on: hold out fewer")
     return dict(train=int(n), valid=int(total-n))
@@ -644,7 +660,7 @@ def run_plan(
 )->tuple: # First row of each block of users and of items; what `describe_part` says of each part
     "Do what is left of a preparation, but for the manifest"
     starts = _vocabulary(db, plan)
-    rows = _count_rows(db, plan)
+    rows = _count_rows(db)
     def labels(path):
         for side,file in zip(('user','item'), label_files): write_labels(db, side, work.out/file)
         return [describe_labels(work.out, o)._asdict() for o in label_files]
@@ -671,7 +687,7 @@ def _check_settings(valid_pct, split, duplicates, blocks, bucket_rows, threads, 
     _check('bucket_rows', bucket_rows, isinstance(bucket_rows, int) and bucket_rows>0, 'how many ratings are read at a time, from 1')
     _check('threads', threads, isinstance(threads, int) and threads>0, 'a number of threads')
     _check('memory', memory, _is_memory(memory), "a size such as '1GB'")
-    is_pair = isinstance(y_range, (list,tuple)) and len(y_range)==2 and all(isinstance(o, (int,float)) for o in y_range)
+    is_pair = isinstance(y_range, (list,tuple)) and len(y_range)==2 and all(isinstance(o, (int,float)) and math.isfinite(o) for o in y_range)
     good = y_range is None or is_pair and y_range[0]<y_range[1]
     _check('y_range', y_range, good, 'the lowest and the highest possible rating, such as (1,5)')
     _check('seed', seed, isinstance(seed, int) and seed>=0, 'a whole number from 0')
@@ -716,9 +732,10 @@ def _prepare(out, files, names, settings, memory, threads, spill):
     try:
         source = checked_source(db, files, names, s['as_text'])
         with naming_file(db, source.files, columns_in_files(source), work.folder):
-            cut = _cut_time(db, ratings_sql(source, s['duplicates']), s['valid_pct']) if s['split']=='time' and s['valid_pct'] else None
+            by_time = s['split']=='time' and s['valid_pct']>0
+            cut = _cut_time(db, ratings_sql(source, s['duplicates']), s['valid_pct']) if by_time else None
             held_out = held_out_sql(s['split'], s['valid_pct'], s['seed'], cut)
-            starts,described = run_plan(db, Plan(source, held_out, s['blocks'], s['duplicates'], s['y_range'], s['seed'], s['bucket_rows']), work)
+            starts,described = run_plan(db, Plan(source, held_out, by_time, s['blocks'], s['duplicates'], s['y_range'], s['seed'], s['bucket_rows']), work)
     finally: db.close()
     if files_digest(files)!=s['digest']: raise ValueError(f"The files were changed while they were read: delete {work.folder}, and call again when they are complete")
     seal(out, source.columns[:3], starts, described, settings)

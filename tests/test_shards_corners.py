@@ -133,6 +133,7 @@ zipped = gzip.compress(long.encode())
     ({'a.csv':many[:17]}, r"no ratings in .*a\.csv, but a header alone, \['user'"),
     ({'a.csv':many[17:]}, r"no header, but begin with \['0'"),
     ({'a.csv':many.replace('item', 'rating')}, r"'rating' is there twice"),
+    ({'a.csv':many.replace('item', 'User')}, r"'User' is there twice"),
     ({'a.parquet':parquet(), 'b.parquet':damaged(parquet())}, r"b\.parquet can't be read as parquet .*copy it again"),
     ({'a.parquet':parquet(), 'b.parquet':parquet()[:-50]}, r"b\.parquet can't be read as parquet"),
     ({'a.parquet':parquet(), 'b.parquet':many}, r"b\.parquet can't be read as parquet"),
@@ -144,6 +145,39 @@ def test_what_is_wrong_is_named(tmp_path, files, said):
     src = files_in(tmp_path/'src', files)
     with pytest.raises(ValueError, match=said): prepare_shards(src, tmp_path/'out', blocks=2)
     assert not (tmp_path/'out'/'manifest.json').exists()
+
+@pytest.mark.parametrize('value', ['3.5','.5','1e3','1_000','+5','007','-07','0x1F','0b11'])
+def test_ids_that_would_become_others(tmp_path, value):
+    "DuckDB makes whole numbers of them, where the first lines have whole numbers"
+    src = files_in(tmp_path/'src', {'a.csv':long+f'{value},3,1\n'})
+    with pytest.raises(ValueError, match=rf"'user' of .*a\.csv holds '{re.escape(value)}' among"): prepare_shards(src, tmp_path/'out')
+    assert value in read_labels(prepare_shards(src, tmp_path/'out', as_text=True, valid_pct=0), 0).to_pylist()
+
+@pytest.mark.parametrize('kwargs', [dict(split='time'), dict(duplicates='last')])
+@pytest.mark.parametrize('gap', ['','nan'])
+def test_times_that_are_missing(tmp_path, kwargs, gap):
+    "Such a rating would be neither trained on nor held out"
+    text = many.replace('\n', ',1.5\n').replace('rating,1.5', 'rating,time')
+    src = files_in(tmp_path/'src', {'a.csv':text, 'b.csv':text+f'3,3,4,{gap}\n'})
+    with pytest.raises(ValueError, match=r"'time' has no time in 1 ratings, such as in .*b\.csv"): prepare_shards(src, tmp_path/'out', time_name='time', **kwargs)
+    shards = prepare_shards(src, tmp_path/'out', time_name='time') # nothing is decided by it
+    assert shards.train.rows+shards.valid.rows==401
+
+def test_a_split_that_leaves_nothing(tmp_path):
+    text = many.replace('\n', ',5\n').replace('rating,5', 'rating,time')
+    src = files_in(tmp_path/'src', {'a.csv':text})
+    with pytest.raises(ValueError, match='leaves none of the 200 ratings to train on'): prepare_shards(src, tmp_path/'out', time_name='time', split='time')
+
+def test_errors_that_name_no_file(tmp_path):
+    "Of one file they are about it; of several, about the first that can't be read alone; those of the disk are about no file"
+    import duckdb
+    files_in(tmp_path, {'a.parquet':parquet(), 'b.parquet':damaged(parquet()), 'c.parquet':parquet()})
+    files = sorted(tmp_path.glob('*.parquet'))
+    db = connect('200MB', 1, tmp_path/'spill')
+    for some,said in ((files[:1],'a.parquet'), (files,'b.parquet')):
+        with pytest.raises(ValueError, match=f"{said} can't be read as parquet \\(Payload too big"), naming_file(db, some): raise duckdb.Error('Payload too big')
+    for e in (duckdb.IOException('No space left on device'), duckdb.OutOfMemoryException('a.parquet'), duckdb.IOException(f'{tmp_path}/work: {files[0]}')):
+        with pytest.raises(type(e)), naming_file(db, files, work=tmp_path/'work'): raise e
 
 @pytest.mark.parametrize('kwargs', [dict(weight_name='w'), dict(time_name='w', split='time')])
 def test_wrong_weights_and_times_are_named(tmp_path, kwargs):
@@ -235,7 +269,7 @@ def test_a_file_that_may_not_be_read(tmp_path, monkeypatch):
 def test_memory_that_is_no_size(tmp_path, memory):
     with pytest.raises(ValueError, match="`memory` is a size such as '1GB', not"): prepared(ratings(), tmp_path, memory=memory)
 
-@pytest.mark.parametrize('y_range', [('1','5'), (5,1), (1,), 'wide', (float('nan'),5)])
+@pytest.mark.parametrize('y_range', [('1','5'), (5,1), (1,), 'wide', (float('nan'),5), (0,float('inf'))])
 def test_y_range_that_is_none(tmp_path, y_range):
     with pytest.raises(ValueError, match='`y_range` is the lowest'): prepared(ratings(), tmp_path, y_range=y_range)
 
@@ -291,7 +325,7 @@ def test_work_without_a_manifest_stays(tmp_path):
     with pytest.raises(FileNotFoundError, match='goes on where it stopped'): Shards(tmp_path/'out')
     assert (tmp_path/'out'/'.prepare'/'labels.json').is_file()
 
-@pytest.mark.parametrize('name,nth', [('count_labels',1),('count_labels',2),('write_labels',2),('encode',1),('cut',1),('cut',3),('describe_part',2),('seal',1)])
+@pytest.mark.parametrize('name,nth', [('count_labels',1),('count_labels',2),('write_labels',2),('encode',1),('cut',1),('cut',3),('describe_part',2),('seal',1),('write_whole',3),('write_whole',5)])
 def test_kills(tmp_path, name, nth):
     "Killed in any step, the next call gives what an undisturbed one gives"
     (tmp_path/'whole').mkdir()
