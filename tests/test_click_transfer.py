@@ -383,19 +383,21 @@ def test_all_scores_begin_with_popularity(clicks, kind, tmp_path):
     users = dls.vocab.labels[0][1:4]
     for o in users: assert Bundle(tmp_path/'b').recommend(o, k=5)['item'].tolist()==learn.recommend(o, k=5)['item'].tolist()
 
-@pytest.mark.parametrize('kind', ['ease','graph'])
-def test_people_of_the_source_judge_popularity_too(clicks, kind):
+def test_people_of_the_source_judge_popularity_too(clicks):
     "Long histories want less of it than users with a few clicks each"
-    X = ItemModel(*[getattr(loaders(clicks).train_ds, o) for o in ('ids','targ')], loaders(clicks).vocab.sizes).history
-    few,_ = next(click_parts(X[140:], most=1))
+    from collab_ext.linear import _least_popularity
+    short,long = np.array([[.1,.1,.1],[.2,.2,.2]]),np.array([[.9],[.3]])
+    trials = [EaseTrial([w], np.array([10.]), [0.,.3], short[None,None], long[None,None]) for w in (1.,0.)]
+    assert [_least_popularity(o) for o in trials]==[0.,.3] # without a source, nobody of it is asked
+    ds = loaders(clicks).train_ds
+    X = ItemModel(ds.ids, ds.targ, ds.vocab.sizes).history
+    few = X[140:].tocoo()
+    some = np.random.default_rng(0).random(few.nnz)<.3
+    few = sp.csr_matrix((few.data[some], (few.row[some],few.col[some])), shape=few.shape)
     source = ItemStatistics(X[1:140], X[1:140].getnnz(1), X[1:140].getnnz(0))
-    def chosen(source): return linear_popularity(kind, few, source)
-    asked,nobody = chosen(source),chosen(source._replace(row_people=np.ones(139)+1e-9)) # whoever stands for other than one person is nobody
-    assert asked<=nobody
-
-def linear_popularity(kind, X, source):
-    if kind=='ease': return choose_ease(X, None, 3., .3, .1, source, 1.)[2]
-    return choose_graph(X, 16, .5, .3, None, None, source, 1.)[0][3]
+    nobody = source._replace(row_people=np.full(139, 2.)) # rows that stand for two are no people
+    asked,alone = [choose_graph(few, 16, .5, .3, None, None, o, 1.)[0][3] for o in (source,nobody)]
+    assert asked<alone
 
 def test_files_of_earlier_versions_have_no_popularity(target, tmp_path):
     from collab_ext.files import save_pair
