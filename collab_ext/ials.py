@@ -158,7 +158,7 @@ def choose_ials(
     X, # What users have (sparse, users × items)
     alpha0s=(.05,.1), # Weights of pairs without interaction to try
     regs=(.01,.017,.03,.05,.09,.15), # Strengths to try, from weak to strong
-    n_users=2000, # At most as many users
+    n_users=10_000, # At most as many users
     least=least_clicks, # Number of clicks below which nothing is tried
     **kwargs # For `IALSLoss`
 )->IALSLoss:
