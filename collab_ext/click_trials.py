@@ -114,9 +114,10 @@ def best_quality(
 # %% ../nbs/04d_click_trials.ipynb #f18d75e6
 def shuffled_places(
     known, # Which rows does a source know (bool)?
+    seed=0, # Another one is another order
 )->np.ndarray: # For each row, the one whose content it gets
     "Rows that a source knows under each other's labels"
     res = np.arange(len(known))
     mine = np.flatnonzero(known)
-    res[mine] = np.random.default_rng(0).permutation(mine)
+    res[mine] = np.random.default_rng(seed).permutation(mine)
     return res
