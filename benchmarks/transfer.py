@@ -540,7 +540,7 @@ ones, who are folded in; means of {splits} splits. 64 factors, ten epochs, every
 - **sources dropped**: in how many splits the report says that the source did harm. On fewer than 300 clicks nothing is tried.
 - **seconds**: of a processor, for training and all choices.
 
-How a source is taken in was worked out on parts of the training clicks of splits 1 to 3; the test clicks were not looked at before this table was made.
+How a source is taken in was worked out on parts of the training clicks of splits 1 to 3; test clicks of split 1 were seen in an earlier, partial table.
 """
 
 def store_trained(folder, df, mins, grid):
