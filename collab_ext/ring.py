@@ -9,10 +9,11 @@ Docs: https://collab-ext.github.io/collab_ext/ring.html.md"""
 # %% auto #0
 __all__ = ['Processes', 'joint', 'processes', 'all_values', 'check_agree', 'workers_of', 'round_schedule', 'pass_items',
            'share_rows', 'share_blocks', 'SpareRows', 'OwnLoss', 'reduce_metric', 'delete_others', 'written_by_all',
-           'save_blocks', 'load_blocks', 'collab_version', 'check_same_epoch', 'Ring', 'hyper_course']
+           'write_checked', 'read_checked', 'save_blocks', 'load_blocks', 'collab_version', 'check_same_epoch', 'Ring',
+           'hyper_course']
 
 # %% ../nbs/15c_ring.ipynb #93d71557
-import atexit,random,shutil,zlib
+import atexit,io,random,shutil,zlib
 import torch.distributed as dist
 from contextlib import contextmanager
 from datetime import timedelta
@@ -210,9 +211,33 @@ def written_by_all(
     except (OSError,RuntimeError) as e: flaw = str(e).strip().splitlines()[0] # torch raises the latter
     flaw = first(o for o in all_values(flaw) if o)
     if flaw is None: return
+    before = _done_epochs(tmp.parent)
+    then = f"{before[-1]} is whole, and training goes on from there" if before else "There is none before it, so training begins anew"
     if not processes().rank: shutil.rmtree(tmp, ignore_errors=True)
     raise OSError(f"The checkpoint {tmp.stem} can't be written to {tmp.parent} ({flaw:.200}): make room there, or copy what is there to a folder that has room, "
-        "and name that. The checkpoint before it is whole, and training goes on from there when it is started again")
+        f"and name that. {then} when it is started again")
+
+# %% ../nbs/15c_ring.ipynb #5d6f5c91
+def write_checked(
+    data, # Tensors and plain data
+    path:Path, # A file
+):
+    "Write data with their checksum"
+    buffer = io.BytesIO()
+    torch.save(data, buffer)
+    with open(path, 'wb') as f:
+        f.write(buffer.getbuffer())
+        f.write(zlib.crc32(buffer.getbuffer()).to_bytes(4, 'little'))
+
+def read_checked(
+    path:Path, # A file that `write_checked` wrote
+):
+    "Read data, after checking that they are what was written"
+    remedy = f"delete {path.parent}, and training begins anew, or copy it from where it is whole"
+    try: raw = path.read_bytes()
+    except OSError as e: raise OSError(f"The checkpoint {path} can't be read ({e.strerror}): {remedy}") from None
+    if len(raw)<4 or zlib.crc32(raw[:-4])!=int.from_bytes(raw[-4:], 'little'): raise ValueError(f"The checkpoint {path} is damaged: {remedy}")
+    return torch.load(io.BytesIO(raw[:-4]), weights_only=True)
 
 # %% ../nbs/15c_ring.ipynb #5d659907
 def save_blocks(
@@ -231,9 +256,9 @@ def save_blocks(
         if ps.rank: return
         shutil.rmtree(tmp, ignore_errors=True)
         tmp.mkdir(parents=True)
-        torch.save(dict(state=state, items=[o.clone() for o in items], spare=[o[0].clone() for o in users]), tmp/'items.pt')
+        write_checked(dict(state=state, items=[o.clone() for o in items], spare=[o[0].clone() for o in users]), tmp/'items.pt')
     def write_users():
-        for b in workers_of(shards.n_blocks[0], *ps): torch.save([o[shards.block(0, b)].clone() for o in users], tmp/f'users-{b}.pt')
+        for b in workers_of(shards.n_blocks[0], *ps): write_checked([o[shards.block(0, b)].clone() for o in users], tmp/f'users-{b}.pt')
     written_by_all(begin, tmp)
     written_by_all(write_users, tmp)
     if not ps.rank:
@@ -253,13 +278,13 @@ def load_blocks(
     found = _done_epochs(folder)
     if not found: return 0
     last = found[-1]
-    saved = torch.load(last/'items.pt', weights_only=True)
+    saved = read_checked(last/'items.pt')
     other = first(k for k in state if saved['state'].get(k)!=state[k])
     if other: raise ValueError(f"The checkpoint {last} is of a training with {other}={saved['state'].get(other)!r}, and this one has {state[other]!r}: "
         "begin as that one did to go on with it, choose another folder, or delete it")
     for t,o in zip(items, saved['items']): t.copy_(o)
     for b in range(shards.n_blocks[0]):
-        for t,o in zip(users, torch.load(last/f'users-{b}.pt', weights_only=True)): t[shards.block(0, b)] = o
+        for t,o in zip(users, read_checked(last/f'users-{b}.pt')): t[shards.block(0, b)] = o
     for t,o in zip(users, saved['spare']): t[0] = o
     return int(last.name.split('-')[1])
 
@@ -299,11 +324,10 @@ class Ring(Callback):
     def _searches(self): return any(isinstance(o, LRFinder) for o in self.learn.cbs)
 
     def before_fit(self):
-        self.ps = processes(self.timeout)
+        self.ps,self.trains = processes(self.timeout),False # fastai calls it for validation, too
         self._check()
         self.shards = self.dls.train.dataset.shards
         self.owner = {b:r for r in range(self.ps.n) for b in workers_of(self.shards.n_blocks[0], r, self.ps.n)}
-        self._begin()
         parts = parts_of(self.dls.valid.dataset.split, workers_of(self.shards.n_blocks[0], *self.ps))
         self.dls.valid.set_schedule([Block(0, None, None, parts)])
         vars(self.recorder)['smooth_loss'] = OwnLoss(self.recorder.smooth_loss.beta)
@@ -313,7 +337,6 @@ class Ring(Callback):
         "Raise a `ValueError` if this learner can't be trained so"
         if not hasattr(self.dls.train.dataset, 'shards'): raise ValueError("`Ring` trains on shards: make the loaders with `CollabDataLoaders.from_shards`")
         shards = self.dls.train.dataset.shards
-        if not self.sweeper: self._check_ring(shards)
         if self.ps.n>shards.n_blocks[0]: raise ValueError(f"There are {self.ps.n} processes and {shards.n_blocks[0]} blocks in {shards.path}: "
             f"start at most as many processes, or prepare the shards with `blocks={self.ps.n}`")
         shapes = {k:list(o.shape) for k,o in tables(self.model).items()}
@@ -346,6 +369,7 @@ def _begin(self:Ring):
     if self.folder and not self.ps.rank: delete_others(self.folder)
     all_values(0)
     if self.sweeper: return self._begin_sweeps()
+    self._check_ring(self.shards)
     self.seed = all_values(ifnone(self.dls.train.seed, random.randrange(2**31)))[0]
     tabs = tables(self.model)
     self.users,self.items = [[tabs[t].data for t in table_names if side(t)==s] for s in (0,1)]
@@ -353,6 +377,7 @@ def _begin(self:Ring):
     self.state = dict(way='ring', preparation=self.shards.preparation, n_epoch=self.n_epoch, seed=self.dls.train.seed, bs=self.dls.train.bs,
         n_factors=self.users[0].shape[1], y_range=y_range and [float(o) for o in y_range], rate=self.learn.fused.rate,
         lr=hyper_course(self.learn, 'lr'), wd=hyper_course(self.learn, 'wd'))
+    check_agree(**{k:self.state[k] for k in ('seed','rate','lr','wd')})
     self.done = check_same_epoch(load_blocks(self.folder, self.state, self.shards, self.users, self.items) if self.folder else 0)
     self._say_if_done('epochs')
     if self.done or self.ps.n==1: return
@@ -373,6 +398,8 @@ def _say_if_done(self:Ring, what):
 # %% ../nbs/15c_ring.ipynb #3b863eba
 @patch
 def before_train(self:Ring):
+    if not self.trains: self._begin()
+    self.trains = True
     if self.epoch<self.done: raise CancelEpochException
     if self.sweeper: return
     self.workers = workers_of(self.shards.n_blocks[0], *self.ps)
@@ -414,7 +441,8 @@ def after_train(self:Ring):
 
 @patch
 def after_fit(self:Ring):
-    if not self.sweeper: self.bytes_sent += share_blocks(self.users, self.shards, 0, self.owner.get, self.ps)
+    if self.trains and not self.sweeper: self.bytes_sent += share_blocks(self.users, self.shards, 0, self.owner.get, self.ps)
+    self.trains = False
     vars(self.recorder)['smooth_loss'] = AvgSmoothLoss(self.recorder.smooth_loss.beta)
     for o in self.dls.loaders: o.set_schedule()
 
@@ -426,6 +454,6 @@ def after_validate(self:Ring):
 
 @patch
 def after_epoch(self:Ring):
-    if not self.folder or self.epoch<self.done: return
+    if not self.trains or not self.folder or self.epoch<self.done: return
     if self.sweeper: self.sweeper.save_sweep(self.folder, self.epoch+1)
     else: save_blocks(self.folder, self.epoch+1, self.state, self.shards, self.users, self.items, self.ps)

@@ -57,7 +57,7 @@ class ArrowVocab(Vocab):
     def __getitem__(self, name):
         if name not in self.names: raise KeyError(f"There is no column {name!r}; the vocabulary has {list(self.names)}")
         return self.labels_of(self.names.index(name))
-    def __repr__(self): return f"ArrowVocab({', '.join(f'{n} {k}' for n,k in zip(self.sizes, self.names))})"
+    def __repr__(self): return f"ArrowVocab({', '.join(f'{n-1} {k}' for n,k in zip(self.sizes, self.names))})"
     def __getstate__(self): return self.__dict__
     def items(self): return self.classes.items() # of labels that are not listed before somebody looks at them
     @property
@@ -142,7 +142,7 @@ def _parts_in_memory(ds, parts):
 def read(self:ShardedRatings)->Ratings:
     "All ratings, in memory, without their weights"
     if len(self)>self.in_memory: raise ValueError(f"This needs all {len(self)} ratings of {self.shards.path} in memory, and `in_memory={self.in_memory}` is the most "
-        "that are read at once: `recommend_shards` and `evaluate_shards` go through all users block by block; else name the `users` it is for, "
+        "that are read at once: `recommend_shards` and `evaluate_shards` of `collab_ext.batch_recommend` go through all users block by block; else name the `users` it is for, "
         "or pass `in_memory` to `CollabDataLoaders.from_shards`")
     ids,targ = _parts_in_memory(self, self.split.parts)
     return Ratings(self.vocab, ids, targ, self.rating_name, self.counts)
@@ -201,6 +201,12 @@ def sample(self:ShardedRatings,
 # %% ../nbs/15b_shard_loaders.ipynb #5c24c73a
 Block = namedtuple('Block', 'step user item parts') # round of a schedule, numbers of the blocks of users and items, and the parts to read
 
+def _batch_sizes(n, bs):
+    "Sizes of the batches of a part: a rating that would be alone is in the one before, since nets normalise by batch"
+    rest = n%bs
+    if rest==1 and n>bs: return [bs]*(n//bs-1)+[bs+1]
+    return [bs]*(n//bs)+[rest]*(rest>0)
+
 class ShardDL(TfmdDL):
     "Batches of ratings, read part by part"
     _n_inp,_types = 1,(Tensor,Tensor)
@@ -229,12 +235,14 @@ class ShardDL(TfmdDL):
         parts = list(self.dataset.split.parts)
         if self.shuffle: self.rng.shuffle(parts)
         return [Block(0, o.user_block, o.item_block, [o]) for o in parts]
-    def n_batches(self, block): return sum(math.ceil(o.rows/self.bs) for o in block.parts)
+    def n_batches(self, block): return sum(len(_batch_sizes(o.rows, self.bs)) for o in block.parts)
     def __len__(self):
         blocks = ifnone(self.schedule, [Block(0, None, None, self.dataset.split.parts)])
         return max(sum(map(self.n_batches, blocks)), self.least)
 
     def __iter__(self):
+        if self.shuffle and self.schedule is None and num_distrib()>1: raise ValueError(f"{num_distrib()} processes were started, and each would train by itself: "
+            "pass `cbs=[Fused(), Ring()]`, or `RowExchange()` for other models, or start one process")
         self.randomize()
         seed = ifnone(self.seed, self.rng.randrange(2**31))
         for block in self.blocks():
@@ -257,11 +265,12 @@ class ShardDL(TfmdDL):
 @patch
 def part_batches(self:ShardDL, part, seed):
     "The batches of a part"
+    sizes = _batch_sizes(part.rows, self.bs)
     tensors = shuffled_part(self.dataset.shards, part)
     if self.shuffle:
         order = part_order(part, part_seed(seed, self.epoch, part))
-        batches = ([take_rows(o, rows) for o in tensors] for rows in order.split(self.bs))
-    else: batches = zip(*(o.split(self.bs) for o in tensors))
+        batches = ([take_rows(o, rows) for o in tensors] for rows in order.split(sizes))
+    else: batches = zip(*(o.split(sizes) for o in tensors))
     for ids,*rest in batches: yield ids.long(),*rest
 
 # %% ../nbs/15b_shard_loaders.ipynb #09042607

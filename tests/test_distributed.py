@@ -352,3 +352,63 @@ def test_fused_alone_in_two_processes(folder):
         learn = collab_learner(dls, 4, cbs=Fused())
         with learn.no_bar(),learn.no_logging(): learn.fit(1, .02)
     assert all('Ring()' in o for o in in_processes(2, alone, folder))
+
+# --- validation, damage, and scripts that lack a callback
+
+@pytest.mark.parametrize('way', ['ring','closed form'])
+def test_validation_reads_and_writes_no_checkpoint(folder, tmp_path, way):
+    "fastai tells callbacks of a fit when it validates, too: the tables stay, whatever was done to them after training"
+    learn = ring_learner(folder, checkpoint=tmp_path/'c')
+    with learn.no_bar(),learn.no_logging():
+        if way=='ring': learn.fit_one_cycle(2, .02)
+        else: learn.solve(2)
+    trained = learn.final_record[-1]
+    files = {o:o.stat().st_mtime_ns for o in (tmp_path/'c').rglob('*')}
+    with torch.no_grad(): learn.model.u_weight.weight.mul_(.5)
+    kept = learn.model.u_weight.weight.clone()
+    with learn.no_bar():
+        errors = learn.validate()
+        learn.get_preds(dl=learn.test_dl(pd.DataFrame({'user':learn.vocab.labels[0][1:3], 'item':learn.vocab.labels[1][1:3]})))
+    assert torch.equal(learn.model.u_weight.weight, kept) and errors[1]!=trained
+    assert files=={o:o.stat().st_mtime_ns for o in (tmp_path/'c').rglob('*')}
+
+def test_validation_in_two_processes(folder, tmp_path):
+    def both(rank):
+        learn = ring_learner(folder, checkpoint=tmp_path/'c')
+        with learn.no_bar(),learn.no_logging():
+            learn.fit_one_cycle(2, .02)
+            return learn.final_record[2],learn.validate()[1]
+    for a,b in in_processes(2, both, tmp_path): assert abs(a-b)<1e-5
+
+@pytest.mark.parametrize('damage,said', [(lambda raw: raw[:1000], 'is damaged: delete'), (lambda raw: raw[:3], 'is damaged'),
+    (lambda raw: raw[:2000]+bytes([raw[2000]^1])+raw[2001:], 'is damaged'), (None, "can't be read .*: delete")])
+@pytest.mark.parametrize('file', ['items.pt','users-2.pt'])
+def test_damaged_checkpoints(folder, tmp_path, file, damage, said):
+    ring_weights(folder, checkpoint=tmp_path/'c')
+    path, = (tmp_path/'c').rglob(file)
+    if damage is None: path.unlink()
+    else: path.write_bytes(damage(path.read_bytes()))
+    with pytest.raises((ValueError,OSError), match=said): ring_weights(folder, checkpoint=tmp_path/'c')
+
+def test_rates_that_differ(folder, tmp_path):
+    def one(rank):
+        learn = ring_learner(folder)
+        with learn.no_bar(),learn.no_logging(): learn.fit(1, .02+.01*rank)
+    for o in in_processes(2, one, tmp_path): assert "lr" in o and 'ValueError' in o
+
+@pytest.mark.parametrize('use_nn', [False,True])
+def test_no_callback_shares_the_work(folder, tmp_path, use_nn):
+    def one(rank):
+        learn = collab_learner(CollabDataLoaders.from_shards(folder/'shards', bs=500, path=folder), use_nn=use_nn, y_range=(1,5))
+        with learn.no_bar(),learn.no_logging(): learn.fit(1, 1e-3)
+    for o in in_processes(2, one, tmp_path): assert '2 processes were started, and each would train by itself' in o
+
+@pytest.mark.parametrize('over', [0,1,2])
+def test_no_rating_is_alone_in_a_batch(folder, over):
+    shards = Shards(folder/'shards')
+    bs = shards.train.parts[0].rows-over if over else 100
+    dls = CollabDataLoaders.from_shards(shards, bs=bs, path=folder)
+    sizes = [len(x) for x,_ in dls.train]
+    assert sum(sizes)==shards.train.rows and len(sizes)==len(dls.train) and min(sizes)>1 and max(sizes)<=bs+1
+    learn = collab_learner(dls, use_nn=True, y_range=(1,5))
+    with learn.no_bar(),learn.no_logging(): learn.fit(1, 1e-3) # batch norm wants two ratings
