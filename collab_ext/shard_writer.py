@@ -74,7 +74,7 @@ def named(
     "A name as an identifier of SQL"
     return '"' + str(o).replace('"', '""') + '"'
 
-_csv_options = dict(header='true', comment="''", quote="'\"'", escape="'\"'")
+_csv_options = dict(header='true', skip='0', comment="''", quote="'\"'", escape="'\"'")
 
 def _reader(files, types=None, **options):
     "What SQL reads from; `types` are given to columns of CSV files, and `options` to DuckDB"

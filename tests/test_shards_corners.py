@@ -89,6 +89,7 @@ def test_seal_of_rows_that_are_none(tmp_path, change, said):
 # --- what is wrong with a file
 
 long = 'user,item,rating\n'+''.join(f'{i%3000},{i%70},{i%5}\n' for i in range(25_000)) # DuckDB looks at 20,480 lines
+few = 'user,item,rating\n'+''.join(f'{i%40},{i%19},{i%5}\n' for i in range(300))
 names = long.replace('\n', '\nu').removesuffix('u') # ids that are text
 
 def files_in(folder, files):
@@ -117,6 +118,9 @@ zipped = gzip.compress(long.encode())
     ({'a.csv':long, 'b.csv':long+'3,007,1\n'}, r"'item' of .*b\.csv holds '007' among whole numbers.*as_text=True"),
     ({'a.csv':long, 'b.csv':long+'1e3,3,1\n'}, r"b\.csv holds '1e3' among"),
     ({'a.csv':long, 'b.csv':long+'3,3,1,5\n'}, r"b\.csv, line 25002 \('3,3,1,5'\) .*Columns: 3 Found: 4"),
+    ({'a.csv':few, 'b.csv':few+'3,3,1,5\n'}, r"b\.csv, line 302 \('3,3,1,5'\) .*Columns: 3 Found: 4"), # DuckDB would skip what is above
+    ({'a.csv':few+'3,3,1,5\n'}, r"a\.csv, line 302 .*Columns: 3 Found: 4"),
+    ({'a.csv':few[17:].replace('\n', 'x\n')+'1,1,4x,x\n'*100}, r"a\.csv, line 301 .*Columns: 3 Found: 4"),
     ({'a.csv':long, 'b.csv':long+'"3,3,1\n'}, r"b\.csv, line 25002 .*unterminated quote"),
     ({'a.csv':names, 'b.csv':names.encode()+'Jürgen,3,1\n'.encode('latin1')}, r"b\.csv, line 25002 .*not in UTF-8.*iconv -f latin1"),
     ({'a.csv':names.encode('utf16')}, r"a\.csv is in UTF-16"),
