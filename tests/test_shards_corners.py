@@ -11,6 +11,7 @@ from collab_ext.shards import *
 from collab_ext.shard_writer import *
 from collab_ext.shard_loaders import *
 from collab_ext.row_exchange import *
+from collab_ext.batch_recommend import *
 from collab_ext.cli import main
 from test_distributed import in_processes
 from test_shards import content,many,prepared,ratings,rows_of_frame
@@ -385,6 +386,58 @@ def test_full_disk_while_shards_are_written(tmp_path, kb):
     shards = prepare_shards(src, tmp_path/'out', blocks=2)
     check_shards(shards)
     assert shards.train.rows+shards.valid.rows==50_000
+
+# --- lists for all
+
+def shard_learner(folder, **kwargs):
+    shards = prepared(ratings(400), folder, **kwargs)
+    return fit(collab_learner(CollabDataLoaders.from_shards(shards, bs=64, seed=1, path=folder), 4, y_range=(1,5)))
+
+def parts_in(folder): return {o.name:o.read_bytes() for o in folder.glob('*.parquet')}
+
+@pytest.mark.parametrize('spoil', [lambda data: b'PA', lambda data: b'', lambda data: data[:-1], lambda data: parquet()])
+def test_a_part_that_is_not_whole_is_written_anew(tmp_path, spoil):
+    "Of a crash, or of a copy that was cut off; those that are whole are not touched"
+    learn = shard_learner(tmp_path)
+    paths = recommend_shards(learn, tmp_path/'lists', k=5, chunk=5)
+    before,stays = parts_in(tmp_path/'lists'),paths[0].stat().st_mtime_ns
+    paths[1].write_bytes(spoil(paths[1].read_bytes()))
+    recommend_shards(learn, tmp_path/'lists', k=5, chunk=5)
+    assert parts_in(tmp_path/'lists')==before and paths[0].stat().st_mtime_ns==stays
+
+def test_full_disk_while_lists_are_written(tmp_path):
+    "The folder and what to do; nothing half written is left, and what was finished stays"
+    learn = shard_learner(tmp_path)
+    whole = recommend_shards(learn, tmp_path/'whole', k=5, chunk=5)
+    first = recommend_shards(learn, tmp_path/'lists', k=5, chunk=5, blocks=[0])
+    def full():
+        small_files(300)
+        with pytest.raises(OSError, match=rf'disk of {tmp_path/"lists"} is full, and part-.* needs \d+ bytes: free some of it and call again') as e:
+            recommend_shards(learn, tmp_path/'lists', k=5, chunk=5)
+        assert e.value.errno==errno.EFBIG
+    assert in_child(full)==0
+    assert sorted(o.name for o in (tmp_path/'lists').iterdir())==sorted(['parts.json', *[o.name for o in first]])
+    recommend_shards(learn, tmp_path/'lists', k=5, chunk=5)
+    assert parts_in(tmp_path/'lists')=={o.name:o.read_bytes() for o in whole}
+
+@pytest.mark.parametrize('known', [False,True], ids=['new','known'])
+@pytest.mark.parametrize('loaded', [False,True], ids=['at_once','loaded'])
+def test_lists_after_folding_in(tmp_path, known, loaded):
+    "Users of the shards get lists as before, without what was folded in of them; new ones are in no list"
+    learn = shard_learner(tmp_path)
+    learn.solve(3)
+    before = pd.concat(map(pd.read_parquet, recommend_shards(learn, tmp_path/'before', k=5)), ignore_index=True)
+    user,item = before.user[0],before.item[0]
+    new = pd.DataFrame(dict(user=-9, item=before.item[:3], rating=5.))
+    more = pd.DataFrame(dict(user=user, item=[item], rating=1.))
+    learn.fold_in(pd.concat([new,more]) if known else new, update=False)
+    if loaded:
+        learn.save('m') # the pair has the rows of those who were folded in, and not their ratings
+        learn = collab_learner(CollabDataLoaders.from_shards(learn.dls.train_ds.shards, path=tmp_path), 4, y_range=(1,5)).load('m')
+    after = pd.concat(map(pd.read_parquet, recommend_shards(learn, tmp_path/'after', k=5)), ignore_index=True)
+    def others(df): return df[df.user!=user].reset_index(drop=True)
+    pd.testing.assert_frame_equal(others(before), others(after))
+    assert (item in after.item[after.user==user].values)==(not known or loaded)
 
 # --- learners
 
