@@ -439,6 +439,14 @@ def test_lists_after_folding_in(tmp_path, known, loaded):
     pd.testing.assert_frame_equal(others(before), others(after))
     assert (item in after.item[after.user==user].values)==(not known or loaded)
 
+def test_a_bundle_of_more_ratings_than_fit_into_memory(tmp_path):
+    "The remedy is one of a bundle's"
+    learn = shard_learner(tmp_path)
+    dls = CollabDataLoaders.from_shards(learn.dls.train_ds.shards, in_memory=10)
+    few = fit(collab_learner(dls, 4))
+    with pytest.raises(ValueError, match='`in_memory=10`.*pass `with_seen=False`'): few.export_bundle(tmp_path/'bundle')
+    few.export_bundle(tmp_path/'bundle', with_seen=False)
+
 # --- learners
 
 @pytest.mark.parametrize('ds_idx', [0,1])
