@@ -695,12 +695,18 @@ def _check_settings(valid_pct, split, duplicates, blocks, bucket_rows, threads, 
         if value[0]==value[1] and time_name is None: raise ValueError(f"`{name}={value[1]!r}` needs `time_name`, the column of times")
 
 # %% ../nbs/15a_prepare_shards.ipynb #e3e48b0c
-def _cut_time(db, plan_sql, valid_pct):
+def _cut_time(db, source, duplicates, valid_pct):
     "The time from which the latest share of the ratings is held out, as a literal of SQL"
     import duckdb
-    try: kind,cut = db.execute(f"select typeof(any_value(time)), approx_quantile(time, {1-valid_pct})::varchar from ({plan_sql})").fetchone()
+    at = f"approx_quantile(time, {1-valid_pct})"
+    try: kind,cut,is_first,n = db.execute(f"select typeof(any_value(time)), {at}::varchar, {at}<=min(time), count(*) "
+        f"from ({ratings_sql(source, duplicates)})").fetchone()
     except duckdb.BinderException: raise ValueError("The column of times holds no times: numbers, dates or timestamps can be split by") from None
     if cut is None: raise ValueError("The column of times is empty: it can't be split by")
+    if is_first:
+        check_times(db, source)
+        raise ValueError(f"The split leaves none of the {n} ratings to train on: those held out begin at {cut}, the earliest time in {source.columns.time!r}; "
+            "hold out fewer, or pass `split='random'` if most times are the same")
     return f'{quoted(cut)}::{kind}'
 
 def _finished(out, settings):
@@ -733,7 +739,7 @@ def _prepare(out, files, names, settings, memory, threads, spill):
         source = checked_source(db, files, names, s['as_text'])
         with naming_file(db, source.files, columns_in_files(source), work.folder):
             by_time = s['split']=='time' and s['valid_pct']>0
-            cut = _cut_time(db, ratings_sql(source, s['duplicates']), s['valid_pct']) if by_time else None
+            cut = _cut_time(db, source, s['duplicates'], s['valid_pct']) if by_time else None
             held_out = held_out_sql(s['split'], s['valid_pct'], s['seed'], cut)
             starts,described = run_plan(db, Plan(source, held_out, by_time, s['blocks'], s['duplicates'], s['y_range'], s['seed'], s['bucket_rows']), work)
     finally: db.close()

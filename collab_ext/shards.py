@@ -327,6 +327,8 @@ def _checked_bytes(shards, file, crc):
     try: data = path.read_bytes()
     except FileNotFoundError: raise FileNotFoundError(f"The shard {path} is missing: copy it from where the shards were made, "
         f"or delete {shards.path} and prepare them again") from None
+    except IsADirectoryError: raise IsADirectoryError(f"The shard {path} is a folder, and not a file: delete it, and copy the file from where the shards were made, "
+        f"or delete {shards.path} and prepare them again") from None
     flaw = _flaw(shards, file, data, crc)
     if flaw: raise ValueError(f"The shard {path} {flaw}: copy it from where the shards were made, or delete {shards.path} and prepare them again")
     return data

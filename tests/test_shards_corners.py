@@ -57,6 +57,14 @@ def test_keys_that_a_manifest_lacks_are_named(tmp_path):
     file.write_text('['*100_000)
     with pytest.raises(ValueError, match='manifest.json is damaged'): Shards(tmp_path/'out')
 
+@pytest.mark.parametrize('file', ['a part','items.parquet'])
+def test_a_folder_in_place_of_a_shard(tmp_path, file):
+    shards = prepared(ratings(), tmp_path)
+    path = shards.path/(shards.train.parts[0].file if file=='a part' else file)
+    path.unlink()
+    path.mkdir()
+    with pytest.raises(IsADirectoryError, match=f'The shard {path} is a folder.*delete it, and copy'): check_shards(shards)
+
 def test_rows_that_no_label_has(tmp_path):
     "A file of a stranger has the right checksum and wrong rows: it is refused, since compiled loops don't look at bounds"
     shards = prepared(ratings(), tmp_path)
@@ -171,7 +179,7 @@ def test_times_that_are_missing(tmp_path, kwargs, gap):
 def test_a_split_that_leaves_nothing(tmp_path):
     text = many.replace('\n', ',5\n').replace('rating,5', 'rating,time')
     src = files_in(tmp_path/'src', {'a.csv':text})
-    with pytest.raises(ValueError, match='leaves none of the 200 ratings to train on'): prepare_shards(src, tmp_path/'out', time_name='time', split='time')
+    with pytest.raises(ValueError, match="leaves none of the 200 ratings .* begin at 5, the earliest time in 'time'.*split='random'"): prepare_shards(src, tmp_path/'out', time_name='time', split='time')
 
 def test_errors_that_name_no_file(tmp_path):
     "Of one file they are about it; of several, about the first that can't be read alone; those of the disk are about no file"
