@@ -154,7 +154,7 @@ def _said(e):
     lines = str(e).strip().split('\n\n')[0].split('\n')
     return ' '.join(o for o in lines if not o.startswith('Original Line:'))[:200]
 
-# %% ../nbs/15a_prepare_shards.ipynb #3b1307fc
+# %% ../nbs/15a_prepare_shards.ipynb #33d5ffa9
 def _read_all(db, file, types, **options):
     "Read these columns of a file, or all of them"
     values = ', '.join(f'max(hash({named(o)}))' for o in types) if types else 'max(hash(columns(*)))'
@@ -167,10 +167,15 @@ def _can_read(db, file, types):
     except duckdb.Error: return False
     return True
 
+# %% ../nbs/15a_prepare_shards.ipynb #3b1307fc
+def _head(file):
+    "The first line of a file"
+    opened = gzip.open if file.suffix.lower()=='.gz' else open
+    with opened(file, 'rt', encoding='utf-8-sig', errors='replace') as f: return f.readline(10_000).strip()
+
 def _plain(file):
     "Options of a reader that guesses nothing: the first line says how columns are parted"
-    opened = gzip.open if file.suffix.lower()=='.gz' else open
-    with opened(file, 'rt', encoding='utf-8', errors='replace') as f: head = f.readline(10_000).strip()
+    head = _head(file)
     delim = max(',;\t|', key=head.count)
     columns = ', '.join(f"{quoted(o)}: 'VARCHAR'" for o in head.split(delim))
     return dict(auto_detect='false', delim=quoted(delim), columns='{'+columns+'}')
@@ -219,6 +224,7 @@ def _flaw(db, file, e, types):
     with open(file, 'rb') as f: is_wide = f.read(2) in (b'\xff\xfe',b'\xfe\xff')
     if kind=='csv' and is_wide: return f"{file} is in UTF-16: convert it, for example by `iconv -f utf16 -t utf8`"
     reject = _first_reject(db, file, types) if kind=='csv' else None
+    if reject and not _head(file): return f"{file} begins with an empty line, and the first line names the columns: delete it"
     if reject: return _flaw_of_line(file, types, *reject)
     other = 'cut off, not in UTF-8, or no CSV' if kind=='csv' else 'cut off, or no Parquet'
     return f"{file} can't be read as {kind} ({_said(e)}): it is damaged, {other}; correct it, copy it again, or leave it out"

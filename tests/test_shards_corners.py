@@ -130,6 +130,8 @@ zipped = gzip.compress(long.encode())
     ({'a.csv':few, 'b.csv':few+'3,3,1,5\n'}, r"b\.csv, line 302 \('3,3,1,5'\) .*Columns: 3 Found: 4"), # DuckDB would skip what is above
     ({'a.csv':few+'3,3,1,5\n'}, r"a\.csv, line 302 .*Columns: 3 Found: 4"),
     ({'a.csv':few[17:].replace('\n', 'x\n')+'1,1,4x,x\n'*100}, r"a\.csv, line 301 .*Columns: 3 Found: 4"),
+    ({'a.csv':'\n'+few}, r"a\.csv begins with an empty line"),
+    ({'a.csv':'# ratings of May\n'+few}, r"a\.csv, line 2 \('user,item,rating'\) .*Columns: 1 Found: "),
     ({'a.csv':long, 'b.csv':long+'"3,3,1\n'}, r"b\.csv, line 25002 .*unterminated quote"),
     ({'a.csv':names, 'b.csv':names.encode()+'Jürgen,3,1\n'.encode('latin1')}, r"b\.csv, line 25002 .*not in UTF-8.*iconv -f latin1"),
     ({'a.csv':names.encode('utf16')}, r"a\.csv is in UTF-16"),
