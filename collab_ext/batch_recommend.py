@@ -111,20 +111,44 @@ def shards_of(
     return shards
 
 
+# %% ../nbs/15e_batch_recommend.ipynb #d7b689d4
+def _labels_of(learn, shards):
+    "The labels of the shards, which are the first of those that the learner has"
+    if isinstance(learn.vocab, ArrowVocab): return learn.vocab
+    return ArrowVocab(shards.names[:2], [read_labels(shards, s) for s in (0,1)])
+
+def _seen_pairs(learn, shards, b):
+    "The pairs of a block of users, with those that were folded in since"
+    pairs,folded,rows = block_pairs(shards, shards.train, b),learn.dls.train_ds.folded,shards.block(0, b)
+    if folded is None: return pairs
+    folded = to_np(folded).astype(pairs.dtype)
+    here = (folded[:,0]>=rows.start)&(folded[:,0]<rows.stop)&(folded[:,1]<shards.sizes[1])
+    pairs = np.concatenate([pairs,folded[here]])
+    return pairs[pairs[:,0].argsort(kind='stable')]
+
+# %% ../nbs/15e_batch_recommend.ipynb #e8bdb737
+def _write_part(table, path):
+    import pyarrow as pa, pyarrow.parquet as pq
+    data = pa.BufferOutputStream()
+    pq.write_table(table, data)
+    write_whole(path, data.getvalue())
+
+def _is_finished(path, vocab, most):
+    "Is there a Parquet file of lists, with a footer, and at most so many rows?"
+    import pyarrow as pa, pyarrow.parquet as pq
+    if not path.is_file(): return False
+    try: found = pq.read_metadata(path)
+    except (pa.ArrowException,OSError): return False
+    return found.schema.names==[vocab.names[0],'rank',vocab.names[1],'score'] and found.num_rows<=most
+
 # %% ../nbs/15e_batch_recommend.ipynb #482a3e3f
 def _check_out(out, note):
     "Note what a folder holds, or check that it holds that"
     out.mkdir(parents=True, exist_ok=True)
     file = out/'parts.json'
-    if file.is_file() and json.loads(file.read_text())!=note: raise ValueError(f"{out} holds lists of another model, other shards or other settings: "
+    if file.is_file() and file.read_text()!=note: raise ValueError(f"{out} holds lists of another model, other shards or other settings: "
         "delete it, or choose another folder")
-    if not file.is_file(): write_whole(file, json.dumps(note))
-
-def _write_part(table, path):
-    import pyarrow.parquet as pq
-    tmp = path.with_name(f'.{path.name}.{os.getpid()}')
-    pq.write_table(table, tmp)
-    os.replace(tmp, path)
+    if not file.is_file(): write_whole(file, note)
 
 def recommend_shards(
     learn, # A `CollabLearner` of these shards, with a dot product
@@ -133,13 +157,14 @@ def recommend_shards(
     chunk:int=8192, # Users of a file
     blocks=None, # Numbers of blocks of users; those of this process by default
 )->list: # Paths of the files of these blocks
-    "Write lists for all users; files that are there already stay"
+    "Write lists for all users of the shards; files that are there already, and whole, stay"
     check_count('k', k, 'how many items to show')
     check_count('chunk', chunk, 'how many users are in a file')
     shards,out = shards_of(learn),Path(out)
     model = get_model(learn.model)
     if not isinstance(model, DotBias): raise ValueError(f"`recommend_shards` takes a dot product, not a {type(model).__name__}: use `recommend`")
-    _check_out(out, dict(model=model_digest(model), preparation=shards.preparation, k=k, chunk=chunk))
+    _check_out(out, json.dumps(dict(model=model_digest(model), preparation=shards.preparation, k=k, chunk=chunk)))
+    vocab = _labels_of(learn, shards)
     n = shards.n_blocks[0]
     blocks = ifnone(blocks, workers_of(n, *processes()))
     if isinstance(blocks, int) or not set(blocks)<=set(range(n)): raise ValueError(f"`blocks` lists numbers of blocks of users, from 0 to {n-1}, not {blocks!r:.80}")
@@ -147,10 +172,12 @@ def recommend_shards(
     for b in blocks:
         todo = [(c,out/f'part-{c.block:04}-{c.rows.start:010}.parquet') for c in chunks_of(shards, chunk, [b])]
         paths += [path for _,path in todo]
-        todo = [(c,path) for c,path in todo if not path.is_file()]
+        todo = [(c,path) for c,path in todo if not _is_finished(path, vocab, k*(c.rows.stop-c.rows.start))]
         if not todo: continue
-        pairs = block_pairs(shards, shards.train, b)
-        for c,path in todo: _write_part(lists_table(learn.vocab, c, *rank_chunk(model, c, pairs_of_chunk(pairs, c, shards.sizes[1]), k)), path)
+        pairs = _seen_pairs(learn, shards, b)
+        for c,path in todo:
+            lists = rank_chunk(model, c, pairs_of_chunk(pairs, c, shards.sizes[1]), k)
+            _write_part(lists_table(vocab, c, *lists), path)
     return paths
 
 # %% ../nbs/15e_batch_recommend.ipynb #20b4c4ef

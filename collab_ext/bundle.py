@@ -10,7 +10,7 @@ Docs: https://collab-ext.github.io/collab_ext/bundle.html.md"""
 __all__ = ['bundle_version', 'write_bundle', 'Bundle']
 
 # %% ../nbs/11_bundle.ipynb #5b0aa882
-import hashlib,io,json,os,re,secrets,warnings
+import errno,hashlib,io,json,os,re,secrets,warnings
 import numpy as np,pandas as pd
 from collections import namedtuple
 from contextlib import contextmanager
@@ -126,6 +126,20 @@ def _clean(folder, keep):
     for o in old:
         if o.is_symlink() or o.is_file(): o.unlink()
 
+# %% ../nbs/11_bundle.ipynb #06f835b8
+_no_space = errno.ENOSPC,errno.EDQUOT,errno.EFBIG # no room, no more of a quota, or of what a process may write
+
+def _write_files(folder, contents):
+    "Write files, the last of which makes the bundle; on a full disk, those that are new go again"
+    there = {o.name for o in folder.iterdir()}
+    try:
+        for k,v in contents.items(): _write_new(folder, k, v)
+    except OSError as e:
+        if e.errno not in _no_space: raise
+        for o in contents.keys()-there: (folder/o).unlink(missing_ok=True)
+        raise OSError(e.errno, f"The disk of {folder} is full, and a bundle takes {sum(map(len, contents.values()))/1e6:.1f} MB: "
+            "free some and call again, or write elsewhere; a bundle that was there before is whole") from None
+
 # %% ../nbs/11_bundle.ipynb #862ff51a
 def write_bundle(
     folder, # Where to; an older bundle there is replaced
@@ -147,8 +161,7 @@ def write_bundle(
     folder.mkdir(parents=True, exist_ok=True)
     with _only_writer(folder, wait):
         before = _old_files(folder)
-        for k,v in contents.items(): _write_new(folder, k, v)
-        _write_new(folder, 'bundle.json', text.encode())
+        _write_files(folder, dict(contents, **{'bundle.json':text.encode()}))
         _clean(folder, keep={*contents,*before})
     return folder
 

@@ -103,6 +103,14 @@ def _seen_tables(
     start = F.pad(seen.count[1:].cumsum(0), (1,0))
     return dict(seen=to_np(seen.items-1), seen_start=to_np(start))
 
+def _seen_in_memory(learn):
+    "What each user has seen, after checking that it may be read at once"
+    ds = train_data(learn.dls)
+    most = getattr(ds, 'in_memory', len(ds)) # of shards
+    if len(ds)<=most: return seen_items(learn)
+    raise ValueError(f"What each user has seen takes all {len(ds)} ratings in memory, and `in_memory={most}` is the most that are read at once: "
+        "pass `with_seen=False` to write a bundle without it, or a larger `in_memory` to `CollabDataLoaders.from_shards`")
+
 # %% ../nbs/11a_export.ipynb #544529af
 def _ratings_fold(solver):
     prior = solver.known_prior()
@@ -179,7 +187,7 @@ def export_bundle(self:CollabLearner,
     users = _label_frame(user, vocab.labels[0])
     shown = with_items(_label_frame(item, vocab.labels[1]), items, item)
     arrays,kept = _linear_tables_of(model, n_links) if is_linear else (_model_tables(_dot_model(self)),None)
-    if with_seen: arrays.update(_seen_tables(seen_items(self)))
+    if with_seen: arrays.update(_seen_tables(_seen_in_memory(self)))
     fold,fold_arrays = _fold_of(self)
     arrays.update(fold_arrays)
     y_range = None if model.y_range is None else [float(o) for o in model.y_range]

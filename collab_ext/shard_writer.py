@@ -74,7 +74,7 @@ def named(
     "A name as an identifier of SQL"
     return '"' + str(o).replace('"', '""') + '"'
 
-_csv_options = dict(header='true', comment="''", quote="'\"'", escape="'\"'")
+_csv_options = dict(header='true', skip='0', comment="''", quote="'\"'", escape="'\"'")
 
 def _reader(files, types=None, **options):
     "What SQL reads from; `types` are given to columns of CSV files, and `options` to DuckDB"
@@ -154,7 +154,7 @@ def _said(e):
     lines = str(e).strip().split('\n\n')[0].split('\n')
     return ' '.join(o for o in lines if not o.startswith('Original Line:'))[:200]
 
-# %% ../nbs/15a_prepare_shards.ipynb #3b1307fc
+# %% ../nbs/15a_prepare_shards.ipynb #33d5ffa9
 def _read_all(db, file, types, **options):
     "Read these columns of a file, or all of them"
     values = ', '.join(f'max(hash({named(o)}))' for o in types) if types else 'max(hash(columns(*)))'
@@ -167,10 +167,15 @@ def _can_read(db, file, types):
     except duckdb.Error: return False
     return True
 
+# %% ../nbs/15a_prepare_shards.ipynb #3b1307fc
+def _head(file):
+    "The first line of a file"
+    opened = gzip.open if file.suffix.lower()=='.gz' else open
+    with opened(file, 'rt', encoding='utf-8-sig', errors='replace') as f: return f.readline(10_000).strip()
+
 def _plain(file):
     "Options of a reader that guesses nothing: the first line says how columns are parted"
-    opened = gzip.open if file.suffix.lower()=='.gz' else open
-    with opened(file, 'rt', encoding='utf-8', errors='replace') as f: head = f.readline(10_000).strip()
+    head = _head(file)
     delim = max(',;\t|', key=head.count)
     columns = ', '.join(f"{quoted(o)}: 'VARCHAR'" for o in head.split(delim))
     return dict(auto_detect='false', delim=quoted(delim), columns='{'+columns+'}')
@@ -219,6 +224,7 @@ def _flaw(db, file, e, types):
     with open(file, 'rb') as f: is_wide = f.read(2) in (b'\xff\xfe',b'\xfe\xff')
     if kind=='csv' and is_wide: return f"{file} is in UTF-16: convert it, for example by `iconv -f utf16 -t utf8`"
     reject = _first_reject(db, file, types) if kind=='csv' else None
+    if reject and not _head(file): return f"{file} begins with an empty line, and the first line names the columns: delete it"
     if reject: return _flaw_of_line(file, types, *reject)
     other = 'cut off, not in UTF-8, or no CSV' if kind=='csv' else 'cut off, or no Parquet'
     return f"{file} can't be read as {kind} ({_said(e)}): it is damaged, {other}; correct it, copy it again, or leave it out"
@@ -695,12 +701,18 @@ def _check_settings(valid_pct, split, duplicates, blocks, bucket_rows, threads, 
         if value[0]==value[1] and time_name is None: raise ValueError(f"`{name}={value[1]!r}` needs `time_name`, the column of times")
 
 # %% ../nbs/15a_prepare_shards.ipynb #e3e48b0c
-def _cut_time(db, plan_sql, valid_pct):
+def _cut_time(db, source, duplicates, valid_pct):
     "The time from which the latest share of the ratings is held out, as a literal of SQL"
     import duckdb
-    try: kind,cut = db.execute(f"select typeof(any_value(time)), approx_quantile(time, {1-valid_pct})::varchar from ({plan_sql})").fetchone()
+    at = f"approx_quantile(time, {1-valid_pct})"
+    try: kind,cut,is_first,n = db.execute(f"select typeof(any_value(time)), {at}::varchar, {at}<=min(time), count(*) "
+        f"from ({ratings_sql(source, duplicates)})").fetchone()
     except duckdb.BinderException: raise ValueError("The column of times holds no times: numbers, dates or timestamps can be split by") from None
     if cut is None: raise ValueError("The column of times is empty: it can't be split by")
+    if is_first:
+        check_times(db, source)
+        raise ValueError(f"The split leaves none of the {n} ratings to train on: those held out begin at {cut}, the earliest time in {source.columns.time!r}; "
+            "hold out fewer, or pass `split='random'` if most times are the same")
     return f'{quoted(cut)}::{kind}'
 
 def _finished(out, settings):
@@ -733,7 +745,7 @@ def _prepare(out, files, names, settings, memory, threads, spill):
         source = checked_source(db, files, names, s['as_text'])
         with naming_file(db, source.files, columns_in_files(source), work.folder):
             by_time = s['split']=='time' and s['valid_pct']>0
-            cut = _cut_time(db, ratings_sql(source, s['duplicates']), s['valid_pct']) if by_time else None
+            cut = _cut_time(db, source, s['duplicates'], s['valid_pct']) if by_time else None
             held_out = held_out_sql(s['split'], s['valid_pct'], s['seed'], cut)
             starts,described = run_plan(db, Plan(source, held_out, by_time, s['blocks'], s['duplicates'], s['y_range'], s['seed'], s['bucket_rows']), work)
     finally: db.close()

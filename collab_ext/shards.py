@@ -123,20 +123,20 @@ full_disk = errno.ENOSPC,errno.EDQUOT,errno.EFBIG # no room, no more of a quota,
 
 def write_whole(
     path, # A file
-    text:str, # What it is to hold
+    content, # What it is to hold: a text, or bytes
 ):
     "Write a file so that it is there whole or not at all"
-    path = Path(path)
+    path,data = Path(path),content.encode() if isinstance(content, str) else content
     tmp = path.with_name(f'.{path.name}.{os.getpid()}')
     try:
-        with open(tmp, 'w') as f:
-            f.write(text)
+        with open(tmp, 'wb') as f:
+            f.write(data)
             f.flush()
             os.fsync(f.fileno())
         os.replace(tmp, path)
     except OSError as e:
         if e.errno not in full_disk: raise
-        raise OSError(e.errno, f"The disk of {path.parent} is full, and {path.name} needs {len(text)} bytes: free some of it and call again; "
+        raise OSError(e.errno, f"The disk of {path.parent} is full, and {path.name} needs {len(data)} bytes: free some of it and call again; "
             "what is finished stays finished") from None
     finally: tmp.unlink(missing_ok=True)
 
@@ -326,6 +326,8 @@ def _checked_bytes(shards, file, crc):
     path = shards.path/file
     try: data = path.read_bytes()
     except FileNotFoundError: raise FileNotFoundError(f"The shard {path} is missing: copy it from where the shards were made, "
+        f"or delete {shards.path} and prepare them again") from None
+    except IsADirectoryError: raise IsADirectoryError(f"The shard {path} is a folder, and not a file: delete it, and copy the file from where the shards were made, "
         f"or delete {shards.path} and prepare them again") from None
     flaw = _flaw(shards, file, data, crc)
     if flaw: raise ValueError(f"The shard {path} {flaw}: copy it from where the shards were made, or delete {shards.path} and prepare them again")

@@ -44,3 +44,31 @@ def test_other_errors_pass(tmp_path):
     for e in (RuntimeError('CUDA error'), PermissionError(13, 'no'), FileNotFoundError(2, 'no')):
         with pytest.raises(type(e)) as seen, disk_explained(tmp_path/'m', 10): raise e
         assert seen.value is e
+
+@pytest.mark.parametrize('n', [100,3000,15_000])
+def test_writing_a_bundle(tmp_path, n):
+    "The folder, what is needed and what to do; the earlier bundle is whole, and nothing of the new one is left"
+    learn = fit(learner(domains(500, 300, 4000)[0], tmp_path, n_factors=8))
+    learn.export_bundle(tmp_path/'bundle')
+    def files(): return {o.name:o.read_bytes() for o in (tmp_path/'bundle').iterdir()}
+    before = files()
+    fit(learn)
+    def full():
+        limited(n)
+        for folder in (tmp_path/'bundle', tmp_path/'new'):
+            with pytest.raises(OSError, match=rf'disk of {folder} is full, and a bundle takes \d\.\d MB: free some and call again') as e: learn.export_bundle(folder)
+            assert e.value.errno==errno.EFBIG
+    assert in_child(full)==0
+    assert files()==before and not names(tmp_path/'new') and Bundle(tmp_path/'bundle')
+
+def test_a_bundle_whose_last_file_does_not_fit(tmp_path, monkeypatch):
+    "What was written of it goes again, and other errors pass as they are"
+    import collab_ext.bundle as bundle
+    learn,write = fit(learner(domains()[0], tmp_path)),bundle._write_new
+    for code,said in ((errno.ENOSPC,'disk of .* is full'), (errno.EIO,'of the system')):
+        def fails(folder, name, data):
+            if name=='bundle.json': raise OSError(code, 'of the system')
+            write(folder, name, data)
+        monkeypatch.setattr(bundle, '_write_new', fails)
+        with pytest.raises(OSError, match=said) as e: learn.export_bundle(tmp_path/str(code))
+        assert e.value.errno==code and (code!=errno.ENOSPC or not [o for o in names(tmp_path/str(code)) if not o.endswith('lock')])

@@ -11,6 +11,7 @@ from collab_ext.shards import *
 from collab_ext.shard_writer import *
 from collab_ext.shard_loaders import *
 from collab_ext.row_exchange import *
+from collab_ext.batch_recommend import *
 from collab_ext.cli import main
 from test_distributed import in_processes
 from test_shards import content,many,prepared,ratings,rows_of_frame
@@ -56,6 +57,14 @@ def test_keys_that_a_manifest_lacks_are_named(tmp_path):
     file.write_text('['*100_000)
     with pytest.raises(ValueError, match='manifest.json is damaged'): Shards(tmp_path/'out')
 
+@pytest.mark.parametrize('file', ['a part','items.parquet'])
+def test_a_folder_in_place_of_a_shard(tmp_path, file):
+    shards = prepared(ratings(), tmp_path)
+    path = shards.path/(shards.train.parts[0].file if file=='a part' else file)
+    path.unlink()
+    path.mkdir()
+    with pytest.raises(IsADirectoryError, match=f'The shard {path} is a folder.*delete it, and copy'): check_shards(shards)
+
 def test_rows_that_no_label_has(tmp_path):
     "A file of a stranger has the right checksum and wrong rows: it is refused, since compiled loops don't look at bounds"
     shards = prepared(ratings(), tmp_path)
@@ -89,6 +98,7 @@ def test_seal_of_rows_that_are_none(tmp_path, change, said):
 # --- what is wrong with a file
 
 long = 'user,item,rating\n'+''.join(f'{i%3000},{i%70},{i%5}\n' for i in range(25_000)) # DuckDB looks at 20,480 lines
+few = 'user,item,rating\n'+''.join(f'{i%40},{i%19},{i%5}\n' for i in range(300))
 names = long.replace('\n', '\nu').removesuffix('u') # ids that are text
 
 def files_in(folder, files):
@@ -117,6 +127,11 @@ zipped = gzip.compress(long.encode())
     ({'a.csv':long, 'b.csv':long+'3,007,1\n'}, r"'item' of .*b\.csv holds '007' among whole numbers.*as_text=True"),
     ({'a.csv':long, 'b.csv':long+'1e3,3,1\n'}, r"b\.csv holds '1e3' among"),
     ({'a.csv':long, 'b.csv':long+'3,3,1,5\n'}, r"b\.csv, line 25002 \('3,3,1,5'\) .*Columns: 3 Found: 4"),
+    ({'a.csv':few, 'b.csv':few+'3,3,1,5\n'}, r"b\.csv, line 302 \('3,3,1,5'\) .*Columns: 3 Found: 4"), # DuckDB would skip what is above
+    ({'a.csv':few+'3,3,1,5\n'}, r"a\.csv, line 302 .*Columns: 3 Found: 4"),
+    ({'a.csv':few[17:].replace('\n', 'x\n')+'1,1,4x,x\n'*100}, r"a\.csv, line 301 .*Columns: 3 Found: 4"),
+    ({'a.csv':'\n'+few}, r"a\.csv begins with an empty line"),
+    ({'a.csv':'# ratings of May\n'+few}, r"a\.csv, line 2 \('user,item,rating'\) .*Columns: 1 Found: "),
     ({'a.csv':long, 'b.csv':long+'"3,3,1\n'}, r"b\.csv, line 25002 .*unterminated quote"),
     ({'a.csv':names, 'b.csv':names.encode()+'Jürgen,3,1\n'.encode('latin1')}, r"b\.csv, line 25002 .*not in UTF-8.*iconv -f latin1"),
     ({'a.csv':names.encode('utf16')}, r"a\.csv is in UTF-16"),
@@ -166,7 +181,7 @@ def test_times_that_are_missing(tmp_path, kwargs, gap):
 def test_a_split_that_leaves_nothing(tmp_path):
     text = many.replace('\n', ',5\n').replace('rating,5', 'rating,time')
     src = files_in(tmp_path/'src', {'a.csv':text})
-    with pytest.raises(ValueError, match='leaves none of the 200 ratings to train on'): prepare_shards(src, tmp_path/'out', time_name='time', split='time')
+    with pytest.raises(ValueError, match="leaves none of the 200 ratings .* begin at 5, the earliest time in 'time'.*split='random'"): prepare_shards(src, tmp_path/'out', time_name='time', split='time')
 
 def test_errors_that_name_no_file(tmp_path):
     "Of one file they are about it; of several, about the first that can't be read alone; those of the disk are about no file"
@@ -381,6 +396,66 @@ def test_full_disk_while_shards_are_written(tmp_path, kb):
     shards = prepare_shards(src, tmp_path/'out', blocks=2)
     check_shards(shards)
     assert shards.train.rows+shards.valid.rows==50_000
+
+# --- lists for all
+
+def shard_learner(folder, **kwargs):
+    shards = prepared(ratings(400), folder, **kwargs)
+    return fit(collab_learner(CollabDataLoaders.from_shards(shards, bs=64, seed=1, path=folder), 4, y_range=(1,5)))
+
+def parts_in(folder): return {o.name:o.read_bytes() for o in folder.glob('*.parquet')}
+
+@pytest.mark.parametrize('spoil', [lambda data: b'PA', lambda data: b'', lambda data: data[:-1], lambda data: parquet()])
+def test_a_part_that_is_not_whole_is_written_anew(tmp_path, spoil):
+    "Of a crash, or of a copy that was cut off; those that are whole are not touched"
+    learn = shard_learner(tmp_path)
+    paths = recommend_shards(learn, tmp_path/'lists', k=5, chunk=5)
+    before,stays = parts_in(tmp_path/'lists'),paths[0].stat().st_mtime_ns
+    paths[1].write_bytes(spoil(paths[1].read_bytes()))
+    recommend_shards(learn, tmp_path/'lists', k=5, chunk=5)
+    assert parts_in(tmp_path/'lists')==before and paths[0].stat().st_mtime_ns==stays
+
+def test_full_disk_while_lists_are_written(tmp_path):
+    "The folder and what to do; nothing half written is left, and what was finished stays"
+    learn = shard_learner(tmp_path)
+    whole = recommend_shards(learn, tmp_path/'whole', k=5, chunk=5)
+    first = recommend_shards(learn, tmp_path/'lists', k=5, chunk=5, blocks=[0])
+    def full():
+        small_files(300)
+        with pytest.raises(OSError, match=rf'disk of {tmp_path/"lists"} is full, and part-.* needs \d+ bytes: free some of it and call again') as e:
+            recommend_shards(learn, tmp_path/'lists', k=5, chunk=5)
+        assert e.value.errno==errno.EFBIG
+    assert in_child(full)==0
+    assert sorted(o.name for o in (tmp_path/'lists').iterdir())==sorted(['parts.json', *[o.name for o in first]])
+    recommend_shards(learn, tmp_path/'lists', k=5, chunk=5)
+    assert parts_in(tmp_path/'lists')=={o.name:o.read_bytes() for o in whole}
+
+@pytest.mark.parametrize('known', [False,True], ids=['new','known'])
+@pytest.mark.parametrize('loaded', [False,True], ids=['at_once','loaded'])
+def test_lists_after_folding_in(tmp_path, known, loaded):
+    "Users of the shards get lists as before, without what was folded in of them; new ones are in no list"
+    learn = shard_learner(tmp_path)
+    learn.solve(3)
+    before = pd.concat(map(pd.read_parquet, recommend_shards(learn, tmp_path/'before', k=5)), ignore_index=True)
+    user,item = before.user[0],before.item[0]
+    new = pd.DataFrame(dict(user=-9, item=before.item[:3], rating=5.))
+    more = pd.DataFrame(dict(user=user, item=[item], rating=1.))
+    learn.fold_in(pd.concat([new,more]) if known else new, update=False)
+    if loaded:
+        learn.save('m') # the pair has the rows of those who were folded in, and not their ratings
+        learn = collab_learner(CollabDataLoaders.from_shards(learn.dls.train_ds.shards, path=tmp_path), 4, y_range=(1,5)).load('m')
+    after = pd.concat(map(pd.read_parquet, recommend_shards(learn, tmp_path/'after', k=5)), ignore_index=True)
+    def others(df): return df[df.user!=user].reset_index(drop=True)
+    pd.testing.assert_frame_equal(others(before), others(after))
+    assert (item in after.item[after.user==user].values)==(not known or loaded)
+
+def test_a_bundle_of_more_ratings_than_fit_into_memory(tmp_path):
+    "The remedy is one of a bundle's"
+    learn = shard_learner(tmp_path)
+    dls = CollabDataLoaders.from_shards(learn.dls.train_ds.shards, in_memory=10)
+    few = fit(collab_learner(dls, 4))
+    with pytest.raises(ValueError, match='`in_memory=10`.*pass `with_seen=False`'): few.export_bundle(tmp_path/'bundle')
+    few.export_bundle(tmp_path/'bundle', with_seen=False)
 
 # --- learners
 
