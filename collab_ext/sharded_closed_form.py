@@ -545,7 +545,7 @@ class ShardedSolver(BayesSolver):
     @classmethod
     def suits(cls, model, dls, loss_func):
         ds = dls.train_ds
-        if not isinstance(ds, ShardedRatings) or isinstance(model, ContentDot): return False
+        if not hasattr(ds, 'shards') or isinstance(model, ContentDot): return False
         has_grown = tuple(ds.vocab.sizes)!=tuple(ds.shards.sizes) # by users who are in no shard
         return super().suits(model, dls, loss_func) and not has_grown
 
@@ -580,7 +580,7 @@ class ShardedSolver(BayesSolver):
         super().write(model)
     def prior(self): return plain_prior(self.mf)
 
-solvers.insert(0, ShardedSolver)
+if 'ShardedSolver' not in [o.__name__ for o in solvers]: solvers.insert(0, ShardedSolver) # once, also where a notebook defines it anew
 
 # %% ../nbs/15d_sharded_closed_form.ipynb #bbf16c47
 @patch
