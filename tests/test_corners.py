@@ -394,7 +394,7 @@ def test_linear_bundles_say_what_they_kept(ratings, tmp_path, kind):
 def test_small_catalogues_keep_all_links():
     from collab_ext.export import _item_links
     class Model: # 1,496 items, as in the report of a user: 500 links each changed a quarter of the lists
-        n_items = 1497
+        n_items,base = 1497,0.
         def of_history(self, x): return torch.from_numpy(x.toarray())
     links,kept = _item_links(Model(), None)
     assert kept==1 and len(links['link_item'])==1496**2
