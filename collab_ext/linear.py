@@ -311,11 +311,12 @@ def try_ease(
     weights=(0.,), # Weights of the source to try
     n_items=700, # Number of items that stand for all, if it goes by items
     n_users=2000, # It goes by users only up to this number
-    ridges=_ridges, # Ridges to try
+    ridges=None, # Ridges to try; five from 10 to 1000 by default
     popularities=(_usual_popularity,), # What popularity may add, to try
     n_rows=None, # Number of users and of the source's rows; that of another trial, to ask the same judges
 )->EaseTrial:
     "How well each weight of a source, each ridge and each share of popularity predicts held-out clicks"
+    ridges = _ridges if ridges is None else ridges
     if n_rows is None: n_rows = X.shape[0]+(0 if source is None else source.rows.shape[0])
     by_users = n_rows<=min(n_users, X.shape[1])
     if not by_users: X,source = _most_popular(X, source, n_items)
