@@ -28,6 +28,7 @@ from .solver import *
 from .ials import *
 from .linear import *
 from .several_sources import *
+from .click_sources import *
 from .learner import *
 from .rank import *
 
