@@ -16,6 +16,7 @@ Modules:
 - `collab_ext.catalogue`: Works like those that somebody liked, among all there are, known ones and new ones, by vectors and by tags
 - `collab_ext.choose`: Of ten candidates that somebody or something wrote, show one: the best, or sometimes another to learn more, with the chance of each on record
 - `collab_ext.cli`: `collab-ext <command>`: what the library does without Python
+- `collab_ext.click_sources`: Keep what models of other clicks know of rows beside the clicks at hand, as strongly as held-out clicks want it
 - `collab_ext.click_trials`: Hold out a part of the clicks, judge lists by it, and read the best strength off a few trials
 - `collab_ext.cold_start`: `fit_content` gives a trained learner rows for works that nobody has rated: recommend them, find works like them, and see whether it helps
 - `collab_ext.compare`: Is one model better than another, or did it have lucky users? Differences user by user, with intervals and tests

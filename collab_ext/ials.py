@@ -8,17 +8,14 @@ Docs: https://collab-ext.github.io/collab_ext/ials.html.md"""
 
 # %% auto #0
 __all__ = ['usual_popularity', 'popularities', 'IALSLoss', 'ClickPrior', 'ials_rows', 'ials_sweep', 'popular_items', 'try_ials',
-           'least_popularity', 'choose_ials', 'ClickSource', 'try_source', 'choose_source', 'IALSSolver']
+           'least_popularity', 'choose_ials', 'IALSSolver']
 
 # %% ../nbs/05b_ials.ipynb #8c711293
-from functools import cache
 from fastai.basics import *
 from fastai.collab import EmbeddingDotBias
 from .data import *
 from .tables import *
 from .model import *
-from .files import Pair
-from .transfer import *
 from .rows import *
 from .solver import *
 from .click_trials import *
@@ -194,110 +191,6 @@ def choose_ials(
     res.reg = best_strength(regs, quality[res.alpha0])
     if 'popularity' not in kwargs: res.popularity = least_popularity(np.concatenate([try_ials(*o, [res], popularities)[0] for o in parts], 1))
     return res
-
-# %% ../nbs/05b_ials.ipynb #5e51f18f
-_SourceSide = namedtuple('_SourceSide', 'rows clicks moment n_others') # rows of the target's labels (0 where unknown), their clicks, second moment of the other side's rows, and their number
-
-def _shuffled(o, seed):
-    places = torch.from_numpy(shuffled_places(o.clicks.numpy()>0, seed))
-    return o._replace(rows=o.rows[places], clicks=o.clicks[places])
-
-class ClickSource:
-    "The rows of a source, and how surely it knows them, in the order of a target's rows"
-    def __init__(self,
-        source:Pair, # A model with vectors of both sides
-        matches:Matches, # Its labels and the target's
-    ):
-        vecs = [tables(source.wgts)[o].float() for o in ('u_weight','i_weight')]
-        counts = [source_counts(source.info, s, len(o)).float() for s,o in enumerate(vecs)]
-        self.sides = [self._side(s, vecs, counts, matches) for s in (0,1)]
-
-    def _side(self, s, vecs, counts, matches):
-        idx,other,n = matches.idxs[s],vecs[1-s],counts[1-s]
-        known = idx>=matches.old.first_row(s)
-        rows,clicks = [torch.where(known.view(-1, *[1]*(o.ndim-1)), o[idx.clamp(min=0)], 0.) for o in (vecs[s],counts[s])]
-        return _SourceSide(rows, clicks, (other*n[:,None]).T@other/n.sum().clamp(min=1), len(other))
-
-    def part(self, users, items):
-        "The same for some of the target's users and items"
-        res = copy(self)
-        res.sides = [o._replace(rows=o.rows[idx], clicks=o.clicks[idx]) for o,idx in zip(self.sides, (users,items))]
-        return res
-
-    def shuffled(self, seed=0):
-        "The same under wrong labels"
-        res = copy(self)
-        res.sides = [_shuffled(o, seed) for o in self.sides]
-        return res
-
-    def priors(self,
-        strength, # What a click there is worth here
-        loss:IALSLoss, # Weights
-    )->list: # `ClickPrior` of users and of items; None where no row is known
-        "What the source says of each side"
-        def of(o):
-            weight = torch.where(o.clicks>0, strength*(o.clicks+loss.alpha0*o.n_others), 0.)
-            return ClickPrior(o.rows, weight, o.moment+loss.reg*torch.eye(len(o.moment))) if weight.any() else None
-        return [of(o) for o in self.sides]
-
-
-# %% ../nbs/05b_ials.ipynb #7daca697
-def try_source(
-    parts:list, # (what is left, what is held out) of clicks
-    known:ClickSource, # The source
-    loss:IALSLoss, # Weights
-    strength, # What a click of the source is worth; at 0 rows start at chance
-    sweeps=4, # How many
-)->np.ndarray: # NDCG of each judge
-    "How well a source predicts held-out clicks"
-    res = []
-    for rest,held in parts:
-        rm = _rating_matrix(rest)
-        users = judges_of(held)
-        priors = known.priors(strength, loss) if strength else (None,None)
-        gen = torch.Generator().manual_seed(0)
-        rows = [o.rows if strength else .1*torch.randn(o.rows.shape, generator=gen) for o in known.sides]
-        data = [_by_row(rm, s, loss) for s in (0,1)]
-        for _ in range(sweeps): ials_sweep(rows, rm, data, loss, priors)
-        silent = rows[0].norm(dim=1)==0 # whose clicks are all held out
-        rows[0][silent] = rows[0][~silent].mean(0)
-        res.append(list_qualities(rows[0][users]@rows[1].T, rest[users], held[users]))
-    return np.concatenate(res)
-
-def choose_source(
-    X, # What users have (sparse, users × items)
-    known:ClickSource, # The source
-    alone:IALSLoss, # Weights that are right without it
-    regs=(.01,.02,.03,.05,.09), # Ridges to try beside it
-    strengths=(.03,.01,.1,.3,1.), # What a click of the source may be worth; the first is tried with all ridges
-    n_users=2000, # At most as many users
-    n_items=5000, # At most as many items, the most clicked ones
-    least=least_clicks, # Number of clicks below which nothing is tried
-)->tuple: # Weights, and what a click of the source is worth
-    "The ridge and the strength that predict held-out clicks best"
-    if X.nnz<least: return alone,.1
-    users = np.random.default_rng(0).permutation(np.flatnonzero(X.getnnz(1)))[:n_users]
-    clicks = X.getnnz(0)+known.sides[1].clicks.numpy()
-    items = np.sort(np.argsort(-clicks, kind='stable')[:n_items])
-    parts = list(click_parts(X[users][:,items]))
-    known = known.part(users, items)
-    def with_reg(reg):
-        res = copy(alone)
-        res.reg = reg
-        return res
-    @cache
-    def quality(reg, strength, known=known): return try_source(parts, known, with_reg(reg), strength)
-    def best_strength_of(known): return max(strengths, key=lambda o: quality(reg, o, known).mean())
-    reg = max(regs, key=lambda o: quality(o, strengths[0]).mean())
-    strength = best_strength_of(known)
-    mine = quality(reg, strength)
-    def wrong(seed):
-        mislabelled = known.shuffled(seed)
-        return quality(reg, best_strength_of(mislabelled), mislabelled)
-    harms = first_not_worse([mine, quality(alone.reg, 0.)])==1
-    tells = all(tells_apart(mine, wrong(o)) for o in (0,1)) # one order of labels may be a bad one by chance
-    return (with_reg(reg),strength) if tells and not harms else (alone,0.)
-
 
 # %% ../nbs/05b_ials.ipynb #75260686
 def _fold_loss(loss_func): return loss_func if isinstance(loss_func, IALSLoss) else getattr(loss_func, 'fold_loss', None)

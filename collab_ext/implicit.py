@@ -28,6 +28,7 @@ from .solver import *
 from .ials import *
 from .linear import *
 from .several_sources import *
+from .click_sources import *
 from .learner import *
 from .rank import *
 
@@ -516,7 +517,7 @@ def _taken_in(learn, src, loss, choose):
     "The weights of iALS beside a source, what that is worth, and a solver that keeps what it says; `choose` the ridge, too"
     known = ClickSource(src, learn.transfer.matches)
     X = _clicks_of(learn.dls)
-    loss,strength = choose_source(X, known, loss, **({} if choose else dict(regs=(loss.reg,))))
+    loss,strength = choose_source(X, known, loss, **({} if choose else dict(regs=(loss.reg,), popularities=(loss.popularity,))))
     _note_weight(learn.transfer, {'the source':strength}, _judged(X.nnz))
     if strength: learn.transfer.note_solved(learn.dls.train_ds.counts)
     return loss,strength,IALSSolver(learn.model, learn.dls, loss, known.priors(strength, loss))

@@ -166,7 +166,7 @@ def test_strengths_of_folding_in_follow_from_the_start(clicks, target, loss):
 
 def test_judges_whose_clicks_are_all_held_out_are_the_average_user():
     "A source that knows what most people like predicts their click; rows of zeros would put all items alike"
-    from collab_ext.ials import try_source
+    from collab_ext.click_sources import ClickSource,try_source
     n = 40
     users,items = np.arange(1,n+1),16+np.arange(n)%5 # everybody's only click, one of the last five items
     def some(o): return sp.csr_matrix((np.ones(o.sum()), (users[o],items[o])), shape=(n+1,21))

@@ -4,6 +4,7 @@ import numpy as np,pandas as pd,pytest,scipy.sparse as sp,torch
 from hypothesis import given,settings,strategies as st
 from collab_ext.click_trials import *
 from collab_ext.ials import *
+from collab_ext.click_sources import *
 from collab_ext.linear import *
 from collab_ext.implicit import *
 
