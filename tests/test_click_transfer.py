@@ -238,7 +238,7 @@ def test_solving_again_keeps_the_source(target, sources):
 # ---- iALS ----
 
 def solved(dls, n=None, **kw):
-    learn = implicit_learner(dls, loss_func='ials', **kw)
+    learn = implicit_learner(dls, **{'loss_func':'ials', **kw})
     with learn.no_bar(),learn.no_logging(): return learn.solve(n)
 
 @pytest.fixture(scope='module')
@@ -348,7 +348,12 @@ def few_each(clicks, n=3):
     some = clicks[clicks.user>=100].groupby('user').sample(n, random_state=0)
     return some,clicks[clicks.user>=100].drop(some.index)
 
-@pytest.mark.parametrize('kind', ['ease','graph'])
+def all_scores(learn, has):
+    if isinstance(learn.model, ItemModel): return learn.model.of_history(has)
+    tabs = {k:v.detach() for k,v in tables(learn.model).items()}
+    return tabs['u_weight']@tabs['i_weight'].T+tabs['i_bias'].view(1,-1)
+
+@pytest.mark.parametrize('kind', ['ease','graph','ials'])
 def test_short_histories_are_no_worse_than_popularity(kind):
     "Users with three clicks each, where some items are far more popular than others"
     rng = np.random.default_rng(0)
@@ -362,7 +367,12 @@ def test_short_histories_are_no_worse_than_popularity(kind):
     held = sp.csr_matrix(held)-has
     held.eliminate_zeros()
     def ndcg(scores): return list_quality(scores[1:], has[1:], held[1:])
-    with_it,without = [ndcg(linear_learner(dls, kind, **kw).model.of_history(has)) for kw in ({},dict(popularity=0.))]
+    def learner(**kw):
+        if kind!='ials': return linear_learner(dls, kind, **kw)
+        learn = implicit_learner(dls, 32, loss_func='ials')
+        for k,v in kw.items(): setattr(learn.loss_func, k, v)
+        with learn.no_bar(),learn.no_logging(): return learn.solve()
+    with_it,without = [ndcg(all_scores(learner(**kw), has)) for kw in ({},dict(popularity=0.))]
     popular = ndcg(np.tile(item_popularity(has), (has.shape[0],1)))
     assert with_it>.93*popular and with_it>1.03*without
 
@@ -383,6 +393,45 @@ def test_all_scores_begin_with_popularity(clicks, kind, tmp_path):
     learn.export_bundle(tmp_path/'b')
     users = dls.vocab.labels[0][1:4]
     for o in users: assert Bundle(tmp_path/'b').recommend(o, k=5)['item'].tolist()==learn.recommend(o, k=5)['item'].tolist()
+
+def test_items_of_ials_begin_with_their_share_of_clicks(clicks, tmp_path):
+    dls = loaders(clicks)
+    learn = solved(dls, n_factors=8, path=tmp_path, loss_func=IALSLoss(popularity=.2))
+    plain = solved(dls, n_factors=8, loss_func=IALSLoss())
+    n = dls.train_ds.counts['item']
+    bias = learn.model.i_bias.weight.detach()[:,0]
+    assert torch.allclose(bias[1:], .2*n[1:]/n.max(), atol=1e-6) and not plain.model.i_bias.weight.any()
+    assert torch.equal(learn.model.i_weight.weight, plain.model.i_weight.weight) # vectors know nothing of it
+    learn.save('m')
+    again = implicit_learner(dls, 8, loss_func='ials', path=tmp_path).load('m')
+    assert again.loss_func.popularity==.2 and again.recommend(k=5).equals(learn.recommend(k=5))
+    best = dls.vocab.labels[1][int(n.argmax())]
+    twice = pd.DataFrame(dict(user=[dls.vocab.labels[0][5]]*2, item=['new',best]))
+    grown = learn.grow(twice[:1])
+    b = dict(zip(grown.dls.vocab.labels[1], grown.model.i_bias.weight[:,0].tolist()))
+    assert abs(b['new']-.2/n.max())<1e-6 and abs(b[best]-.2)<1e-6
+
+def test_clicks_of_a_source_are_popular_too(clicks, factors):
+    from collab_ext.transfer import Matches
+    dls = loaders(clicks[clicks.user.between(100, 179)])
+    pair = factors.as_pair()
+    known = ClickSource(pair, Matches(pair.vocab, dls.vocab))
+    loss = IALSLoss(popularity=.5)
+    learn = implicit_learner(dls, 8, loss_func=loss)
+    solver = IALSSolver(learn.model, dls, loss, known.priors(.1, loss))
+    solver.train_epoch()
+    solver.write(learn.model)
+    want = dls.train_ds.counts['item']+.1*known.sides[1].clicks
+    assert torch.allclose(learn.model.i_bias.weight[1:,0], (.5*want/want.max())[1:], atol=1e-6)
+
+def test_ials_of_earlier_versions_has_no_popularity(target, tmp_path):
+    from collab_ext.files import save_pair
+    learn = solved(target, n_factors=4, path=tmp_path, loss_func=IALSLoss())
+    pair = learn.as_pair()
+    del pair.info['ials']['settings']['popularity']
+    save_pair(tmp_path/'models/old.pth', pair.wgts, pair.vocab, None, pair.info)
+    again = implicit_learner(target, 4, loss_func='ials', path=tmp_path).load('old')
+    assert again.loss_func.popularity==0 and again.recommend(k=5).equals(learn.recommend(k=5))
 
 def test_people_of_the_source_judge_popularity_too(clicks):
     "Long histories want less of it than users with a few clicks each"
