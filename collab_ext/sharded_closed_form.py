@@ -316,7 +316,6 @@ class ShardedMF:
     def renews(self):
         "Are features made anew in this sweep, of users, and of items?"
         return [self.sets and self.sweeps in renewed_sweeps]*2
-    def renew_users(self): self.featured = self.items.mean.clone()
     def ratings_in_sets(self): return None
     def user_features(self, ratings):
         "Features of some users"
@@ -427,7 +426,7 @@ def sweep(self:ShardedMF,
     rows = self.shards.train.rows
     learns_noise = all(o is None for o in only)
     renews_users,renews_items = self.renews()
-    if renews_users: self.renew_users()
+    if renews_users: self.featured = self.items.mean.clone()
     self.in_sets = self.ratings_in_sets()
     chosen = torch.zeros_like(self.items.mean) if renews_items else None
     first = self.item_groups[0]

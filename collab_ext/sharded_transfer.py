@@ -95,11 +95,11 @@ class MovedSide(Side):
         "Prior covariances of all kinds"
         return self.kind_cov if self.has.all() else torch.cat([self.kind_cov[:-1], self.prior_cov[None]])
     def with_features(self, feats):
-        return self.centred(feats[self.seen].mean(0)).replace(feats=feats)
-    def centred(self, mean):
-        "The same rows, whose features have another mean than the source's"
-        shift = centring(self.source, mean)
-        return recentred(self, shift).replace(source=recentred(self.source, shift))
+        "Log counts are as large as the set is, so they are centred where the source's were"
+        seen = self.seen.nonzero()[:,0]
+        there = self.source.feature_moment[0]
+        if len(there)>1: feats[:,1] += there[1]-feats[seen,1].mean()
+        return self.replace(feats=feats)
     def row_prior(self, at, feats):
         told = feats[:,:len(self.coefs)]@self.coefs # a source that learned nothing from sets has fewer
         moved = self.rows[self.idx[at].clamp(min=0)]
@@ -130,19 +130,6 @@ def trusting(self:MovedSide, more):
     moved = torch.zeros(len(self.kind_cov)).index_fill_(0, self.kind[self.has], 1.)
     return self.replace(kind_cov=self.kind_cov + more*moved[:,None,None]*self.source.prior_cov)
 
-# %% ../nbs/15g_sharded_transfer.ipynb #d6451875
-def _mean_features(mf):
-    "Mean features of the users who have ratings"
-    total,n = torch.zeros(mf.items.mean.shape[1]+2).double(),0
-    for b in mf.blocks:
-        for ratings in block_ratings(mf.shards, b, mf.users.count).cut():
-            seen = mf.users.seen[ratings.rows]
-            total += mf.user_features(ratings)[seen].double().sum(0)
-            n += int(seen.sum())
-    total,n = all_sums(total, float(n))
-    return (total/n.clamp(min=1)).float()
-
-
 # %% ../nbs/15g_sharded_transfer.ipynb #28fa8825
 class MovedMF(ShardedMF):
     "`ShardedMF` that adapts a source's rows and prior to ratings in shards"
@@ -150,12 +137,7 @@ class MovedMF(ShardedMF):
     making = [False,False] # features of users, and of items, in the next sweep
     has_features = property(lambda self: self.sets)
     def renews(self): return self.making
-    def renew_users(self):
-        super().renew_users()
-        if self.sets: self.users = self.users.centred(_mean_features(self))
-    def ratings_in_sets(self):
-        users = self.users
-        return in_sets(self.featured, users.coefs, users.count, ~users.has) if self.sets else None
+    def ratings_in_sets(self): return in_sets(self.featured, self.users.coefs, self.users.count, ~self.users.has) if self.sets else None
 
     def begin(self,
         rounds=4, # Passes over the ratings; steps for a sigmoid
