@@ -216,7 +216,7 @@ class BayesSolver(Solver):
         "A start from rows that were learned from other ratings: these are the prior of the ratings here, as those of a source are"
         idxs = [torch.where(torch.arange(n)<m, torch.arange(n), -1) for n,m in zip(rm.sizes, self.model.prior['before'])]
         counts = [torch.full((n,), 20) for n in rm.sizes]
-        return TransferMF(rm, tables(self.model), idxs, self.known_prior(), counts, self.model.link).start()
+        return TransferMF(rm, tables(self.model), idxs, self.known_prior(), counts, self.model.link, drift=.04).start() # the same population
 
     def train_epoch(self):
         if self.mf is None: self.mf = self.resumed()
@@ -293,7 +293,7 @@ def can_adapt(self:BayesSolver, source): return len(tables(source.wgts))==4
 def adapted_mf(self:BayesSolver,
     transfer:Transfer, # From a source
     rm:RatingMatrix, # Ratings to adapt to
-    drift=0.04, # How much a moved row may differ from the source's, as a share of its prior covariance
+    drift=0.08, # How much a moved row may differ from the source's, as a share of its prior covariance
 )->TransferMF:
     "A start from a transfer's source"
     m,source = transfer.matches,transfer.source

@@ -175,7 +175,7 @@ class TransferMF(BayesMF):
         prior:dict, # What the source knows of users and items in general
         counts:list, # Number of ratings of each of the source's rows, users and items
         link:Link=None, # From the tables' units to ratings; none by default
-        drift=0.04, # How much a moved row may differ from the source's, as a share of its prior covariance
+        drift=0.08, # How much a moved row may differ from the source's, as a share of its prior covariance
         n0=100., # How many rows the source's prior counts for
     ):
         rows = [packed_rows(tabs, s) for s in (0,1)]
@@ -187,7 +187,7 @@ class TransferMF(BayesMF):
         self.drift,self.n0 = drift,n0
         self.new = [i<0 for i in idxs]
         self.first = self._less_known()
-        self.feats = {}
+        self.feats,self.loadings = {},None # of sides with rows that the source lacks; rows of items that users' features are made of
         self.expected = [t.prior_mean for t in sides] # of each row, before its set of ratings counts
 
     def _less_known(self):
@@ -228,7 +228,9 @@ def expect(self:TransferMF,
     "Set what is expected of the rows that the source lacks, and what the set of ratings adds for all"
     t,source,new = self.sides[s],self.source[s],self.new[s]
     if new.any():
-        if s not in self.feats: self.feats[s] = _features_there(self, s)
+        if s not in self.feats:
+            self.feats[s] = _features_there(self, s)
+            if s==0: self.loadings = self.sides[1].mean
         seen = new&(self.rm.count[s]>0)
         coefs,cov = source.coefs,source.prior_cov
         if not from_source and seen.any():
@@ -236,6 +238,7 @@ def expect(self:TransferMF,
             refit(own, self.feats[s], seen, source=source, n0=self.n0, told=t.told)
             coefs,cov = own.coefs,own.prior_cov[0]
         self.expected[s] = torch.where(new[:,None], self.feats[s]@coefs, self.expected[s])
+        if s==0: self.in_sets = in_sets(self.loadings, coefs, self.rm.count[0], new)
         t.prior_cov = torch.cat([t.prior_cov[:-1], cov[None]]) # new rows are the last kind
     t.prior_mean = self.expected[s] if t.told is None else self.expected[s]+t.told
 

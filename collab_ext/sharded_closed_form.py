@@ -307,6 +307,7 @@ class ShardedMF:
         self.sweeps,self.bytes_sent = 0,0
         self.sets = True # do features tell what is expected of rows?
         self.featured = torch.zeros_like(items.mean) # rows of items that users' features are made of
+        self.in_sets = None # as `BayesMF` has it; the same for all of a sweep
         items.feats = no_features(*items.mean.shape)
 
     def copy(self): return copy(self)
@@ -315,6 +316,7 @@ class ShardedMF:
     def renews(self):
         "Are features made anew in this sweep, of users, and of items?"
         return [self.sets and self.sweeps in renewed_sweeps]*2
+    def ratings_in_sets(self): return None
     def user_features(self, ratings):
         "Features of some users"
         return user_features(ratings, self.featured) if self.has_features else no_features(ratings.sizes[0], self.items.mean.shape[1])
@@ -326,10 +328,11 @@ class ShardedMF:
 # %% ../nbs/15d_sharded_closed_form.ipynb #1b89216c
 def targets(mf, ratings, users):
     "Weight of each of the ratings, and what it asks of the rows beyond the global mean; `users` are the rows of theirs"
-    if mf.link.y_range is None: return None,ratings.y-mf.mean
-    u,i = users[ratings.users],mf.items.mean[ratings.others[0]]
-    root,target = mf.link.linearise(dot_and_biases(mf.mean, u, i), ratings.y, mf.mean)
-    return root**2,target/root
+    i = ratings.others[0]
+    own = 0. if mf.in_sets is None else own_parts(mf.in_sets, mf.items.mean, ratings.rows.start+ratings.users, i)
+    if mf.link.y_range is None: return None,ratings.y-(mf.mean-own)
+    root,target = mf.link.linearise(dot_and_biases(mf.mean, users[ratings.users], mf.items.mean[i])-own, ratings.y, mf.mean)
+    return root**2,target/root+own
 
 def _with_one(rows):
     res = rows.clone()
@@ -424,6 +427,7 @@ def sweep(self:ShardedMF,
     learns_noise = all(o is None for o in only)
     renews_users,renews_items = self.renews()
     if renews_users: self.featured = self.items.mean.clone()
+    self.in_sets = self.ratings_in_sets()
     chosen = torch.zeros_like(self.items.mean) if renews_items else None
     first = self.item_groups[0]
     most = max(o.stop-o.start for o in self.item_groups)

@@ -137,6 +137,7 @@ class MovedMF(ShardedMF):
     making = [False,False] # features of users, and of items, in the next sweep
     has_features = property(lambda self: self.sets)
     def renews(self): return self.making
+    def ratings_in_sets(self): return in_sets(self.featured, self.users.coefs, self.users.count, ~self.users.has) if self.sets else None
 
     def begin(self,
         rounds=4, # Passes over the ratings; steps for a sigmoid
@@ -172,7 +173,7 @@ def moved_start(
     transfer:Transfer, # From a source
     counts:list, # Number of ratings of each user, and of each item
     link:Link, # From the tables' units to ratings
-    drift=0.04, # How much a moved row may differ from the source's, as a share of its prior covariance
+    drift=0.08, # How much a moved row may differ from the source's, as a share of its prior covariance
 )->MovedMF: # Not begun yet
     "What ratings in shards are expected to say after a source has been heard"
     m,source = transfer.matches,transfer.source
@@ -194,7 +195,7 @@ def moved_start(
 
 # %% ../nbs/15g_sharded_transfer.ipynb #ba1ed276
 @patch
-def start_of(self:ShardedSolver, transfer, way='source', trial=None, drift=.04, trusted_less=1.):
+def start_of(self:ShardedSolver, transfer, way='source', trial=None, drift=.08, trusted_less=1.):
     if way=='scratch': return self.start()
     mf = moved_start(self.dls.train_ds.shards, transfer, self.counts, self.model.link, drift).begin()
     return mf.trusting(trusted_less-drift) if way=='drift' else mf

@@ -289,3 +289,16 @@ def test_priors_without_factors_do_not_believe_their_echo():
     seven = error()
     for _ in range(13): mf.sweep()
     assert abs(error()-seven)<1e-4 and all(t.prior_cov is o for t,o in zip(mf.sides, priors))
+
+def test_no_rating_explains_itself():
+    "Ratings of new users ask for more by their own parts in their users' sets, and those of known users do not"
+    rm = RatingMatrix.from_ratings(CollabDataLoaders.from_df(simulate_ratings(200, 100, 8000).ratings, valid_pct=0).train_ds)
+    source = BayesMF.from_scratch(rm, 3, 3.)
+    for _ in range(6): source.sweep()
+    tabs = {t:of_packed(mean_rows(source, side(t)), t) for t in table_names}
+    users,items = [torch.arange(n) for n in rm.sizes]
+    mf = TransferMF(rm, tabs, [torch.where(users<100, users, -1),items], source.prior(), rm.count).start()
+    asked = mf.linearised()[1]-(rm.y-mf.mean)
+    known = rm.ids[0]<100
+    assert asked[known].abs().max()<1e-6 and (asked[~known]!=0).all()
+    assert mf.copy().in_sets is mf.in_sets
