@@ -95,7 +95,7 @@ def choose_source(
     known:ClickSource, # The source
     alone:IALSLoss, # Weights that are right without it
     regs=(.01,.02,.03,.05,.09), # Ridges to try beside it
-    strengths=(.03,.01,.1,.3,1.), # What a click of the source may be worth; the first is tried with all ridges
+    strengths=(1.,.3,.1,.03,.01), # What a click of the source may be worth
     popularities=popularities, # What popularity may add beside it, to try
     n_users=2000, # At most as many users
     n_items=5000, # At most as many items, the most clicked ones
@@ -107,19 +107,20 @@ def choose_source(
     clicks = X.getnnz(0)+known.sides[1].clicks.numpy()
     items = np.sort(np.argsort(-clicks, kind='stable')[:n_items])
     parts = list(click_parts(X[users][:,items]))
+    judged_with = (usual_popularity,10*usual_popularity) if len(popularities)>1 else popularities
     known = known.part(users, items)
     beside = copy(alone)
     @cache
     def quality(reg, strength, known=known):
-        "NDCG without popularity, and with a little of it"
+        "NDCG without popularity, and with a little and more of it"
         beside.reg = reg
-        return try_source(parts, known, beside, strength, (0.,usual_popularity))
-    def best_strength_of(known): return max(strengths, key=lambda o: quality(reg, o, known)[1].mean())
-    reg = max(regs, key=lambda o: quality(o, strengths[0])[1].mean())
-    strength = best_strength_of(known)
+        return try_source(parts, known, beside, strength, (0.,*judged_with))
+    def best(known, options): return max(options, key=lambda o: quality(*o, known)[1:].mean(1).max())
+    options = [best(known, [(r,o) for r in regs]) for o in strengths]
+    reg,strength = options[first_not_worse([best_quality(quality(*o)[1:]) for o in options], .5)]
     def wrong(seed):
         mislabelled = known.shuffled(seed)
-        return quality(reg, best_strength_of(mislabelled), mislabelled)[0]
+        return quality(*best(mislabelled, [(reg,o) for o in strengths]), mislabelled)[0]
     tells = all(tells_apart(quality(reg, strength)[0], wrong(o)) for o in (0,1)) # one order of labels may be a bad one by chance
     beside.reg = reg
     with_popularity = try_source(parts, known, beside, strength, popularities)

@@ -8,7 +8,7 @@ Docs: https://collab-ext.github.io/collab_ext/ials.html.md"""
 
 # %% auto #0
 __all__ = ['usual_popularity', 'popularities', 'IALSLoss', 'ClickPrior', 'ials_rows', 'ials_sweep', 'popular_items', 'try_ials',
-           'least_popularity', 'choose_ials', 'IALSSolver']
+           'choose_ials', 'IALSSolver']
 
 # %% ../nbs/05b_ials.ipynb #8c711293
 from fastai.basics import *
@@ -138,58 +138,40 @@ def _few_users(X, n):
 def try_ials(
     rest, # What is left of what users have (sparse, users × items)
     held, # What is held out (sparse)
-    losses, # Weights to try, from a weak ridge to a strong one
-    popularities=(usual_popularity,), # What popularity may add, to try
+    loss:IALSLoss, # Weights; its popularity has no part in it
+    popularities=popularities, # What popularity may add, to try
     n_factors=32, # Width of the vectors
-    sweeps=2, # For each of `losses`; twice as many for the first
-)->list: # NDCG of each judge (popularities × judges), of each of `losses` up to those that are worse and worse
+    sweeps=3, # How many
+)->np.ndarray: # NDCG of each judge (popularities × judges)
     "How well weights of iALS predict held-out clicks"
     users = judges_of(held)
     rm = _rating_matrix(rest)
-    popular = popular_items(rm)
     gen = torch.Generator().manual_seed(0)
     rows = [.1*torch.randn(n, n_factors, generator=gen) for n in rest.shape]
-    res = []
-    for loss in losses:
-        data = [_by_row(rm, s, loss) for s in (0,1)]
-        for _ in range(sweeps if res else 2*sweeps): ials_sweep(rows, rm, data, loss)
-        scores = rows[0][users]@rows[1].T
-        res.append(np.array([list_qualities(scores+o*popular, rest[users], held[users]) for o in popularities]))
-        if len(res)>2 and res[-3].mean()>res[-2].mean()>res[-1].mean(): break
-    return res
+    data = [_by_row(rm, s, loss) for s in (0,1)]
+    for _ in range(sweeps): ials_sweep(rows, rm, data, loss)
+    scores,popular = rows[0][users]@rows[1].T,popular_items(rm)
+    return np.array([list_qualities(scores+o*popular, rest[users], held[users]) for o in popularities])
 
 # %% ../nbs/05b_ials.ipynb #2468b319
-def _quality(parts, alpha0, regs, **kwargs):
-    "NDCG of each ridge, 0 for those that were not tried"
-    res = np.zeros(len(regs))
-    for rest,held in parts:
-        found = try_ials(rest, held, [IALSLoss(alpha0, o, **kwargs) for o in regs])
-        res[:len(found)] += [o.mean() for o in found]
-    return res
-
-def least_popularity(
-    qualities, # NDCG of each judge (popularities × judges)
-)->float:
-    "The least of `popularities` that is not clearly worse than the best"
-    return popularities[first_not_worse(list(qualities))]
-
 def choose_ials(
     X, # What users have (sparse, users × items)
-    alpha0s=(.05,.1), # Weights of pairs without interaction to try
-    regs=(.01,.017,.03,.05,.09,.15), # Strengths to try, from weak to strong
+    regs=(.01,.017,.03,.05,.09), # Strengths to try, from weak to strong
     n_users=10_000, # At most as many users
     least=least_clicks, # Number of clicks below which nothing is tried
     **kwargs # For `IALSLoss`
 )->IALSLoss:
-    "The weights that predict held-out clicks best"
+    "The ridge and the popularity that predict held-out clicks best"
     res = IALSLoss(**{'popularity':usual_popularity, **kwargs})
     res.chosen = True
     if X.nnz<least: return res
+    tried = [kwargs['popularity']] if 'popularity' in kwargs else popularities
     parts = [o for o in click_parts(_few_users(X, n_users), most=3) if o[1].nnz]
-    quality = {o:_quality(parts, o, regs, **kwargs) for o in alpha0s}
-    res.alpha0 = max(quality, key=lambda o: quality[o].max())
-    res.reg = best_strength(regs, quality[res.alpha0])
-    if 'popularity' not in kwargs: res.popularity = least_popularity(np.concatenate([try_ials(*o, [res], popularities)[0] for o in parts], 1))
+    def quality(reg): return np.concatenate([try_ials(*o, IALSLoss(reg=reg, **kwargs), tried) for o in parts], 1)
+    found = [quality(o) for o in regs]
+    best = [o.mean(1).max() for o in found]
+    res.reg = best_strength(regs, best)
+    res.popularity = tried[first_not_worse(list(found[np.argmax(best)]))] # the least that is not clearly worse
     return res
 
 # %% ../nbs/05b_ials.ipynb #75260686
