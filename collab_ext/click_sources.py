@@ -261,14 +261,16 @@ def choose_click_sources(
 )->ChosenSources:
     "The sources that predict held-out clicks best together"
     n = len(knowns)
+    by_clicks = sorted(range(n), key=lambda j: -sum(o.clicks.sum() for o in knowns[j].sides))
     if X.nnz<least:
-        order = sorted(range(n), key=lambda j: -sum(o.clicks.sum() for o in knowns[j].sides))
-        together,joined = _joined(knowns, order, lambda together,j: 1.)
+        together,joined = _joined(knowns, by_clicks, lambda together,j: 1.)
         return ChosenSources(together, alone, .1, [joined.get(j) for j in range(n)], [])
     trials = SourceTrials(X, knowns, alone, **kwargs)
     parts = [o.part(*trials.places) for o in knowns]
-    worths = [float(trials.quality(o, *trials.settings(o)).mean()) for o in parts]
-    order = sorted(range(n), key=lambda j: -worths[j])
+    qualities = [trials.quality(o, *trials.settings(o)) for o in parts]
+    worths = [float(o.mean()) for o in qualities]
+    best = by_clicks[first_not_worse([qualities[j] for j in by_clicks])]
+    order = sorted(range(n), key=lambda j: (j!=best,-worths[j]))
     base = first(j for j in order if trials.helps(parts[j]))
     if base is None: return ChosenSources(None, alone, 0., [0.]*n, worths)
     at = trials.settings(parts[base])

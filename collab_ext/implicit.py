@@ -434,6 +434,8 @@ def _click_source(dls, src, id_map):
     for o in Transfer(matches, ['u_weight','i_weight'], 'zeros').report.type_notes: warnings.warn(o)
     return src,matches,y_range
 
+
+# %% ../nbs/10_implicit.ipynb #5af14202
 def _click_sources(dls, loss, pretrained, id_map=None, use_nn=False, fill=None, solve=None, compare_source=None, **kwargs):
     "Several sources, as `_click_source` has them"
     if use_nn or not isinstance(loss, (IALSLoss,ImplicitLoss)): raise ValueError(

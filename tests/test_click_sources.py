@@ -1,6 +1,6 @@
 "Several sources of clicks become one"
 from helpers import * # all of the package, and what the tests share
-import numpy as np,pandas as pd,pytest,scipy.sparse as sp,torch
+import numpy as np,pytest,scipy.sparse as sp,torch
 from hypothesis import given,settings,strategies as st
 from collab_ext.click_sources import *
 from collab_ext.implicit import *
@@ -119,7 +119,7 @@ def test_a_source_without_structure_is_no_failure():
     flat = as_clicks(pair._replace(wgts={k:torch.ones_like(v) for k,v in pair.wgts.items()}), 4)
     assert all(torch.isfinite(o).all() for o in flat.wgts.values())
 
-def test_a_third_source_may_be_the_bridge(few):
+def test_a_third_source_may_be_the_bridge():
     "The first knows no item of the second, and both have some in common with the third"
     _,whole = random_source()
     parts = [slice(25,None),slice(1,37),[*range(1,15),*range(47,61)]] # what each lacks
@@ -271,10 +271,14 @@ def test_bad_sources(clicks, target, sources, loss, tmp_path):
     items = dict(item=(np.ones((3,4)), clicks['item'].unique()[:3]))
     a,b = sources
     damaged = b._replace(info=dict(counts='many'))
-    for bad,said in (([a,'nothing',b], "Source 2 of 3 can't be read"), ([a,b,linear], r'Source 3 of 3: This source is a linear model and has no vectors: pass `linear_factors'),
-            ([a,elsewhere], 'Source 2 of 2: No label of the new data is in the source'), ([items,a], 'Source 1 of 2: This source has vectors of .4. factors'),
-            ([a,damaged], 'Source 2 of 2: `info'), ([], 'an empty list')):
+    def refused(bad, said):
         with pytest.raises(ValueError, match=said): made(bad)
+    refused([a,'nothing',b], "Source 2 of 3 can't be read")
+    refused([a,b,linear], 'Source 3 of 3: This source is a linear model and has no vectors: pass `linear_factors')
+    refused([a,elsewhere], 'Source 2 of 2: No label of the new data is in the source')
+    refused([items,a], 'Source 1 of 2: This source has vectors of .4. factors')
+    refused([a,damaged], 'Source 2 of 2: `info')
+    refused([], 'an empty list')
     with pytest.raises(ValueError, match='`id_map` has 1 entries for 2'): made(sources, id_map=[{}])
     for o in (dict(fill='mean'),dict(solve=False),dict(compare_source=True)):
         with pytest.raises(ValueError, match=f'leave out `{list(o)[0]}`'): made(sources, **o)
