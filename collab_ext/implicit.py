@@ -543,7 +543,8 @@ def _several_taken_in(learn, knowns, X, loss, **kwargs):
     learn.record(_transfer_of(learn, [found.known] if found.known else knowns))
     names = [f'source {j+1}' for j in range(len(knowns))]
     weights = {name:w and w*found.strength for name,w in zip(names, found.weights)}
-    _note_weight(learn.transfer, weights, _judged(X.nnz), dict(zip(names, found.worths)))
+    judged = _judged(X.nnz)._replace(dropped='did harm or added nothing, and was dropped')
+    _note_weight(learn.transfer, weights, judged, dict(zip(names, found.worths)))
     return found.known,found.loss,found.strength
 
 def _taken_in(learn, known, loss, choose):
