@@ -117,7 +117,15 @@ def test_factors_may_be_mixed_and_stretched(k, wider, seed):
 def test_a_source_without_structure_is_no_failure():
     pair,_ = random_source()
     flat = as_clicks(pair._replace(wgts={k:torch.ones_like(v) for k,v in pair.wgts.items()}), 4)
-    assert all(torch.isfinite(o).all() for o in flat.wgts.values())
+    n_users,n_items = pair.vocab.sizes
+    everything = dict(user=[0]+[n_items-1]*(n_users-1), item=[0]+[n_users-1]*(n_items-1))
+    all_clicked = [as_clicks(random_source(seed=j)[0]._replace(info=dict(counts=everything)), 4) for j in range(8)]
+    assert all(torch.isfinite(o).all() for src in (flat,*all_clicked) for o in src.wgts.values())
+
+def test_a_source_is_as_sure_in_other_axes():
+    _,known = random_source()
+    turned = known.turned(orthogonal(4))
+    for a,b in zip(known.sides, turned.sides): assert torch.allclose(a.rows@a.moment@a.rows.T, b.rows@b.moment@b.rows.T, rtol=1e-3, atol=1e-2)
 
 def test_a_third_source_may_be_the_bridge():
     "The first knows no item of the second, and both have some in common with the third"
@@ -150,6 +158,17 @@ def test_a_source_under_wrong_labels_is_dropped_and_the_good_one_stays(target, s
     assert all(max(o.transfer.weights.values())>0 and not o.transfer.dropped for o in made)
     assert 'source 2 did harm or added nothing, and was dropped (NDCG alone' in made[0].report.notes[0] and 'a user of source 1 is worth' in made[0].report.notes[0]
     assert same(weights(made[0]), weights(made[2])) and same(weights(made[1]), weights(made[2])) # nothing is left of it
+
+def test_a_source_that_says_no_more_than_wrong_labels_is_dropped():
+    "Weak enough, any source does no harm"
+    from collab_ext.click_sources import _weight_beside
+    (_,base),(_,other) = random_source(),random_source(seed=1)
+    def weight(right, wrong):
+        "Where lists have a quality with the source, and another one under wrong labels"
+        mine = merged_sources([base,turned_to(base, other)], [1.,1.]).sides[1].rows
+        def quality(known, *at): return np.linspace(0, 1, 50)*(right if torch.equal(known.sides[1].rows, mine) else wrong)
+        return _weight_beside(SimpleNamespace(quality=quality), base, other, (.03,.1), [1.])
+    assert weight(1., 1.)==0 and weight(.9, 1.)==0 and weight(1., .5)==1.
 
 @pytest.mark.parametrize('loss', ['ials','bpr'])
 def test_sources_that_all_do_harm_leave_nothing(clicks, target, noise, loss):
