@@ -419,7 +419,8 @@ def clicks_job(data, srcs, tgt, i, pct):
     add('graph, transferred', lambda: linear(kind='graph', **source))
     small = [without_people(o) for o in pairs]
     add('linear, transferred without people', lambda: linear(**{**source, 'pretrained':small if len(srcs)>1 else small[0]}))
-    if len(srcs)==1: add('iALS, transferred', lambda: ials(pretrained=click_sources(data, srcs, tgt, 'ials')[0], id_map=id_map[0]))
+    vectors = click_sources(data, srcs, tgt, 'ials')
+    add('iALS, transferred', lambda: ials(**{**source, 'pretrained':vectors if len(srcs)>1 else vectors[0]}))
     return rows
 
 def known_clicks(dls): return sp.csr_matrix((np.ones(len(dls.train_ds)), dls.train_ds.ids.numpy().T), shape=dls.vocab.sizes)

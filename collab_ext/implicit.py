@@ -8,8 +8,8 @@ Docs: https://collab-ext.github.io/collab_ext/implicit.html.md"""
 
 # %% auto #0
 __all__ = ['losses', 'NegativeDL', 'with_negatives', 'split_counts', 'ImplicitLoss', 'BPRLoss', 'SoftmaxLoss', 'UnitRows',
-           'CCLLoss', 'WARPLoss', 'VoteLoss', 'factors_of', 'spectral_factors', 'linear_start', 'balanced_factors',
-           'as_clicks', 'implicit_learner', 'NothingToTrain', 'linear_learner', 'linear_factors']
+           'CCLLoss', 'WARPLoss', 'VoteLoss', 'factors_of', 'spectral_factors', 'linear_start', 'implicit_learner',
+           'NothingToTrain', 'linear_learner', 'linear_factors']
 
 # %% ../nbs/10_implicit.ipynb #c2115885
 from numbers import Real
@@ -401,14 +401,55 @@ def _check_loss(loss, dls):
     return needs_negatives
 
 # %% ../nbs/10_implicit.ipynb #34c07cf0
-def _without_scale(dls, pretrained, path=None, model_dir='models', **kwargs):
+def _folder_of(dls, path=None, model_dir='models', **kwargs): return Path(path or dls.path)/model_dir
+
+def _without_scale(src):
     "A source whose tables are not to be brought to the scale of the counts, and the `y_range` of one that has learned from ratings"
-    if are_several(pretrained): raise ValueError(f"`pretrained` is a list of {len(pretrained)}, and vectors of clicks take one source: pass one of them, or use "
-        "`linear_learner`, which takes several")
-    src = read_source(pretrained, Path(path or dls.path)/model_dir, vocab_of(dls))
     if 'indptr' in src.wgts: raise ValueError("This source is a linear model and has no vectors: pass `linear_factors(…)` of it, or use `linear_learner`")
     info = ifnone(src.info, {})
     return src._replace(info={k:v for k,v in info.items() if k not in ('scale','y_range')}),info.get('y_range')
+
+
+# %% ../nbs/10_implicit.ipynb #24a2cbf4
+def _each(f, *args):
+    "`f` of each source, or an error that says which one won't do"
+    n = len(args[0])
+    def one(j, *o):
+        try: return f(*o)
+        except ValueError as e: raise ValueError(f"Source {j+1} of {n}: {e}") from e
+    return [one(j, *o) for j,o in enumerate(zip(*args))]
+
+def _click_source(dls, src, id_map):
+    "A source of vectors, its `Matches`, and its `y_range` if it is of ratings"
+    src,y_range = _without_scale(src)
+    check_info(src.info)
+    vocab,tabs = vocab_of(dls),tables(src.wgts)
+    widths = [tabs[o].shape[1] for o in ('u_weight','i_weight') if o in tabs]
+    if len(widths)<2 or widths[0]!=widths[1]: raise ValueError(
+        f"This source has vectors of {widths or 'no'} factors, and several sources are combined by users and items of one width: leave it out, or pass it alone")
+    check_rows(tabs, src.vocab)
+    check_sides(src.vocab, vocab)
+    matches = Matches(src.vocab, vocab, id_map, dls.train_ds.counts)
+    check_some_match(matches, ['u_weight','i_weight'])
+    for o in Transfer(matches, ['u_weight','i_weight'], 'zeros').report.type_notes: warnings.warn(o)
+    return src,matches,y_range
+
+
+# %% ../nbs/10_implicit.ipynb #5af14202
+def _click_sources(dls, loss, pretrained, id_map=None, use_nn=False, fill=None, solve=None, compare_source=None, **kwargs):
+    "Several sources, as `_click_source` has them"
+    if use_nn or not isinstance(loss, (IALSLoss,ImplicitLoss)): raise ValueError(
+        "Several sources of vectors are for 'ials' and losses with negatives, and a dot product (no `use_nn`): pass one of them")
+    given = [k for k,v in dict(fill=fill, solve=solve, compare_source=compare_source).items() if v is not None]
+    if given: raise ValueError(f"Several sources are combined in closed form, as clicks say that were held out: leave out `{given[0]}`")
+    pairs = read_sources(pretrained, _folder_of(dls, **kwargs), vocab_of(dls))
+    return _each(partial(_click_source, dls), pairs, id_maps_of(id_map, len(pairs)))
+
+def _of_the_target(kwargs, sources):
+    "Arguments of a learner that is as wide as the widest of several sources, and takes their rows later"
+    widest = max(tables(src.wgts)['u_weight'].shape[1] for src,*_ in sources)
+    return merge(dict(n_factors=widest), filter_keys(kwargs, lambda k: k not in ('pretrained','id_map','project')))
+
 
 # %% ../nbs/10_implicit.ipynb #1c193d37
 def _clicks_of(dls):
@@ -446,46 +487,6 @@ def _start_linear(learn, scale):
     width = tables(learn.model)['u_weight'].shape[1]
     _put_rows(learn.model, *linear_start(learn.dls.train_ds, width, _unit_rows_of(learn), scale))
 
-# %% ../nbs/10_implicit.ipynb #d0e6d2de
-def balanced_factors(
-    users, # Vectors (n × k)
-    items, # Vectors (m × k)
-    n_factors, # At most as many
-)->tuple: # Vectors of users and of items
-    "The factors that matter most to the products of `users` and `items`, the most important first"
-    qu,ru = torch.linalg.qr(users)
-    qi,ri = torch.linalg.qr(items)
-    u,sizes,v = torch.linalg.svd(ru@ri.T, full_matrices=False)
-    root = sizes[:n_factors].sqrt()
-    return qu@u[:,:n_factors]*root,qi@v[:n_factors].T*root
-
-def _score_of_clicks(users, items, n, most=500, longest=100):
-    "Mean score of the best items of each user, as many as they have clicks (`n`)"
-    some = n.nonzero()[:,0]
-    some = some[::len(some)//most+1]
-    n = n[some].clamp(max=min(longest, len(items)))
-    best = (users[some]@items.T).topk(int(n.max())).values
-    mine = torch.arange(best.shape[1])<n[:,None]
-    return (best*mine).sum()/n.sum()
-
-def as_clicks(
-    src:Pair, # A model with vectors of users and items
-    n_factors, # Width of the vectors
-    clicked=.5, # What iALS makes of a pair with a click
-)->Pair: # The same without biases, on the scale of a model by iALS
-    "A source whose scores are near 0, but for those of clicks"
-    tabs = {k:v.float() for k,v in tables(src.wgts).items()}
-    users,items = tabs['u_weight'],tabs['i_weight']
-    n_users,n_items = [source_counts(src.info, s, len(o)) for s,o in enumerate((users,items))]
-    bias = tabs['i_bias'].view(-1,1) if 'i_bias' in tabs else items.new_zeros(len(items),1)
-    users,items = F.pad(users, (0,1), value=1.),torch.cat([items,bias], 1)
-    known = n_items>0
-    items = items-items[known].mean(0)
-    score = _score_of_clicks(users, items[known], n_users)
-    rows = [_as_wide((clicked/score)**.5*o, n_factors) for o in balanced_factors(users, items, n_factors)]
-    return src._replace(wgts={'u_weight.weight':rows[0], 'i_weight.weight':rows[1]})
-
-
 # %% ../nbs/10_implicit.ipynb #ac46cb0c
 def _can_adapt(loss, pretrained=None, use_nn=False, fill=None, solve=None, **kwargs):
     "Is a source to be more than a start?"
@@ -500,12 +501,16 @@ def _judged(n_clicks, asked=False, most=math.inf):
     if least_clicks<=n_clicks<=most: return _Judged('On held-out clicks,', 'is worth', 'did harm, and was dropped')
     return _Judged(f"Too {'few' if n_clicks<least_clicks else 'many'} clicks to judge by:", 'is taken to be worth', 'was left out')
 
-def _note_weight(transfer, weights, judged):
-    "Say how much each source counts, or that it was dropped"
+def _note_weight(transfer, weights, judged, alone={}):
+    "Say how much each source counts, or that it was dropped, or left out (None); `alone`: NDCG of each by itself"
     if not any(weights.values()): transfer.note_began(Choice('scratch', 0, {}, judged.by))
-    said = [f'a user of {name} {judged.worth} {w:g} of the users here' if w else f'{name} {judged.dropped}' for name,w in weights.items()]
-    transfer.note_hint(f"{judged.by} {'; '.join(said)}")
-    transfer.note_weights(weights)
+    def said(name, w):
+        if w is None: return f'{name} has too few rows in common with the others, and was left out'
+        worth = f' (NDCG alone {alone[name]:.3f})' if name in alone else ''
+        return f'a user of {name} {judged.worth} {w:g} of the users here{worth}' if w else f'{name} {judged.dropped}{worth}'
+    transfer.note_hint(f"{judged.by} {'; '.join(said(*o) for o in weights.items())}")
+    transfer.note_weights({k:ifnone(w, 0.) for k,w in weights.items()})
+
 
 # %% ../nbs/10_implicit.ipynb #6813ba38
 def _knows_all(learn):
@@ -513,51 +518,87 @@ def _knows_all(learn):
     counts = learn.dls.train_ds.counts.values()
     return all((idx>=0)[torch.as_tensor(n)>0].all() for idx,n in zip(learn.transfer.matches.idxs, counts))
 
-def _taken_in(learn, src, loss, choose):
-    "The weights of iALS beside a source, what that is worth, and a solver that keeps what it says; `choose` the ridge, too"
-    known = ClickSource(src, learn.transfer.matches)
-    X = _clicks_of(learn.dls)
-    loss,strength = choose_source(X, known, loss, **({} if choose else dict(regs=(loss.reg,), popularities=(loss.popularity,))))
-    _note_weight(learn.transfer, {'the source':strength}, _judged(X.nnz))
-    if strength: learn.transfer.note_solved(learn.dls.train_ds.counts)
-    return loss,strength,IALSSolver(learn.model, learn.dls, loss, known.priors(strength, loss))
-
-def _adapted(learn, src, choose):
-    "Keep what a source says beside the clicks, in each sweep"
-    if _knows_all(learn): return learn
+def _known_of(learn, src):
+    "What a source knows of a learner's rows"
     width = learn.model.u_weight.embedding_dim
-    if tables(src.wgts)['i_weight'].shape[1]!=width: src = src._replace(wgts=project_wgts(src.wgts, width))
-    learn.loss_func,strength,solver = _taken_in(learn, src, learn.loss_func, choose)
-    if not strength:
+    if not isinstance(learn.loss_func, IALSLoss): src = as_clicks(src, width)
+    elif tables(src.wgts)['i_weight'].shape[1]!=width: src = src._replace(wgts=project_wgts(src.wgts, width))
+    return ClickSource(src, learn.transfer.matches)
+
+def _transfer_of(learn, knowns):
+    "Where the rows of several sources come from"
+    labels,counts = {},[]
+    for s,name in enumerate(learn.vocab.names):
+        clicks = sum(o.sides[s].clicks for o in knowns)
+        there = clicks.nonzero()[:,0]
+        labels[name] = [NA,*[learn.vocab.labels[s][i] for i in there.tolist()]]
+        counts.append(F.pad(clicks[there], (1,0)))
+    return Transfer(Matches(labels, learn.vocab, None, learn.dls.train_ds.counts), list(tables(learn.model)), 'zeros', counts)
+
+
+# %% ../nbs/10_implicit.ipynb #c9a6a211
+def _several_taken_in(learn, knowns, X, loss, **kwargs):
+    "As `choose_source`, of several sources: also what they know together, and what each is worth"
+    found = choose_click_sources(X, knowns, loss, **kwargs)
+    learn.record(_transfer_of(learn, [found.known] if found.known else knowns))
+    names = [f'source {j+1}' for j in range(len(knowns))]
+    weights = {name:w and w*found.strength for name,w in zip(names, found.weights)}
+    judged = _judged(X.nnz)._replace(dropped='did harm or added nothing, and was dropped')
+    _note_weight(learn.transfer, weights, judged, dict(zip(names, found.worths)))
+    return found.known,found.loss,found.strength
+
+def _taken_in(learn, known, loss, choose):
+    "The weights of iALS beside a source (or a list of several), and a solver that keeps what it says; `choose` the ridge and the popularity, too"
+    X = _clicks_of(learn.dls)
+    given = {} if choose else dict(regs=(loss.reg,), popularities=(loss.popularity,))
+    if isinstance(known, list): known,loss,strength = _several_taken_in(learn, known, X, loss, **given)
+    else:
+        loss,strength = choose_source(X, known, loss, **given)
+        _note_weight(learn.transfer, {'the source':strength}, _judged(X.nnz))
+    if not strength: return loss,IALSSolver(learn.model, learn.dls, loss)
+    learn.transfer.note_solved(learn.dls.train_ds.counts)
+    return loss,IALSSolver(learn.model, learn.dls, loss, known.priors(strength, loss))
+
+def _adapted(learn, known, choose):
+    "Keep what a source says beside the clicks, in each sweep"
+    learn.loss_func,solver = _taken_in(learn, known, learn.loss_func, choose)
+    if learn.transfer.dropped:
         _start_linear(learn, 1.)
         return learn
-    learn.model.sources = {'the source':float(strength)}
+    learn.model.sources = {k:w for k,w in learn.transfer.weights.items() if w}
     solver.train_epoch()
     solver.write(learn.model)
     return learn.record(learn.transfer, solver)
 
+
 # %% ../nbs/10_implicit.ipynb #c2d45ed1
-def _warn_of_ratings(y_range, learn, adapts):
+def _warn_of_ratings(y_range, learn, adapts, called='The source'):
     "Say what becomes of a source that has learned from ratings"
     judged = len(learn.dls.train_ds)>=least_clicks
     fate = "it is judged by held-out clicks, as `learn.report` says" if judged else "there are too few clicks to judge it by"
-    if not adapts or _knows_all(learn): fate = "its vectors are where this learner starts"
-    warnings.warn(f"The source is of ratings, with `y_range={tuple(y_range)}`, and these data are not: {fate}")
+    if not adapts or learn.transfer and _knows_all(learn): fate = "its vectors are where this learner starts"
+    warnings.warn(f"{called} is of ratings, with `y_range={tuple(y_range)}`, and these data are not: {fate}")
+
+def _knowns_of(learn, sources):
+    "What each of several sources knows of a learner's rows"
+    width = learn.model.u_weight.embedding_dim
+    for j,(*_,y_range) in enumerate(sources):
+        if y_range is not None: _warn_of_ratings(y_range, learn, True, f'Source {j+1} of {len(sources)}')
+    return [ClickSource(as_clicks(src, width), matches) for src,matches,_ in sources]
+
 
 # %% ../nbs/10_implicit.ipynb #b7ad759a
-def _started(learn, src, lr):
+def _started(learn, known, lr):
     "Begin with what a source says beside the clicks, or with a linear model if it does harm; `lr` if that was asked for"
-    if _knows_all(learn): return learn
-    width = learn.model.u_weight.embedding_dim
-    _,strength,solver = _taken_in(learn, as_clicks(src, width), choose_ials(_clicks_of(learn.dls)), True)
-    if not strength:
+    _,solver = _taken_in(learn, known, choose_ials(_clicks_of(learn.dls)), True)
+    if learn.transfer.dropped:
         _start_linear(learn, 10.)
         learn.lr = ifnone(lr, _rate(learn.dls, learn.loss_func))
         learn.loss_func = _as_begun(learn.loss_func, _is_quick_to_solve(learn.dls.vocab.sizes))
         return learn
     for _ in range(solver.n_epochs): solver.train_epoch()
     solver.write(learn.model)
-    tabs = tables(learn.model)
+    tabs,width = tables(learn.model),learn.model.u_weight.embedding_dim
     rows = balanced_factors(tabs['u_weight'].detach(), tabs['i_weight'].detach(), width)
     _put_rows(learn.model, *_as_start(*rows, width, _unit_rows_of(learn)))
     return learn
@@ -571,7 +612,7 @@ def implicit_learner(
     cbs=None, # Callbacks
     loss=None, # The same as `loss_func`
     start='linear', # Where vectors start: 'linear', at those of a linear model, or 'random'
-    **kwargs
+    **kwargs # `pretrained` may be a list of several sources, and `id_map` a list with one for each
 )->CollabLearner:
     "A learner from interactions"
     check_kwargs(kwargs, 'implicit_learner', ['n_factors','loss_func','loss','cbs','start'], collab_learner, Learner.__init__, but=('dls','model'))
@@ -582,16 +623,24 @@ def implicit_learner(
     if named: loss = choose_ials(_clicks_of(dls))
     starts = start=='linear' and not kwargs.get('pretrained') and not kwargs.get('use_nn') and (needs_negatives or isinstance(loss, IALSLoss))
     if n_factors is not None: kwargs['n_factors'] = n_factors
+    several = are_several(kwargs.get('pretrained'))
     y_range,lr = None,kwargs.get('lr')
-    if kwargs.get('pretrained'): kwargs['pretrained'],y_range = _without_scale(dls, **kwargs)
-    adapts = _can_adapt(loss, **kwargs)
+    if several:
+        sources = _click_sources(dls, loss, **kwargs)
+        kwargs = _of_the_target(kwargs, sources)
+    elif kwargs.get('pretrained'):
+        src = read_source(kwargs['pretrained'], _folder_of(dls, **kwargs), vocab_of(dls))
+        kwargs['pretrained'],y_range = _without_scale(src)
+    adapts = several or _can_adapt(loss, **kwargs)
     if needs_negatives:
         kwargs = merge(dict(lr=_gentle_rate(dls, loss) if adapts else _rate(dls, loss) if starts else .05, wd=.01), kwargs)
         if isinstance(loss, ImplicitLoss): loss = _as_begun(loss, adapts or starts and _is_quick_to_solve(dls.vocab.sizes))
     learn = collab_learner(dls, loss_func=loss, cbs=cbs, **kwargs)
     if y_range is not None: _warn_of_ratings(y_range, learn, adapts)
-    if adapts and needs_negatives: return _started(learn, kwargs['pretrained'], lr)
-    if adapts: return _adapted(learn, kwargs['pretrained'], named)
+    if several: known = _knowns_of(learn, sources)
+    elif adapts and _knows_all(learn): return learn
+    elif adapts: known = _known_of(learn, kwargs['pretrained'])
+    if adapts: return _started(learn, known, lr) if needs_negatives else _adapted(learn, known, named)
     if starts: _start_linear(learn, 1. if isinstance(loss, IALSLoss) else 10.)
     starts_at_mean = hasattr(learn.model, 'mean') and not kwargs.get('pretrained') and not isinstance(loss, VoteLoss)
     if starts_at_mean: learn.model.mean.zero_() # counts have no mean to start at
@@ -618,14 +667,6 @@ def _linear_transfer(dls, src, id_map):
     check_some_match(matches, ['i_weight'])
     counts = [source_counts(src.info, s, n) for s,n in enumerate(src.vocab.sizes)]
     return Transfer(matches, ['i_weight'], 'zeros', counts),item_statistics(src, matches.idxs[1])
-
-# %% ../nbs/10_implicit.ipynb #3b32f209
-def _linear_transfers(dls, pairs, id_maps):
-    "As `_linear_transfer`, of several sources, or an error that says which one won't do"
-    def one(j, *args):
-        try: return _linear_transfer(dls, *args)
-        except ValueError as e: raise ValueError(f"Source {j+1} of {len(pairs)}: {e}") from e
-    return [one(j, *o) for j,o in enumerate(zip(pairs, id_maps))]
 
 # %% ../nbs/10_implicit.ipynb #464f1f5d
 def _merged(transfers, weights):
@@ -674,7 +715,7 @@ def _with_sources(dls, kind, pretrained, id_map, path, kwargs):
         transfer,source = _linear_transfer(dls, read_source(pretrained, folder, vocab), id_map)
         return transfer,None,dict(kwargs, source=source, source_weight=asked and asked[0])
     pairs = read_sources(pretrained, folder, vocab)
-    transfers = _linear_transfers(dls, pairs, id_maps_of(id_map, len(pairs)))
+    transfers = _each(partial(_linear_transfer, dls), pairs, id_maps_of(id_map, len(pairs)))
     names = [f'source {j+1}' for j in range(len(pairs))]
     ds = dls.train_ds
     make = partial(kind, ds.ids, ds.targ, ds.vocab.sizes, **{k:v for k,v in kwargs.items() if k!='source_weight'})

@@ -414,12 +414,16 @@ def _plan(learn, src, fill, id_map, solver=None):
     return transfer,wgts
 
 # %% ../nbs/06_learner.ipynb #880ca750
-def _check_ratings(srcs):
-    "Raise a `ValueError` for a source of clicks among those of ratings"
+def _of_ratings(srcs):
+    "Which sources have learned from ratings; those of clicks have no scale of them"
     for j,src in enumerate(srcs):
         if len(tables(src.wgts))!=4: raise ValueError(f"Source {j+1} of {len(srcs)} has no vectors and biases of both sides: several sources of ratings are combined by these")
-        scale = ifnone(src.info, {}).get('scale')
-        if scale and not scale[1]: raise ValueError(f"Source {j+1} of {len(srcs)} was trained on clicks, and these data are ratings: leave it out")
+    scales = [ifnone(src.info, {}).get('scale') for src in srcs]
+    res = [not scale or bool(scale[1]) for scale in scales]
+    if not any(res): raise ValueError(f"No source of these {len(srcs)} has learned from ratings, and these data are ratings: for clicks use `implicit_learner`")
+    for j,ok in enumerate(res):
+        if not ok: warn(f"Source {j+1} of {len(srcs)} was trained on clicks, and these data are ratings: it is left out")
+    return res
 
 def _held_out_errors(learn, solver):
     "A function from a source to squared errors of held-out ratings, or None where there are too few"
@@ -439,18 +443,21 @@ def _strangers(learn, pair):
 def _transfer_from_several(learn, sources, id_map, fill, solve, compare_source):
     "Combine several sources, and move the rows of what they make"
     solver = solver_for(learn)
-    if not isinstance(solver, BayesSolver): raise ValueError(f"Several sources of tables want {closed_form_for}: pass one of them, or use `linear_learner` for clicks")
+    if not isinstance(solver, BayesSolver): raise ValueError(f"Several sources of tables want {closed_form_for}: pass one of them; for clicks make it anew, with `pretrained` of `implicit_learner` or `linear_learner`")
     if solve is False or fill is not None: raise ValueError("Several sources are combined in closed form: leave out `fill` and `solve`")
     pairs = read_sources(sources, learn.path/learn.model_dir, learn.vocab)
-    _check_ratings(pairs)
+    of_ratings = _of_ratings(pairs)
     fitted = [_fitted_source(learn, o, project=first(_source_widths(o))>learn.model.u_weight.embedding_dim) for o in pairs]
     knowns = [known_of(o, learn.vocab, m) for o,m in zip(fitted, id_maps_of(id_map, len(pairs)))]
     unknown = first(j for j,o in enumerate(knowns) if not o.counts[1].any())
     if unknown is not None: check_some_match(knowns[unknown].matches, ['i_weight'])
-    src,worths = choose_sources(knowns, _held_out_errors(learn, solver))
+    src,chosen = choose_sources([o for o,ok in zip(knowns, of_ratings) if ok], _held_out_errors(learn, solver))
+    chosen = iter(chosen)
+    worths = [next(chosen) if ok else SourceWorth(None, 0.) for ok in of_ratings]
     src = widened(src, learn.model.u_weight.embedding_dim)
     learn.transfer_from(src, _strangers(learn, src), compare_source=compare_source)
-    learn.transfer.note_hint(sources_note(sources, worths, knowns))
+    clicks = [f'; source {j+1} was trained on clicks, and was left out' for j,ok in enumerate(of_ratings) if not ok]
+    learn.transfer.note_hint(sources_note(sources, worths, knowns)+''.join(clicks))
     learn.transfer.note_weights(source_weights(sources, worths))
     return learn
 

@@ -3,6 +3,7 @@ from helpers import * # all of the package, and what the tests share
 import numpy as np,pandas as pd,pytest,scipy.sparse as sp,torch
 from hypothesis import given,settings,strategies as st
 from collab_ext.ials import *
+from collab_ext.click_sources import *
 from collab_ext.implicit import *
 from collab_ext.implicit import _as_start
 from collab_ext.transfer import *
@@ -166,7 +167,6 @@ def test_strengths_of_folding_in_follow_from_the_start(clicks, target, loss):
 
 def test_judges_whose_clicks_are_all_held_out_are_the_average_user():
     "A source that knows what most people like predicts their click; rows of zeros would put all items alike"
-    from collab_ext.click_sources import ClickSource,try_source
     n = 40
     users,items = np.arange(1,n+1),16+np.arange(n)%5 # everybody's only click, one of the last five items
     def some(o): return sp.csr_matrix((np.ones(o.sum()), (users[o],items[o])), shape=(n+1,21))

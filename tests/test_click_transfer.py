@@ -565,7 +565,7 @@ def test_bad_sources(target, sources, clicks):
     elsewhere = linear_learner(loaders(clicks.assign(item='x'+clicks['item'])))
     with pytest.raises(ValueError, match='Source 2 of 2: No label'): linear_learner(target, pretrained=[sources[0],elsewhere])
     for loss in ('ials','softmax'):
-        with pytest.raises(ValueError, match='is a list of 2'): implicit_learner(target, loss_func=loss, pretrained=sources)
+        with pytest.raises(ValueError, match='Source 1 of 2: This source is a linear model'): implicit_learner(target, loss_func=loss, pretrained=sources)
         with pytest.raises(ValueError, match='is a linear model and has no vectors'): implicit_learner(target, loss_func=loss, pretrained=sources[0])
     with pytest.raises(ValueError, match="Source 2 of 3 can't be read"): linear_learner(target, pretrained=[sources[0],'nothing',sources[1]])
     with pytest.raises(ValueError, match='an empty list'): linear_learner(target, pretrained=[])

@@ -64,7 +64,7 @@ def test_bad_input(parts, sources, tmp_path):
     dls = loaders(parts[2])
     clicks = implicit_learner(CollabDataLoaders.from_interactions(parts[0][['user','item']], valid_pct=0), 4, loss_func='ials')
     with clicks.no_bar(),clicks.no_logging(): clicks.solve(2)
-    with pytest.raises(ValueError, match='Source 2 of 2 was trained on clicks'): collab_learner(dls, pretrained=[sources[0],clicks])
+    with pytest.warns(UserWarning, match='Source 2 of 2 was trained on clicks'): collab_learner(dls, pretrained=[sources[0],clicks])
     with pytest.raises(ValueError, match="Source 2 of 3 can't be read"): collab_learner(dls, pretrained=[sources[0],'nothing',sources[1]], path=tmp_path)
     with pytest.raises(ValueError, match='an empty list'): collab_learner(dls, pretrained=[])
     with pytest.raises(ValueError, match='leave out `fill`'): collab_learner(dls, pretrained=sources, fill='mean')

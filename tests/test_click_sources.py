@@ -1,0 +1,312 @@
+"Several sources of clicks become one"
+from helpers import * # all of the package, and what the tests share
+import numpy as np,pytest,scipy.sparse as sp,torch
+from hypothesis import given,settings,strategies as st
+from collab_ext.click_sources import *
+from collab_ext.implicit import *
+from collab_ext.transfer import Matches
+from collab_ext.vocab import NA
+
+def loaders(df, **kw): return CollabDataLoaders.from_interactions(df, **{**dict(valid_pct=0, unknown='mean', device='cpu'), **kw})
+
+def solved(dls, n=None, **kw):
+    learn = implicit_learner(dls, loss_func='ials', **kw)
+    with learn.no_bar(),learn.no_logging(): return learn.solve(n)
+
+def quality(learn): return learn.evaluate(baselines=False).ndcg['model']
+
+def shuffled(df, seed=0):
+    items = df['item'].unique()
+    return df.assign(item=df['item'].map(dict(zip(items, np.random.default_rng(seed).permutation(items)))))
+
+@pytest.fixture(scope='module')
+def clicks(): return simulate_clicks()
+
+@pytest.fixture(scope='module')
+def target(clicks): return loaders(clicks[clicks.user>=140], valid_pct=.5, seed=42)
+
+@pytest.fixture(scope='module')
+def few(clicks): return loaders(clicks[clicks.user>=195])
+
+@pytest.fixture(scope='module')
+def sources(clicks):
+    "Two groups of people, in models of different widths"
+    return [solved(loaders(clicks[clicks.user.between(*o)]), n_factors=k).as_pair() for o,k in (((0,69),8),((70,139),6))]
+
+@pytest.fixture(scope='module')
+def noise(clicks): return solved(loaders(shuffled(clicks[clicks.user<140])), n_factors=8).as_pair()
+
+# ---- Known answers ----
+
+def orthogonal(k, seed=0): return torch.linalg.qr(torch.randn(k,k, generator=torch.Generator().manual_seed(seed)))[0]
+
+def random_source(n_users=30, n_items=60, k=4, seed=0):
+    "A source that has a row and some clicks for everybody and everything"
+    gen = torch.Generator().manual_seed(seed)
+    sizes = n_users+1,n_items+1
+    wgts = {f'{o}_weight.weight':torch.randn(n, k, generator=gen) for o,n in zip('ui', sizes)}
+    counts = {o:[0,*torch.randint(1, 50, (n-1,), generator=gen).tolist()] for o,n in zip(('user','item'), sizes)}
+    vocab = Vocab({o:[NA,*range(n-1)] for o,n in zip(('user','item'), sizes)})
+    pair = Pair(wgts, None, vocab, dict(counts=counts), None)
+    return pair,ClickSource(pair, Matches(vocab, vocab))
+
+def without(known, s, which):
+    "A source that lacks some rows of a side"
+    sides = list(known.sides)
+    sides[s] = sides[s]._replace(rows=sides[s].rows.clone(), clicks=sides[s].clicks.clone(), n_others=sides[s].n_others.clone())
+    for o in (sides[s].rows,sides[s].clicks,sides[s].n_others): o[which] = 0
+    return known.with_sides(sides)
+
+def same_rows(a, b, atol=1e-4): return all(torch.allclose(x.rows, y.rows, atol=atol) for x,y in zip(a.sides, b.sides))
+
+@settings(max_examples=15, deadline=None)
+@given(st.integers(1,8), st.floats(.1,5), st.integers(0,1000))
+def test_the_same_model_in_other_axes_changes_no_row(k, weight, seed):
+    _,known = random_source(k=k, seed=seed)
+    other = known.turned(orthogonal(k, seed))
+    both = merged_sources([known,turned_to(known, other)], [1.,weight])
+    assert same_rows(both, known, 1e-3)
+    for a,b in zip(both.sides, known.sides):
+        assert torch.allclose(a.moment, b.moment, atol=1e-3*b.moment.abs().max().item())
+        assert torch.allclose(a.clicks, (1+weight)*b.clicks) and torch.allclose(a.n_others, (1+weight)*b.n_others)
+
+def test_what_both_halves_of_a_catalogue_know_is_the_whole():
+    _,whole = random_source()
+    turn = orthogonal(4)
+    halves = [without(whole, 1, slice(41,None)),without(whole, 1, slice(1,21)).turned(turn)] # twenty items are in both
+    for a,b in (halves,halves[::-1]):
+        both = merged_sources([a,turned_to(a, b)], [1.,1.])
+        want = whole if a is halves[0] else whole.turned(turn)
+        assert same_rows(both, want) and (both.sides[1].clicks[1:]>0).all()
+
+def test_users_of_two_catalogues_say_how_axes_belong_together():
+    _,whole = random_source()
+    films,books = without(whole, 1, slice(31,None)),without(whole, 1, slice(1,31)).turned(orthogonal(4))
+    assert same_rows(merged_sources([films,turned_to(films, books)], [1.,1.]), whole)
+    strangers = without(books, 0, slice(0,None))
+    assert turned_to(films, strangers) is None
+    some = without(books, 0, slice(4,None))
+    assert turned_to(films, some) is None and turned_to(films, without(books, 0, slice(5,None))) is not None # four users for four factors
+
+@settings(max_examples=15, deadline=None)
+@given(st.floats(0,10), st.integers(0,1000))
+def test_merged_rows_lie_between(weight, seed):
+    (_,a),(_,b) = random_source(seed=seed),random_source(seed=seed+1)
+    both = merged_sources([a,b], [1.,weight])
+    for x,y,z in zip(a.sides, b.sides, both.sides):
+        low,high = torch.minimum(x.rows, y.rows),torch.maximum(x.rows, y.rows)
+        assert (z.rows>=low-1e-5).all() and (z.rows<=high+1e-5).all()
+        share = weight*y.clicks/(x.clicks+weight*y.clicks).clamp(min=1e-9)
+        assert torch.allclose(z.rows[1:], (x.rows+share[:,None]*(y.rows-x.rows))[1:], atol=1e-4)
+
+@settings(max_examples=15, deadline=None)
+@given(st.integers(1,6), st.integers(0,3), st.integers(0,1000))
+def test_factors_may_be_mixed_and_stretched(k, wider, seed):
+    "Scores are all that counts: the same scores of other factors are the same source, up to signs"
+    pair,_ = random_source(k=k, seed=seed)
+    gen = torch.Generator().manual_seed(seed)
+    A = orthogonal(k, seed)*(.3+torch.rand(k, generator=gen))
+    wgts = {'u_weight.weight':pair.wgts['u_weight.weight']@A, 'i_weight.weight':pair.wgts['i_weight.weight']@torch.linalg.inv(A).T}
+    one,other = [as_clicks(o, k+wider) for o in (pair,pair._replace(wgts=wgts))]
+    assert one.wgts['i_weight.weight'].shape[1]==k+wider
+    scores = [o.wgts['u_weight.weight']@o.wgts['i_weight.weight'].T for o in (one,other)]
+    assert torch.allclose(*scores, atol=1e-3)
+    lengths = [(tensor(n)[:,None]*w**2).sum(0) for n,w in zip(one.info['counts'].values(), one.wgts.values())]
+    assert torch.allclose(*lengths, rtol=1e-2, atol=1e-2) # over the clicks, both sides are equally long
+
+def test_a_source_without_structure_is_no_failure():
+    pair,_ = random_source()
+    flat = as_clicks(pair._replace(wgts={k:torch.ones_like(v) for k,v in pair.wgts.items()}), 4)
+    n_users,n_items = pair.vocab.sizes
+    everything = dict(user=[0]+[n_items-1]*(n_users-1), item=[0]+[n_users-1]*(n_items-1))
+    all_clicked = [as_clicks(random_source(seed=j)[0]._replace(info=dict(counts=everything)), 4) for j in range(8)]
+    assert all(torch.isfinite(o).all() for src in (flat,*all_clicked) for o in src.wgts.values())
+
+def test_a_source_is_as_sure_in_other_axes():
+    _,known = random_source()
+    turned = known.turned(orthogonal(4))
+    for a,b in zip(known.sides, turned.sides): assert torch.allclose(a.rows@a.moment@a.rows.T, b.rows@b.moment@b.rows.T, rtol=1e-3, atol=1e-2)
+
+def test_a_third_source_may_be_the_bridge():
+    "The first knows no item of the second, and both have some in common with the third"
+    _,whole = random_source()
+    parts = [slice(25,None),slice(1,37),[*range(1,15),*range(47,61)]] # what each lacks
+    a,b,c = [without(without(whole.turned(orthogonal(4, j)), 1, o), 0, slice(0,None)) for j,o in enumerate(parts)]
+    assert turned_to(a, b) is None
+    X = sp.csr_matrix((31,61))
+    apart = choose_click_sources(X, [a,b], IALSLoss())
+    assert apart.weights==[None,1.] or apart.weights==[1.,None]
+    found = choose_click_sources(X, [a,b,c], IALSLoss())
+    assert found.weights==[1.,1.,1.] and (found.known.sides[1].clicks[1:]>0).all()
+    gram = [o.sides[1].rows@o.sides[1].rows.T for o in (found.known,whole)]
+    assert torch.allclose(*gram, atol=1e-3)
+
+# ---- Choosing ----
+
+@pytest.mark.parametrize('loss', ['ials','bpr'])
+def test_two_sources_are_no_worse_than_one(target, sources, loss):
+    def made(src): return implicit_learner(target, 8, loss_func=loss, pretrained=src)
+    one = [quality(made([o])) for o in sources]
+    both = made(sources)
+    assert quality(both)>.97*max(one) and quality(both)>quality(implicit_learner(target, 8, loss_func=loss))
+    assert all(both.transfer.weights.values()) and both.model.u_weight.embedding_dim==8
+
+@pytest.mark.parametrize('loss', ['ials','softmax'])
+def test_a_source_under_wrong_labels_is_dropped_and_the_good_one_stays(target, sources, noise, loss):
+    made = [implicit_learner(target, loss_func=loss, pretrained=o) for o in ([sources[0],noise],[noise,sources[0]],[sources[0]])]
+    assert [list(o.transfer.weights.values())[j] for o,j in zip(made, (1,0))]==[0.,0.]
+    assert all(max(o.transfer.weights.values())>0 and not o.transfer.dropped for o in made)
+    assert 'source 2 did harm or added nothing, and was dropped (NDCG alone' in made[0].report.notes[0] and 'a user of source 1 is worth' in made[0].report.notes[0]
+    assert same(weights(made[0]), weights(made[2])) and same(weights(made[1]), weights(made[2])) # nothing is left of it
+
+def test_a_source_that_says_no_more_than_wrong_labels_is_dropped():
+    "Weak enough, any source does no harm"
+    from collab_ext.click_sources import _weight_beside
+    (_,base),(_,other) = random_source(),random_source(seed=1)
+    def weight(right, wrong):
+        "Where lists have a quality with the source, and another one under wrong labels"
+        mine = merged_sources([base,turned_to(base, other)], [1.,1.]).sides[1].rows
+        def quality(known, *at): return np.linspace(0, 1, 50)*(right if torch.equal(known.sides[1].rows, mine) else wrong)
+        return _weight_beside(SimpleNamespace(quality=quality), base, other, (.03,.1), [1.])
+    assert weight(1., 1.)==0 and weight(.9, 1.)==0 and weight(1., .5)==1.
+
+@pytest.mark.parametrize('loss', ['ials','bpr'])
+def test_sources_that_all_do_harm_leave_nothing(clicks, target, noise, loss):
+    more = solved(loaders(shuffled(clicks[clicks.user<100], 1)), n_factors=8).as_pair()
+    learn,alone = implicit_learner(target, loss_func=loss, pretrained=[noise,more]),implicit_learner(target, 8, loss_func=loss)
+    assert learn.transfer.dropped and learn.transfer.weights=={'source 1':0.,'source 2':0.}
+    assert same(weights(learn), weights(alone)) and repr(learn.loss_func)==repr(alone.loss_func)
+    assert not getattr(learn.model, 'sources', {}) and learn.report.to_frame().matched.sum()==0
+
+def test_the_order_of_sources_does_not_matter(target, sources):
+    one,other = [solved(target, pretrained=o) for o in (sources,sources[::-1])]
+    assert list(one.transfer.weights.values())==list(other.transfer.weights.values())[::-1]
+    assert one.recommend(k=5).equals(other.recommend(k=5))
+
+def test_sources_of_different_catalogues(clicks, target):
+    "Each knows two thirds of the items; together they know all, and rows of shared users are moved, too"
+    items = sorted(clicks['item'].unique())
+    n = len(items)//3
+    def part(users, items): return solved(loaders(clicks[clicks.user.between(*users)&clicks['item'].isin(items)]), n_factors=8).as_pair()
+    pairs = part((0,139), items[:2*n]),part((100,150), items[n:])
+    learn = implicit_learner(target, loss_func='ials', pretrained=list(pairs))
+    frame = learn.report.to_frame()
+    labels = target.vocab.labels[1][1:]
+    mine = set(clicks[clicks.user.between(0,139)&clicks['item'].isin(items[:2*n])]['item'])|set(clicks[clicks.user.between(100,150)&clicks['item'].isin(items[n:])]['item'])
+    assert all(learn.transfer.weights.values()) and frame.matched['i_weight']==sum(o in mine for o in labels)
+    assert frame.matched['u_weight']==11 and frame.solved['u_weight']==49
+    assert quality(learn)>quality(solved(target, n_factors=8))
+
+def test_sources_without_a_row_in_common(clicks, target):
+    items = sorted(clicks['item'].unique())
+    apart = [solved(loaders(clicks[(clicks.user<140)&clicks['item'].isin(o)].assign(user=lambda d: f'{j}-'+d.user.astype(str))), n_factors=8).as_pair()
+        for j,o in enumerate((items[:len(items)//2],items[len(items)//2:]))]
+    learn = implicit_learner(target, loss_func='ials', pretrained=apart)
+    assert learn.report.notes[0].count('has too few rows in common with the others, and was left out')==1
+    assert sorted(o>0 for o in learn.transfer.weights.values())==[False,True] and not learn.transfer.dropped
+
+def test_too_few_clicks_to_judge_by(few, sources, noise):
+    assert len(few.train_ds)<300
+    learn = implicit_learner(few, loss_func='ials', pretrained=[*sources,noise])
+    said = '; '.join(f'a user of source {j} is taken to be worth 0.1 of the users here' for j in (1,2,3))
+    assert learn.report.notes[0]==f'Too few clicks to judge by: {said}'
+    assert learn.transfer.weights=={f'source {j}':.1 for j in (1,2,3)}
+
+def test_id_maps(clicks, target, sources):
+    "One for all sources, or one for each"
+    there = clicks.user.between(70,139)
+    renamed = solved(loaders(clicks[there].assign(item='x'+clicks['item'].astype(str))), n_factors=6).as_pair()
+    maps = [None,dict(item=lambda o: f'x{o}')]
+    learn,plain = [implicit_learner(target, loss_func='ials', **kw) for kw in (dict(pretrained=[sources[0],renamed], id_map=maps), dict(pretrained=sources))]
+    assert learn.transfer.weights==plain.transfer.weights and learn.recommend(k=5).equals(plain.recommend(k=5))
+    strangers = implicit_learner(target, loss_func='ials', pretrained=sources, id_map=dict(user={}))
+    assert strangers.report.to_frame().matched['u_weight']==0
+
+@pytest.mark.parametrize('k', [4,12])
+def test_the_width_that_is_asked_for(target, sources, k):
+    learn = implicit_learner(target, k, loss_func='ials', pretrained=sources)
+    assert learn.model.u_weight.embedding_dim==k and not learn.transfer.dropped
+
+def test_a_given_loss_stays(target, sources):
+    learn = implicit_learner(target, loss_func=IALSLoss(reg=.05), pretrained=sources)
+    assert learn.loss_func.reg==.05 and not learn.transfer.dropped
+
+# ---- Afterwards ----
+
+def test_what_sources_say_stays_beside_the_clicks(target, sources):
+    learn = implicit_learner(target, loss_func='ials', pretrained=sources)
+    alone = quality(solved(target, n_factors=8))
+    with learn.no_bar(),learn.no_logging(): after = [quality(learn.solve(n)) for n in (1,20)]
+    assert min(after)>1.2*alone
+    with learn.no_bar(),learn.no_logging(): assert quality(learn.fine_tune(3))>1.2*alone
+
+def test_a_saved_model_knows_its_sources(target, sources, tmp_path):
+    learn = implicit_learner(target, loss_func='ials', pretrained=sources, path=tmp_path)
+    assert learn.model.sources=={k:w for k,w in learn.transfer.weights.items() if w} and list(learn.model.sources)==['source 1','source 2']
+    learn.save('m')
+    again = implicit_learner(target, 8, loss_func='ials', path=tmp_path).load('m')
+    assert again.model.sources==learn.model.sources and again.recommend(k=5).equals(learn.recommend(k=5))
+    with pytest.warns(UserWarning, match='source 1 and source 2 took part'), again.no_bar(),again.no_logging(): again.solve()
+    assert not again.model.sources
+
+# ---- Of other kinds ----
+
+def rated(clicks, users, **kw):
+    df = clicks[clicks.user.between(*users)].assign(rating=lambda d: 1.+d.index%5)
+    learn = collab_learner(CollabDataLoaders.from_df(df, valid_pct=0, device='cpu'), 4, **kw)
+    with learn.no_bar(),learn.no_logging(): return learn.solve(3)
+
+def test_ratings_beside_clicks(clicks, target, few, sources):
+    ratings = rated(clicks, (0,100), y_range=(.5,5.5))
+    for dls,said in ((target,'is judged by held-out clicks'),(few,'too few clicks to judge it by')):
+        with pytest.warns(UserWarning) as seen: learn = implicit_learner(dls, loss_func='ials', pretrained=[sources[0],ratings])
+        [message] = [str(o.message) for o in seen if 'y_range' in str(o.message)]
+        assert message.startswith('Source 2 of 2 is of ratings, with `y_range=(0.5, 5.5)`') and said in message
+        assert learn.transfer.weights['source 1'] and learn.model.u_weight.embedding_dim==8
+
+def test_a_linear_model_as_vectors(clicks, target, sources):
+    linear = linear_learner(loaders(clicks[clicks.user.between(70,139)]))
+    learn = implicit_learner(target, loss_func='ials', pretrained=[sources[0],linear_factors(linear, 8)])
+    assert all(learn.transfer.weights.values())
+
+def test_clicks_beside_ratings(clicks, sources):
+    "Ratings are judged by ratings: clicks have no scale of them, and are left out"
+    ratings = rated(clicks, (0,100))
+    dls = CollabDataLoaders.from_df(clicks[clicks.user>=140].assign(rating=lambda d: 1.+d.index%5), valid_pct=0, device='cpu')
+    with pytest.warns(UserWarning, match='Source 1 of 2 was trained on clicks, and these data are ratings: it is left out'):
+        learn = collab_learner(dls, pretrained=[sources[0],ratings])
+    alone = collab_learner(dls, 8, pretrained=[ratings])
+    assert learn.transfer.weights['source 1']==0 and 'source 1 was trained on clicks, and was left out' in learn.report.notes[0]
+    assert same(weights(learn), weights(alone))
+    with pytest.raises(ValueError, match='No source of these 2 has learned from ratings'): collab_learner(dls, pretrained=sources)
+
+# ---- Bad input ----
+
+@pytest.mark.parametrize('loss', ['ials','softmax'])
+def test_bad_sources(clicks, target, sources, loss, tmp_path):
+    def made(pretrained, **kw): return implicit_learner(target, loss_func=loss, pretrained=pretrained, path=tmp_path, **kw)
+    linear = linear_learner(loaders(clicks[clicks.user<60]))
+    elsewhere = solved(loaders(clicks[clicks.user<60].assign(user=lambda d: 'x'+d.user.astype(str), item=lambda d: 'x'+d['item'].astype(str))), n_factors=4)
+    items = dict(item=(np.ones((3,4)), clicks['item'].unique()[:3]))
+    a,b = sources
+    damaged = b._replace(info=dict(counts='many'))
+    def refused(bad, said):
+        with pytest.raises(ValueError, match=said): made(bad)
+    refused([a,'nothing',b], "Source 2 of 3 can't be read")
+    refused([a,b,linear], 'Source 3 of 3: This source is a linear model and has no vectors: pass `linear_factors')
+    refused([a,elsewhere], 'Source 2 of 2: No label of the new data is in the source')
+    refused([items,a], 'Source 1 of 2: This source has vectors of .4. factors')
+    refused([a,damaged], 'Source 2 of 2: `info')
+    refused([], 'an empty list')
+    with pytest.raises(ValueError, match='`id_map` has 1 entries for 2'): made(sources, id_map=[{}])
+    for o in (dict(fill='mean'),dict(solve=False),dict(compare_source=True)):
+        with pytest.raises(ValueError, match=f'leave out `{list(o)[0]}`'): made(sources, **o)
+    with pytest.raises(ValueError, match='a dot product'): made(sources, use_nn=True)
+    votes = CollabDataLoaders.from_df(clicks.assign(rating=lambda d: 1-2*(d.index%2)), valid_pct=0, device='cpu')
+    with pytest.raises(ValueError, match='losses with negatives'): implicit_learner(votes, loss_func='votes', pretrained=sources)
+
+def test_a_learner_keeps_its_rows_when_several_sources_are_refused(target, sources):
+    learn = implicit_learner(target, 8, loss_func='ials')
+    was = weights(learn)
+    with pytest.raises(ValueError, match='make it anew, with `pretrained` of `implicit_learner`'): learn.transfer_from(sources)
+    assert same(weights(learn), was) and learn.transfer is None
