@@ -125,7 +125,7 @@ def test_people_of_the_source_judge_graph_filters_too(clicks, monkeypatch):
     source = ItemStatistics(X[1:101], X[1:101].getnnz(1), X[1:101].getnnz(0))
     few,many,same = {1.:.30,.3:.31,.1:.33,0.:.1},{1.:.4,.3:.3,.1:.2,0.:.1},dict.fromkeys((1.,.3,.1,0.), .4)
     assert says(few, same)==(.05,.25,.1,.1) and says(few, many)==(.05,.25,1.,.1)
-    assert says({**few, 0.:.5}, many)[2]==0 # whether it is needed at all, users alone say
+    assert says({**few, 0.:.5}, many)[2]==0 and says({**few, 0.:.2}, many)[2]==1 # whether it is needed at all, users alone say
 
 def test_popularity_is_the_same_for_people_who_judge_graph_filters(clicks, monkeypatch):
     import collab_ext.linear as linear
