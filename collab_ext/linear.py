@@ -349,7 +349,9 @@ def _least_popularity(trial):
 def _kept_weight(both, own, labels_tell):
     "Number of the weight of a source, of which the last is 0: for `both` kinds of judges not clearly worse; 0 if it harms users' `own` lists, or if not `labels_tell`"
     if len(own)==1: return 0
-    kept = first_not_worse(both[:-1])
+    best = best_quality(own[:-1])
+    allowed = [j for j,o in enumerate(own[:-1]) if first_not_worse([o,best], 1.)==0]
+    kept = allowed[first_not_worse([both[j] for j in allowed])]
     harms = first_not_worse([own[kept],own[-1]], 2.)==1
     return len(own)-1 if harms or not labels_tell(kept) else kept
 

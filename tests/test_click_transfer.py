@@ -117,7 +117,8 @@ def test_people_of_the_source_judge_graph_filters_too(clicks, monkeypatch):
         def trial(X, rank, sharpen, user_pow, low_passes, item_pows, source, weights, popularities):
             options = list(itertools.product(low_passes, item_pows, weights, popularities))
             rest = lambda o: (o[0]==.05)+(o[1]==.25)+(o[3]==.1) # what is the best of all else
-            return [{o:np.full(9, q[o[2]]+.1*rest(o)) for o in options} for q in (short,long)]
+            noise = .3*(np.arange(9)%3-1) # users differ in what a source is worth
+            return [{o:q[o[2]]+.1*rest(o)+noise*o[2] for o in options} for q in (short,long)]
         monkeypatch.setattr(linear, 'try_graph', trial)
         return choose_graph(X, 16, .5, .3, None, None, source, least=100)[0]
     ds = loaders(clicks).train_ds
@@ -142,10 +143,11 @@ def test_a_source_is_dropped_where_it_clearly_harms():
     rng = np.random.default_rng(0)
     noise = rng.normal(size=400)
     alone = .2+.1*(noise-noise.mean())/noise.std()
-    def with_loss(errors): return alone-errors*.1/20+.1*(-1)**np.arange(400) # differences of .1, and so a standard error of .005
+    def with_loss(errors, of=1): return alone-errors*.1/20+.1*(-1)**(np.arange(400)//of) # differences of .1, and so a standard error of .005
     kept = [_kept_weight([with_loss(o),with_loss(o+1),alone], [with_loss(o),with_loss(o+1),alone], lambda j: True) for o in (-1,1,1.9,2.1)]
     assert kept==[0,0,0,2]
-    full,tenth = with_loss(-1),with_loss(-1.5)
+    full,tenth,sure = with_loss(-1),with_loss(-1.5, 2),with_loss(-3, 2)
+    assert _kept_weight([full*.3,sure*.2,alone], [full,sure,alone], lambda j: True)==1 # users who are sure rule a weight out
     assert _kept_weight([full,tenth,alone], [full,tenth,alone], lambda j: True)==1
     assert _kept_weight([full*.3,tenth*.2,alone], [full,tenth,alone], lambda j: True)==0 # as people of the source would have it
     assert _kept_weight([full,tenth,alone], [full,tenth,alone], lambda j: False)==2
