@@ -335,24 +335,26 @@ def try_ease(
     return EaseTrial(list(weights), ridges, list(popularities), np.concatenate(own, -1), theirs)
 
 # %% ../nbs/05c_linear.ipynb #04e2e719
-def _of_all(trial, j):
-    "Quality of each ridge with one weight of the source, to which a per cent counts the same for both kinds of judges"
-    own = trial.quality[j,:,0].mean(-1)
-    has_people = trial.weights[j] and trial.people.shape[-1]
-    return own*trial.people[j,:,0].mean(-1) if has_people else own
+def _of_both(trial):
+    "NDCG of each judge with all that was tried, times what the source's people say of it"
+    if not trial.people.shape[-1]: return trial.quality
+    theirs = trial.people.mean(-1)
+    theirs[np.equal(trial.weights, 0)] = 1
+    return trial.quality*theirs[...,None]
 
 def _least_popularity(trial):
     "The least of the popularities tried that is not clearly worse, also for the source's people"
-    own = trial.quality[0,0]
-    theirs = trial.people[0,0].mean(-1) if trial.weights[0] and trial.people.shape[-1] else np.ones(len(own))
-    return trial.popularities[first_not_worse(own*theirs[:,None])]
+    return float(trial.popularities[first_not_worse(_of_both(trial)[0,0])])
 
-def _kept_weight(best, labels_tell):
-    "Number of the weight of a source, of which the last is 0: it is trusted as far as it is not clearly worse, and dropped if it harms, or if not `labels_tell`"
-    if len(best)==1: return 0
-    kept = first_not_worse(best[:-1])
-    harms = first_not_worse([best[kept],best[-1]], 1.)==1
-    return len(best)-1 if harms or not labels_tell(kept) else kept
+def _kept_weight(both, own, labels_tell):
+    "Number of the weight of a source, of which the last is 0: for `both` kinds of judges not clearly worse; 0 if it harms users' `own` lists, or if not `labels_tell`"
+    if len(own)==1: return 0
+    best = best_quality(own[:-1])
+    allowed = [j for j,o in enumerate(own[:-1]) if first_not_worse([o,best], 1.)==0]
+    kept = allowed[first_not_worse([both[j] for j in allowed])]
+    harms = first_not_worse([own[kept],own[-1]], 2.)==1
+    return len(own)-1 if harms or not labels_tell(kept) else kept
+
 
 # %% ../nbs/05c_linear.ipynb #6d744674
 def choose_ease(
@@ -374,13 +376,17 @@ def choose_ease(
     ridges = _ridges if ridge is None else np.array([ridge])
     def trial_of(weights, popularities, source=source, ridges=ridges):
         return try_ease(X, ridge_pop, user_pow, item_pow, source, weights, ridges=ridges, popularities=popularities)
-    trial = trial_of(weights, [ifnone(popularity, _usual_popularity)])
-    best = [best_quality(o[:,0]) for o in trial.quality]
+    usual = ifnone(popularity, _usual_popularity)
+    if weights[0] and popularity is None:
+        usual = _least_popularity(trial_of(weights[:1], _popularities, ridges=np.array([ifnone(ridge, 100.)])))
+    trial = trial_of(weights, [usual])
+    both = _of_both(trial)
+    best,own = [[best_quality(o[:,0]) for o in qualities] for qualities in (both,trial.quality)]
     def without_popularity(weight, source): return best_quality(trial_of((weight,), [0.], source).quality[0,:,0])
     def labels_tell(j): return popularity_agrees(X, source) or tells_apart(*[without_popularity(weights[j], o) for o in (source,shuffled_labels(source))])
-    kept = _kept_weight(best, labels_tell)
+    kept = _kept_weight(best, own, labels_tell)
     weight = float(weights[kept])
-    ridge = best_strength(ridges, _of_all(trial, kept))
+    ridge = best_strength(ridges, both[kept,:,0].mean(-1))
     if popularity is None: popularity = _least_popularity(trial_of((weight,), _popularities, ridges=[ridge]))
     return float(ridge),weight,float(popularity),trial
 
@@ -518,13 +524,13 @@ def try_graph(
     source=None, # `ItemStatistics` of other people
     weights=(0.,), # Weights of the source to try
     popularities=(.3,), # What popularity may add, to try
-    judges=None, # Who judges instead of users: what they have, and what is held out (sparse)
-)->dict: # (low_pass, item_pow, source_weight, popularity) → NDCG of each judge
+)->tuple: # (low_pass, item_pow, source_weight, popularity) → NDCG of each judge; and of each of the source's people
     "How well settings of a graph filter predict held-out clicks"
-    res = {}
-    for rest,held in click_parts(X, **({} if judges is None else dict(most=1))):
+    own,theirs = {},{}
+    source,their_rest,their_held = _with_judges(X, source)
+    for rest,held in click_parts(X):
         users = judges_of(held)
-        x,out = (rest[users],held[users]) if judges is None else judges
+        x,out = [sp.vstack([a[users],b]).tocsr() for a,b in ((rest,their_rest),(held,their_held))]
         for item_pow,weight in itertools.product(item_pows, weights):
             used = source if weight else None
             R,V,W = graph_parts(rest, rank, sharpen, user_pow, item_pow, used, weight)
@@ -533,9 +539,12 @@ def try_graph(
             popular = item_popularity(rest, used)
             for o,t in itertools.product(low_passes, popularities):
                 scores = sharp+o*low
-                scores = scores+t*_usual_best(scores)*popular
-                res.setdefault((o,item_pow,weight,t), []).append(list_qualities(scores, x, out))
-    return {k:np.concatenate(v) for k,v in res.items()}
+                scores = scores+t*_usual_best(scores[:len(users)])*popular
+                quality = list_qualities(scores, x, out)
+                own.setdefault((o,item_pow,weight,t), []).append(quality[:len(users)])
+                theirs.setdefault((o,item_pow,weight,t), []).append(quality[len(users):])
+    return {k:np.concatenate(v) for k,v in own.items()},{k:np.mean(v, 0) for k,v in theirs.items()}
+
 
 # %% ../nbs/05c_linear.ipynb #6b69cdb3
 _graph_grids = dict(low_pass=(0.,.05,.2,.5), item_pow=(.25,.4))
@@ -561,19 +570,21 @@ def choose_graph(
     grids = *_graph_grids.values(),(1.,.3,.1,0.),(ifnone(popularity, .3),)
     options = [grid if o is None else (o,) for o,grid in zip(given, grids)]
     def trial_of(source, *options): return try_graph(X, rank, sharpen, user_pow, *options[:2], source, *options[2:])
-    trial = trial_of(source, *options)
-    def best_with(weight): return max((o for o in trial if o[2]==weight), key=lambda o: trial[o].mean())
-    best = [best_with(o) for o in options[2]]
-    def without_popularity(weight, source): return best_quality(trial_of(source, *options[:2], (weight,), (0.,)).values())
+    def trials_of(*options):
+        "What users say, and what both kinds of judges do"
+        own,theirs = trial_of(source, *options)
+        return own,{o:q*theirs[o].mean() if o[2] and len(theirs[o]) else q for o,q in own.items()}
+    def least_popularity(*chosen):
+        both = trials_of(*[(o,) for o in chosen], _popularities)[1]
+        return list(both)[first_not_worse(list(both.values()))]
+    if options[2][0] and popularity is None: options[3] = least_popularity(ifnone(low_pass, .2), ifnone(item_pow, .4), options[2][0])[3:]
+    own,both = trials_of(*options)
+    def best_with(weight, trial): return max((o for o in trial if o[2]==weight), key=lambda o: trial[o].mean())
+    best = [best_with(o, both) for o in options[2]]
+    def without_popularity(weight, source): return best_quality(trial_of(source, *options[:2], (weight,), (0.,))[0].values())
     def labels_tell(j): return popularity_agrees(X, source) or tells_apart(*[without_popularity(options[2][j], o) for o in (source,shuffled_labels(source))])
-    kept = best[_kept_weight([trial[o] for o in best], labels_tell)]
-    if popularity is not None: return kept,trial
-    left,*people = _with_judges(X, source if kept[2] else None)
-    chosen = [(o,) for o in kept[:3]]
-    found = trial_of(source, *chosen, _popularities)
-    theirs = trial_of(left, *chosen, _popularities, people) if people[0].shape[0] else {}
-    both = [q*theirs[o].mean() if theirs else q for o,q in found.items()]
-    return list(found)[first_not_worse(both)],trial
+    kept = best[_kept_weight([both[o] for o in best], [own[best_with(o, own)] for o in options[2]], labels_tell)]
+    return (kept if popularity is not None else least_popularity(*kept[:3])),own
 
 # %% ../nbs/05c_linear.ipynb #0ae7f3a5
 class GraphFilter(ItemModel):
@@ -741,7 +752,7 @@ def judged(self:GraphFilter, sources, least=least_clicks, most=most_clicks):
     X,asked = self.history,self.asked
     if not least<=X.nnz<=most: return
     options = [grid if asked[o] is None else (asked[o],) for o,grid in _graph_grids.items()]
-    def trial(o): return try_graph(X, self.settings['rank'], asked['sharpen'], asked['user_pow'], *options, o, (1.,), (0.,))
+    def trial(o): return try_graph(X, self.settings['rank'], asked['sharpen'], asked['user_pow'], *options, o, (1.,), (0.,))[0]
     return [best_quality(trial(o).values()) for o in sources]
 
 # %% ../nbs/05c_linear.ipynb #9297122e

@@ -1,6 +1,6 @@
 "Strengths chosen on held-out clicks, and what other people's clicks add"
 from helpers import * # all of the package, and what the tests share
-import numpy as np,pandas as pd,pytest,scipy.sparse as sp,torch
+import itertools,numpy as np,pandas as pd,pytest,scipy.sparse as sp,torch
 from hypothesis import given,settings,strategies as st
 from collab_ext.click_trials import *
 from collab_ext.ials import *
@@ -66,10 +66,10 @@ def test_scores_of_a_trial_are_those_of_the_model(clicks):
 
 def test_people_of_the_source_judge_the_ridge_too(clicks):
     "Users with few clicks alone would want another ridge than people with many"
-    from collab_ext.linear import _with_judges,_of_all
+    from collab_ext.linear import _with_judges,_of_both
     short,long = np.array([.01,.02,.03,.04,.05]),np.array([.2,.3,.3,.2,.1])
     both = EaseTrial([1.,0.], np.array([10.,30.,100.,300.,1000.]), [0.], np.stack([short]*2)[...,None,None], np.stack([long]*2)[...,None,None])
-    assert _of_all(both, 0).argmax()==2 and _of_all(both, 1).argmax()==4 # without a source, nobody of it is asked
+    assert _of_both(both)[:,:,0,0].argmax(1).tolist()==[2,4] # without a source, nobody of it is asked
     X = loaders(clicks).train_ds
     X = ItemModel(X.ids, X.targ, X.vocab.sizes).history
     few,many = list(click_parts(X[140:]))[0][1],X[1:140]
@@ -80,8 +80,78 @@ def test_people_of_the_source_judge_the_ridge_too(clicks):
     ridge,weight,_,trial = choose_ease(few, None, 3., .3, .1, source, least=100)
     j = trial.weights.index(weight)
     own,theirs = trial.quality[j,:,0].mean(1),trial.people[j,:,0].mean(1)
-    assert weight and ridge==best_strength(trial.ridges, own*theirs)
+    assert weight and np.isclose(ridge, best_strength(trial.ridges, own*theirs))
     assert choose_ease(few, None, 3., .3, .1, source._replace(rows=many*0), 0., least=100)[0]==choose_ease(few, None, 3., .3, .1, least=100)[0]
+
+def a_few(X, share, seed):
+    "A share of the clicks of `X`"
+    X = X.tocoo()
+    some = np.random.default_rng(seed).random(X.nnz)<share
+    return sp.csr_matrix((X.data[some], (X.row[some],X.col[some])), shape=X.shape)
+
+def test_people_of_the_source_judge_its_weight_too(clicks):
+    "Users with a click or two would let it count a tenth, at which people with many lose"
+    ds = loaders(clicks).train_ds
+    X = ItemModel(ds.ids, ds.targ, ds.vocab.sizes).history
+    source = ItemStatistics(X[1:101], X[1:101].getnnz(1), X[1:101].getnnz(0))
+    nobody = source._replace(row_people=np.full(100, 1+1e-4)) # nearly the same rows, but of no people
+    few = [a_few(X[101:], .15, seed) for seed in range(6)]
+    weights = [[choose_ease(o, None, 3., .3, .1, s, least=100)[1] for o in few] for s in (source,nobody)]
+    assert min(weights[0])==1 and 0<min(weights[1])<1
+
+def test_popularity_comes_first_beside_a_source(clicks):
+    "Weights and ridges are compared at what popularity may add, and not at what is usual without a source"
+    from collab_ext.linear import _least_popularity,_popularities,_usual_popularity
+    ds = loaders(clicks).train_ds
+    X = ItemModel(ds.ids, ds.targ, ds.vocab.sizes).history
+    source,few = ItemStatistics(X[1:101], X[1:101].getnnz(1), X[1:101].getnnz(0)),a_few(X[101:], .15, 0)
+    def compared_at(*args, ridge=None, **kw): return choose_ease(few, ridge, 3., .3, .1, *args, least=100, **kw)[3].popularities
+    def first(ridge): return _least_popularity(try_ease(few, 3., .3, .1, source, (1.,), ridges=[ridge], popularities=_popularities))
+    assert compared_at(source)==[first(100.)] and compared_at(source, ridge=3000.)==[first(3000.)]
+    assert first(100.)!=first(3000.)!=_usual_popularity
+    assert compared_at()==compared_at(source, 0.)==[_usual_popularity] and compared_at(source, popularity=.2)==[.2]
+
+def test_people_of_the_source_judge_graph_filters_too(clicks, monkeypatch):
+    import collab_ext.linear as linear
+    def says(short, long):
+        "A trial in which users say one thing and the source's people another, of weights of 1, .3, .1 and 0"
+        def trial(X, rank, sharpen, user_pow, low_passes, item_pows, source, weights, popularities):
+            options = list(itertools.product(low_passes, item_pows, weights, popularities))
+            rest = lambda o: (o[0]==.05)+(o[1]==.25)+(o[3]==.1) # what is the best of all else
+            noise = .3*(np.arange(9)%3-1) # users differ in what a source is worth
+            return [{o:q[o[2]]+.1*rest(o)+noise*o[2] for o in options} for q in (short,long)]
+        monkeypatch.setattr(linear, 'try_graph', trial)
+        return choose_graph(X, 16, .5, .3, None, None, source, least=100)[0]
+    ds = loaders(clicks).train_ds
+    X = ItemModel(ds.ids, ds.targ, ds.vocab.sizes).history
+    source = ItemStatistics(X[1:101], X[1:101].getnnz(1), X[1:101].getnnz(0))
+    few,many,same = {1.:.30,.3:.31,.1:.33,0.:.1},{1.:.4,.3:.3,.1:.2,0.:.1},dict.fromkeys((1.,.3,.1,0.), .4)
+    assert says(few, same)==(.05,.25,.1,.1) and says(few, many)==(.05,.25,1.,.1)
+    assert says({**few, 0.:.5}, many)[2]==0 and says({**few, 0.:.2}, many)[2]==1 # whether it is needed at all, users alone say
+
+def test_popularity_is_the_same_for_people_who_judge_graph_filters(clicks, monkeypatch):
+    import collab_ext.linear as linear
+    ds = loaders(clicks).train_ds
+    X = ItemModel(ds.ids, ds.targ, ds.vocab.sizes).history
+    source,few = ItemStatistics(X[1:101], X[1:101].getnnz(1), X[1:101].getnnz(0)),a_few(X[101:], .15, 0)
+    asked = []
+    monkeypatch.setattr(linear, '_usual_best', lambda scores: asked.append(len(scores)) or 1.)
+    own,theirs = try_graph(few, 16, .5, .3, (.2,), (.4,), source, (1.,), (.3,))
+    assert sum(asked)==len(own[.2,.4,1.,.3]) and len(theirs[.2,.4,1.,.3])==100
+
+def test_a_source_is_dropped_where_it_clearly_harms():
+    from collab_ext.linear import _kept_weight
+    rng = np.random.default_rng(0)
+    noise = rng.normal(size=400)
+    alone = .2+.1*(noise-noise.mean())/noise.std()
+    def with_loss(errors, of=1): return alone-errors*.1/20+.1*(-1)**(np.arange(400)//of) # differences of .1, and so a standard error of .005
+    kept = [_kept_weight([with_loss(o),with_loss(o+1),alone], [with_loss(o),with_loss(o+1),alone], lambda j: True) for o in (-1,1,1.9,2.1)]
+    assert kept==[0,0,0,2]
+    full,tenth,sure = with_loss(-1),with_loss(-1.5, 2),with_loss(-3, 2)
+    assert _kept_weight([full*.3,sure*.2,alone], [full,sure,alone], lambda j: True)==1 # users who are sure rule a weight out
+    assert _kept_weight([full,tenth,alone], [full,tenth,alone], lambda j: True)==1
+    assert _kept_weight([full*.3,tenth*.2,alone], [full,tenth,alone], lambda j: True)==0 # as people of the source would have it
+    assert _kept_weight([full,tenth,alone], [full,tenth,alone], lambda j: False)==2
 
 @pytest.mark.parametrize('kind,names', [('ease',['ridge','popularity']), ('graph',['low_pass','item_pow','popularity'])])
 def test_a_model_says_what_it_chose(target, kind, names):
@@ -441,9 +511,7 @@ def test_people_of_the_source_judge_popularity_too(clicks):
     assert [_least_popularity(o) for o in trials]==[0.,.3] # without a source, nobody of it is asked
     ds = loaders(clicks).train_ds
     X = ItemModel(ds.ids, ds.targ, ds.vocab.sizes).history
-    few = X[140:].tocoo()
-    some = np.random.default_rng(0).random(few.nnz)<.3
-    few = sp.csr_matrix((few.data[some], (few.row[some],few.col[some])), shape=few.shape)
+    few = a_few(X[140:], .3, 0)
     source = ItemStatistics(X[1:140], X[1:140].getnnz(1), X[1:140].getnnz(0))
     nobody = source._replace(row_people=np.full(139, 2.)) # rows that stand for two are no people
     asked,alone = [choose_graph(few, 16, .5, .3, None, None, o, 1.)[0][3] for o in (source,nobody)]
