@@ -166,8 +166,8 @@ def test_a_source_that_says_no_more_than_wrong_labels_is_dropped():
     def weight(right, wrong):
         "Where lists have a quality with the source, and another one under wrong labels"
         mine = merged_sources([base,turned_to(base, other)], [1.,1.]).sides[1].rows
-        def quality(known, *at): return np.linspace(0, 1, 50)*(right if torch.equal(known.sides[1].rows, mine) else wrong)
-        return _weight_beside(SimpleNamespace(quality=quality), base, other, (.03,.1), [1.])
+        def judged(known, *at): return np.linspace(0, 1, 50)*(right if torch.equal(known.sides[1].rows, mine) else wrong)
+        return _weight_beside(SimpleNamespace(judged=judged, quality=lambda *args: [judged(*args)]), base, other, (.03,.1), [1.])
     assert weight(1., 1.)==0 and weight(.9, 1.)==0 and weight(1., .5)==1.
 
 @pytest.mark.parametrize('loss', ['ials','bpr'])
