@@ -427,6 +427,7 @@ def _click_source(dls, src, id_map):
     widths = [tabs[o].shape[1] for o in ('u_weight','i_weight') if o in tabs]
     if len(widths)<2 or widths[0]!=widths[1]: raise ValueError(
         f"This source has vectors of {widths or 'no'} factors, and several sources are combined by users and items of one width: leave it out, or pass it alone")
+    if not all(torch.isfinite(o).all() for o in tabs.values()): raise ValueError("This source has vectors that are no finite numbers: leave it out, or train it again")
     check_rows(tabs, src.vocab)
     check_sides(src.vocab, vocab)
     matches = Matches(src.vocab, vocab, id_map, dls.train_ds.counts)

@@ -297,6 +297,7 @@ def test_bad_sources(clicks, target, sources, loss, tmp_path):
     refused([a,elsewhere], 'Source 2 of 2: No label of the new data is in the source')
     refused([items,a], 'Source 1 of 2: This source has vectors of .4. factors')
     refused([a,damaged], 'Source 2 of 2: `info')
+    refused([a,b._replace(wgts={k:v*float('nan') for k,v in b.wgts.items()})], 'Source 2 of 2: This source has vectors that are no finite numbers')
     refused([], 'an empty list')
     with pytest.raises(ValueError, match='`id_map` has 1 entries for 2'): made(sources, id_map=[{}])
     for o in (dict(fill='mean'),dict(solve=False),dict(compare_source=True)):
