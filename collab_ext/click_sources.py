@@ -110,7 +110,7 @@ class ClickSource:
         "What the source says of each side"
         def of(o):
             weight = torch.where(o.clicks>0, strength*(o.clicks+loss.alpha0*o.n_others), 0.)
-            return ClickPrior(o.rows, weight, o.moment+loss.reg*torch.eye(len(o.moment)), strength*o.clicks) if weight.any() else None
+            return ClickPrior(o.rows, weight, o.moment+loss.reg*torch.eye(len(o.moment))) if weight.any() else None
         return [of(o) for o in self.sides]
 
 
@@ -135,7 +135,7 @@ def try_source(
         for _ in range(sweeps): ials_sweep(rows, rm, data, loss, priors)
         silent = rows[0].norm(dim=1)==0 # whose clicks are all held out
         rows[0][silent] = rows[0][~silent].mean(0)
-        scores,popular = rows[0][users]@rows[1].T,popular_items(rm, priors)
+        scores,popular = rows[0][users]@rows[1].T,popular_items(rm)
         res.append([list_qualities(scores+o*popular, rest[users], held[users]) for o in popularities])
     return np.concatenate(res, 1)
 
@@ -178,12 +178,14 @@ class SourceTrials:
 
     def tells(self, known):
         "Does a source say more than under wrong labels?"
-        reg,strength = self.settings(known)
-        def wrong(seed):
-            mislabelled = known.shuffled(seed)
-            return self.quality(mislabelled, *self.best(mislabelled, [(reg,o) for o in self.strengths]))[0]
-        mine = self.quality(known, reg, strength)[0]
-        return all(tells_apart(mine, wrong(o)) for o in (0,1)) # one order of labels may be a bad one by chance
+        at = self.settings(known)
+        def from_wrong(seed):
+            "By its lists alone, or by those that popularity has a share in?"
+            wrong = known.shuffled(seed)
+            beside = self.best(wrong, [(at[0],o) for o in self.strengths])
+            alone = tells_apart(self.quality(known, *at)[0], self.quality(wrong, *beside)[0])
+            return alone or tells_apart(self.judged(known, *at), self.judged(wrong, *beside))
+        return all(from_wrong(o) for o in range(3)) # one order of labels may be a bad one by chance
 
     def with_popularity(self, known):
         "NDCG of each judge beside a source, of each popularity"

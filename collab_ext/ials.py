@@ -62,9 +62,8 @@ class ClickPrior:
         rows:Tensor, # Where they are (n × k)
         weight:Tensor, # How much that counts; 0 where nothing is known (n)
         precision:Tensor, # Of a row with a weight of 1 (k × k)
-        clicks=0., # How many clicks here each row stands for (n)
     ):
-        self.rows,self.weight,self.clicks = rows,weight,clicks
+        self.rows,self.weight = rows,weight
         vals,vecs = torch.linalg.eigh(precision)
         self.others = (vecs*vals.clamp(min=0).sqrt()).T # rows x whose Σ x xᵀ is the precision
 
@@ -115,10 +114,9 @@ def ials_sweep(
         if priors[1-s] is not None: there = there|(priors[1-s].weight>0)
         rows[s] = ials_rows(rows[1-s]*there[:,None], *data[s], loss, priors[s])
 
-def popular_items(rm, priors=(None,None)):
-    "Clicks of each item, also of those who are known beforehand, beside those of the most popular one"
-    n = rm.count[1] if priors[1] is None else rm.count[1]+priors[1].clicks
-    return n/n.max().clamp(min=1e-9)
+def popular_items(rm):
+    "Clicks of each item beside those of the most popular one"
+    return rm.count[1]/rm.count[1].max().clamp(min=1)
 
 
 # %% ../nbs/05b_ials.ipynb #d899720d
@@ -216,7 +214,7 @@ class IALSSolver(Solver):
 
     def _packed(self):
         "Rows [vector, bias]; row 0, `#na#`, is the average of the rows with interactions"
-        biases = torch.zeros(self.rm.sizes[0]),self.loss.popularity*popular_items(self.rm, self.priors)
+        biases = torch.zeros(self.rm.sizes[0]),self.loss.popularity*popular_items(self.rm)
         res = []
         for s in (0,1):
             rows = torch.cat([self.rows[s], biases[s][:,None]], 1)

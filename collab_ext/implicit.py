@@ -600,7 +600,8 @@ def _started(learn, known, lr):
     for _ in range(solver.n_epochs): solver.train_epoch()
     solver.write(learn.model)
     tabs,width = tables(learn.model),learn.model.u_weight.embedding_dim
-    rows = balanced_factors(tabs['u_weight'].detach(), tabs['i_weight'].detach(), width)
+    users,items = F.pad(tabs['u_weight'].detach(), (0,1), value=1.),packed_rows(tabs, 1) # popularity is one more factor
+    rows = balanced_factors(users, items, width)
     _put_rows(learn.model, *_as_start(*rows, width, _unit_rows_of(learn)))
     return learn
 
