@@ -283,7 +283,6 @@ def _with_judges(X, source, n=300):
 EaseTrial = namedtuple('EaseTrial', 'weights ridges popularities quality people')
 _ridges = np.array([10.,30.,100.,300.,1000.])
 _source_ridges = np.append(_ridges, [3000.,10000.]) # of a source among itself
-_usual_popularity,_popularities = .03,(0.,.01,.03,.1,.3,1.,3.)
 
 def _ease_qualities(rest, x, out, source, weight, powers, trial_scores, ridges, popularities):
     "NDCG of each judge, of each ridge and popularity (ridges × popularities × judges)"
@@ -296,7 +295,7 @@ def _ease_qualities(rest, x, out, source, weight, powers, trial_scores, ridges, 
 
 def _remembered(source, weights, ridges, popularities):
     "What a source's own people said of a ridge and a popularity: a ridge of 30 beside a weight of .3 is one of 100 for the source"
-    col = [np.abs(np.array(_popularities)-t).argmin() for t in popularities]
+    col = [np.abs(np.array(popularity_grid)-t).argmin() for t in popularities]
     at = np.log(np.maximum(ridges, 1e-9))
     def of(weight, j): return np.interp(at-np.log(max(weight, 1e-9)), np.log(_source_ridges), source.judged[:,j])
     return np.stack([np.stack([of(w, j) for j in col], 1) for w in weights])[...,None]
@@ -312,7 +311,7 @@ def try_ease(
     n_items=700, # Number of items that stand for all, if it goes by items
     n_users=2000, # It goes by users only up to this number
     ridges=None, # Ridges to try; five from 10 to 1000 by default
-    popularities=(_usual_popularity,), # What popularity may add, to try
+    popularities=(usual_popularity,), # What popularity may add, to try
     n_rows=None, # Number of users and of the source's rows; that of another trial, to ask the same judges
 )->EaseTrial:
     "How well each weight of a source, each ridge and each share of popularity predicts held-out clicks"
@@ -371,14 +370,14 @@ def choose_ease(
     "The strengths that predict held-out clicks best"
     if source is None: source_weight = 0.
     given = ridge,source_weight,popularity
-    if None not in given or X.nnz<least: return *[ifnone(a, b) for a,b in zip(given, (100.,1.,_usual_popularity))],None
+    if None not in given or X.nnz<least: return *[ifnone(a, b) for a,b in zip(given, (100.,1.,usual_popularity))],None
     weights = (1.,.3,.1,0.) if source_weight is None else (source_weight,)
     ridges = _ridges if ridge is None else np.array([ridge])
     def trial_of(weights, popularities, source=source, ridges=ridges):
         return try_ease(X, ridge_pop, user_pow, item_pow, source, weights, ridges=ridges, popularities=popularities)
-    usual = ifnone(popularity, _usual_popularity)
+    usual = ifnone(popularity, usual_popularity)
     if weights[0] and popularity is None:
-        usual = _least_popularity(trial_of(weights[:1], _popularities, ridges=np.array([ifnone(ridge, 100.)])))
+        usual = _least_popularity(trial_of(weights[:1], popularity_grid, ridges=np.array([ifnone(ridge, 100.)])))
     trial = trial_of(weights, [usual])
     both = _of_both(trial)
     best,own = [[best_quality(o[:,0]) for o in qualities] for qualities in (both,trial.quality)]
@@ -387,7 +386,7 @@ def choose_ease(
     kept = _kept_weight(best, own, labels_tell)
     weight = float(weights[kept])
     ridge = best_strength(ridges, both[kept,:,0].mean(-1))
-    if popularity is None: popularity = _least_popularity(trial_of((weight,), _popularities, ridges=[ridge]))
+    if popularity is None: popularity = _least_popularity(trial_of((weight,), popularity_grid, ridges=[ridge]))
     return float(ridge),weight,float(popularity),trial
 
 # %% ../nbs/05c_linear.ipynb #059d2430
@@ -575,7 +574,7 @@ def choose_graph(
         own,theirs = trial_of(source, *options)
         return own,{o:q*theirs[o].mean() if o[2] and len(theirs[o]) else q for o,q in own.items()}
     def least_popularity(*chosen):
-        both = trials_of(*[(o,) for o in chosen], _popularities)[1]
+        both = trials_of(*[(o,) for o in chosen], popularity_grid)[1]
         return list(both)[first_not_worse(list(both.values()))]
     if options[2][0] and popularity is None: options[3] = least_popularity(ifnone(low_pass, .2), ifnone(item_pow, .4), options[2][0])[3:]
     own,both = trials_of(*options)
@@ -643,7 +642,7 @@ def _people_of(info):
     try:
         number,usual,judged = [np.array(info[o], dtype=np.float64) for o in ('number','usual','judged')]
         fits = number.ndim==usual.ndim==0 and 0<number<np.inf and 0<usual<np.inf
-        if fits and judged.shape==(len(_source_ridges),len(_popularities)) and np.isfinite(judged).all(): return float(number),float(usual),judged
+        if fits and judged.shape==(len(_source_ridges),len(popularity_grid)) and np.isfinite(judged).all(): return float(number),float(usual),judged
     except (TypeError,KeyError,ValueError): pass
     raise ValueError("What this source says of its people is damaged: make it again, by `without_people`")
 
@@ -692,8 +691,8 @@ def _directions(X, user_pow, k):
 
 def _judged_by(X, user_pow):
     "What people say of ridges and popularities of a model of themselves; the same of all where they are too few"
-    if X.nnz<least_clicks: return np.ones((len(_source_ridges),len(_popularities)))
-    return try_ease(X, 3., user_pow, .1, ridges=_source_ridges, popularities=_popularities).quality[0].mean(-1)
+    if X.nnz<least_clicks: return np.ones((len(_source_ridges),len(popularity_grid)))
+    return try_ease(X, 3., user_pow, .1, ridges=_source_ridges, popularities=popularity_grid).quality[0].mean(-1)
 
 def without_people(
     source:Pair, # A linear model: `as_pair()` of a learner, or what `read_pair` reads

@@ -101,15 +101,15 @@ def test_people_of_the_source_judge_its_weight_too(clicks):
 
 def test_popularity_comes_first_beside_a_source(clicks):
     "Weights and ridges are compared at what popularity may add, and not at what is usual without a source"
-    from collab_ext.linear import _least_popularity,_popularities,_usual_popularity
+    from collab_ext.linear import _least_popularity
     ds = loaders(clicks).train_ds
     X = ItemModel(ds.ids, ds.targ, ds.vocab.sizes).history
     source,few = ItemStatistics(X[1:101], X[1:101].getnnz(1), X[1:101].getnnz(0)),a_few(X[101:], .15, 0)
     def compared_at(*args, ridge=None, **kw): return choose_ease(few, ridge, 3., .3, .1, *args, least=100, **kw)[3].popularities
-    def first(ridge): return _least_popularity(try_ease(few, 3., .3, .1, source, (1.,), ridges=[ridge], popularities=_popularities))
+    def first(ridge): return _least_popularity(try_ease(few, 3., .3, .1, source, (1.,), ridges=[ridge], popularities=popularity_grid))
     assert compared_at(source)==[first(100.)] and compared_at(source, ridge=3000.)==[first(3000.)]
-    assert first(100.)!=first(3000.)!=_usual_popularity
-    assert compared_at()==compared_at(source, 0.)==[_usual_popularity] and compared_at(source, popularity=.2)==[.2]
+    assert first(100.)!=first(3000.)!=usual_popularity
+    assert compared_at()==compared_at(source, 0.)==[usual_popularity] and compared_at(source, popularity=.2)==[.2]
 
 def test_people_of_the_source_judge_graph_filters_too(clicks, monkeypatch):
     import collab_ext.linear as linear
