@@ -151,7 +151,7 @@ def try_ials(
 # %% ../nbs/05b_ials.ipynb #2468b319
 def choose_ials(
     X, # What users have (sparse, users × items)
-    regs=(.01,.017,.03,.05,.09), # Strengths to try, from weak to strong
+    regs=(.006,.01,.017,.03,.05,.09,.15), # Strengths to try, from weak to strong
     n_users=10_000, # At most as many users
     least=least_clicks, # Number of clicks below which nothing is tried
     **kwargs # For `IALSLoss`

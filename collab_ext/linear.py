@@ -385,6 +385,7 @@ def choose_ease(
     def labels_tell(j): return popularity_agrees(X, source) or tells_apart(*[without_popularity(weights[j], o) for o in (source,shuffled_labels(source))])
     kept = _kept_weight(best, own, labels_tell)
     weight = float(weights[kept])
+    if source_weight is None and not weight: return choose_ease(X, ridge, ridge_pop, user_pow, item_pow, None, None, popularity, least)
     ridge = best_strength(ridges, both[kept,:,0].mean(-1))
     if popularity is None: popularity = _least_popularity(trial_of((weight,), popularity_grid, ridges=[ridge]))
     return float(ridge),weight,float(popularity),trial
@@ -583,6 +584,7 @@ def choose_graph(
     def without_popularity(weight, source): return best_quality(trial_of(source, *options[:2], (weight,), (0.,))[0].values())
     def labels_tell(j): return popularity_agrees(X, source) or tells_apart(*[without_popularity(options[2][j], o) for o in (source,shuffled_labels(source))])
     kept = best[_kept_weight([both[o] for o in best], [own[best_with(o, own)] for o in options[2]], labels_tell)]
+    if source_weight is None and not kept[2]: return choose_graph(X, rank, sharpen, user_pow, low_pass, item_pow, None, None, popularity, least, most)
     return (kept if popularity is not None else least_popularity(*kept[:3])),own
 
 # %% ../nbs/05c_linear.ipynb #0ae7f3a5

@@ -218,6 +218,7 @@ def test_sources_under_wrong_labels_are_dropped(clicks, target, kind, seed):
     home = clicks[clicks.user<100]
     learn = linear_learner(target, kind, pretrained=linear_learner(loaders(home.assign(item=home['item'].map(wrong))), kind))
     assert learn.model.source_weight==0 and learn.transfer.dropped
+    assert learn.model.settings==linear_learner(target, kind).model.settings # nothing is left of it
     assert linear_learner(target, kind, pretrained=linear_learner(loaders(home), kind)).model.source_weight>0
 
 def test_a_shuffled_source_is_dropped(clicks, target, sources):
