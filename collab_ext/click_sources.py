@@ -149,7 +149,7 @@ class SourceTrials:
         alone:IALSLoss, # Weights that are right without them
         regs=(.01,.02,.03,.05,.09), # Ridges to try beside a source
         strengths=(1.,.3,.1,.03,.01), # What a click of a source may be worth
-        popularities=popularity_grid, # What popularity may add beside a source, to try
+        popularities=popularity_grid[1:], # What popularity may add beside a source, to try
         n_users=2000, # At most as many users
         n_items=5000, # At most as many items, the most clicked ones
     ):

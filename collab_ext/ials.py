@@ -160,7 +160,7 @@ def choose_ials(
     res = IALSLoss(**{'popularity':usual_popularity, **kwargs})
     res.chosen = True
     if X.nnz<least: return res
-    tried = [kwargs['popularity']] if 'popularity' in kwargs else popularity_grid
+    tried = [kwargs['popularity']] if 'popularity' in kwargs else popularity_grid[1:] # without any, lists of users without clicks would be left to chance
     parts = [o for o in click_parts(_few_users(X, n_users), most=3) if o[1].nnz]
     def quality(reg): return np.concatenate([try_ials(*o, IALSLoss(reg=reg, **kwargs), tried) for o in parts], 1)
     found = [quality(o) for o in regs]

@@ -521,10 +521,7 @@ def _knows_all(learn):
 
 def _known_of(learn, src):
     "What a source knows of a learner's rows"
-    width = learn.model.u_weight.embedding_dim
-    if not isinstance(learn.loss_func, IALSLoss): src = as_clicks(src, width)
-    elif tables(src.wgts)['i_weight'].shape[1]!=width: src = src._replace(wgts=project_wgts(src.wgts, width))
-    return ClickSource(src, learn.transfer.matches)
+    return ClickSource(as_clicks(src, learn.model.u_weight.embedding_dim), learn.transfer.matches)
 
 def _transfer_of(learn, knowns):
     "Where the rows of several sources come from"
