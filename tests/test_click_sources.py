@@ -311,3 +311,27 @@ def test_a_learner_keeps_its_rows_when_several_sources_are_refused(target, sourc
     was = weights(learn)
     with pytest.raises(ValueError, match='make it anew, with `pretrained` of `implicit_learner`'): learn.transfer_from(sources)
     assert same(weights(learn), was) and learn.transfer is None
+
+# ---- What trials choose ----
+
+class Told(SourceTrials):
+    "Trials whose lists have the qualities that `says` gives: (labels are right?, ridge, strength) → NDCG without popularity, and with it"
+    def __init__(self, known, says):
+        self.alone,self.regs,self.strengths = IALSLoss(),(.01,.05),(1.,.1,.01)
+        self.known,self.says = known,says
+        self.settings = self._settings
+    def quality(self, known, reg, strength):
+        judges = .1*np.sin(np.arange(200)*(1+strength)) # who differ in what they think of a strength
+        return np.array([o+judges for o in self.says(known is self.known, reg, strength)])
+
+def test_a_source_is_trusted_as_far_as_it_does_no_clear_harm():
+    _,known = random_source()
+    alike = Told(known, lambda right,reg,strength: [.3,.3+.1*(reg==.05)+.002*(strength<1)])
+    assert alike.settings(known)==(.05,1.)
+    harmful = Told(known, lambda right,reg,strength: [.3,.3-.1*(strength==1.)+.01*(reg==.01)])
+    assert harmful.settings(known)==(.01,.1)
+
+@pytest.mark.parametrize('without,beside,tells', [(.3,.3,False), (.5,.3,True), (.3,.5,True), (.1,.3,False)])
+def test_labels_tell_with_popularity_or_without(without, beside, tells):
+    _,known = random_source()
+    assert Told(known, lambda right,*at: [without,beside] if right else [.3,.3]).tells(known)==tells
