@@ -523,22 +523,22 @@ def _known_of(learn, src):
     "What a source knows of a learner's rows"
     return ClickSource(as_clicks(src, learn.model.u_weight.embedding_dim), learn.transfer.matches)
 
-def _transfer_of(learn, knowns):
-    "Where the rows of several sources come from"
-    labels,counts = {},[]
-    for s,name in enumerate(learn.vocab.names):
-        clicks = sum(o.sides[s].clicks for o in knowns)
-        there = clicks.nonzero()[:,0]
-        labels[name] = [NA,*[learn.vocab.labels[s][i] for i in there.tolist()]]
-        counts.append(F.pad(clicks[there], (1,0)))
-    return Transfer(Matches(labels, learn.vocab, None, learn.dls.train_ds.counts), list(tables(learn.model)), 'zeros', counts)
+def _transfer_of(dls, moved_tables, *clicks):
+    "Where rows come from that several sources know; `clicks`: how many of each user and each item they have together"
+    vocab,labels,counts = vocab_of(dls),{},[]
+    for name,own,n in zip(vocab.names, vocab.labels, clicks):
+        there = n.nonzero()[:,0]
+        labels[name] = [NA,*[own[i] for i in there.tolist()]]
+        counts.append(F.pad(n[there], (1,0)))
+    return Transfer(Matches(labels, vocab, None, dls.train_ds.counts), moved_tables, 'zeros', counts)
 
 
 # %% ../nbs/10_implicit.ipynb #c9a6a211
 def _several_taken_in(learn, knowns, X, loss, **kwargs):
     "As `choose_source`, of several sources: also what they know together, and what each is worth"
     found = choose_click_sources(X, knowns, loss, **kwargs)
-    learn.record(_transfer_of(learn, [found.known] if found.known else knowns))
+    clicks = [sum(o.sides[s].clicks for o in ([found.known] if found.known else knowns)) for s in (0,1)]
+    learn.record(_transfer_of(learn.dls, list(tables(learn.model)), *clicks))
     names = [f'source {j+1}' for j in range(len(knowns))]
     weights = {name:w and w*found.strength for name,w in zip(names, found.weights)}
     judged = _judged(X.nnz)._replace(dropped='did harm or added nothing, and was dropped')
@@ -721,7 +721,9 @@ def _with_sources(dls, kind, pretrained, id_map, path, kwargs):
     weights = _several_weights(make, transfers, names) if asked is None else dict(zip(names, asked))
     source = _merged(transfers, weights.values())
     kwargs = dict(kwargs, source=source, source_weight=None if source is None else 1.)
-    return max((o for o,_ in transfers), key=lambda o: o.matches.coverage(1)),weights,kwargs
+    kept = [told for (_,told),w in zip(transfers, weights.values()) if w] or [told for _,told in transfers]
+    clicks = torch.from_numpy(sum(np.asarray(o.item_counts, dtype=np.float32) for o in kept))
+    return _transfer_of(dls, ['i_weight'], torch.zeros(vocab.sizes[0]), clicks),weights,kwargs
 
 # %% ../nbs/10_implicit.ipynb #63dc1a9d
 def linear_learner(

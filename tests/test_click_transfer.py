@@ -230,6 +230,15 @@ def test_a_shuffled_source_is_dropped(clicks, target, sources):
     assert 'source 2' in repr(with_noise.report) and quality(with_noise)>.95*quality(linear_learner(target, pretrained=sources[1]))
 
 @pytest.mark.parametrize('kind', ['ease','graph'])
+def test_a_report_of_several_sources_knows_what_any_of_them_does(clicks, target, kind):
+    items = sorted(clicks['item'].unique())
+    halves = [clicks[(clicks.user<100)&clicks['item'].isin(o)] for o in (items[:180],items[120:])]
+    both = linear_learner(target, kind, pretrained=[linear_learner(loaders(o), kind) for o in halves])
+    known = set.union(*[set(o['item']) for o,w in zip(halves, both.transfer.weights.values()) if w])
+    here = set(target.vocab.labels[1][1:])
+    assert both.report.to_frame().matched.sum()==len(known&here)>0
+
+@pytest.mark.parametrize('kind', ['ease','graph'])
 def test_a_report_says_how_a_source_was_judged(clicks, target, sources, kind):
     def said(dls=target, pretrained=sources[0], **kw): return linear_learner(dls, kind, pretrained=pretrained, **kw).report.notes[0]
     few = loaders(clicks[clicks.user>=195])
