@@ -607,7 +607,7 @@ the training ratings that is used. The sources are solved with 20 or 50 factors 
 With all ratings the aim of .854 is reached; that of .908 at 20 % is missed by .0013. Since the table before, where both reached .9110 (20 %, 20 factors) and .8544 (all, 50 factors),
 no rating is explained by being in its own user's set, and moved rows may differ by .08 of the prior covariance, no longer .04. Both were worked out on tenths held out of the training ratings of
 splits 1 and 2, where they gave .0034 at 20 % and .001 with all. Test ratings were scored twice: first with features also taken relative to the average row (.9091 and .8537),
-which was dropped since it did harm on ml-100k → ml-latest-small. Seconds are upper bounds: other work ran beside it. Of no or little use on the held-out tenths at 20 % with 20 factors: twelve rounds before the first sweep (.0004 better), 1.4 times the covariance of users (.0006, but .0011 worse at 5 %), a prior that counts
+which was dropped since it did harm on ml-100k → ml-latest-small. Seconds are upper bounds: other work ran beside it. Of no or little use on the held-out tenths at 20 % with 20 factors: twelve rounds before the first sweep (.0004 better), 1.4 times the covariance of users (.0006, but .0014 worse at 5 %), a prior that counts
 for 30 rows (.0004, and .0014 worse at 5 %), noise of each item as the source has it (.0003), of each user (.001 worse), as a function of an item's mean (nothing), implicit factors of the source (.0007, before the change above),
 predictions of 20 and 50 factors averaged (nothing).
 
