@@ -158,7 +158,7 @@ class SourceTrials:
         clicks = X.getnnz(0)+sum(o.sides[1].clicks.numpy() for o in knowns)
         items = np.sort(np.argsort(-clicks, kind='stable')[:n_items])
         self.places,self.parts = (users,items),list(click_parts(X[users][:,items]))
-        self.quality,self.settings = cache(self._quality),cache(self._settings)
+        self.quality,self.settings,self.with_popularity = [cache(o) for o in (self._quality,self._settings,self._with_popularity)]
         self.usual = (usual_popularity,10*usual_popularity) if len(popularities)>1 else popularities
 
     def loss(self, reg, popularity=0.):
@@ -187,7 +187,7 @@ class SourceTrials:
             return alone or tells_apart(self.judged(known, *at), self.judged(wrong, *beside))
         return all(from_wrong(o) for o in range(3)) # one order of labels may be a bad one by chance
 
-    def with_popularity(self, known):
+    def _with_popularity(self, known):
         "NDCG of each judge beside a source, of each popularity"
         reg,strength = self.settings(known)
         return try_source(self.parts, known, self.loss(reg), strength, self.popularities)
@@ -265,8 +265,9 @@ def _weight_beside(trials, base, other, at, weights, errors=1.5):
     both = [beside(other, w) for w in weights]
     best = first_not_worse([trials.judged(o, *at) for o in [*both,base]])
     if best==len(weights): return 0.
-    mine,wrong = trials.quality(both[best], *at)[0],[trials.quality(beside(other.shuffled(o), weights[best]), *at)[0] for o in (0,1)]
-    tells = all(tells_apart(mine, o, errors) for o in wrong)
+    mine = trials.quality(both[best], *at)[0]
+    wrong = [beside(other.shuffled(o), weights[best]) for o in (0,1)]
+    tells = all(tells_apart(mine, trials.quality(o, *at)[0], errors) for o in wrong)
     return weights[best] if tells else 0.
 
 

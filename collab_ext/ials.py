@@ -280,12 +280,10 @@ def contributions(self:IALSSolver, u, i, own, y):
 # %% ../nbs/05b_ials.ipynb #d8de688b
 def _solved_side(V, rm, s, loss): return ials_rows(V, *_by_row(rm, s, loss), loss)
 
-@patch
-def _popular_as_here(self:IALSSolver, rm):
-    "What popularity adds to items with the clicks of `rm`, where the learner's own most popular item has all of it"
-    known = torch.bincount(self.dls.train_ds.ids[:,1].cpu(), minlength=1)
-    most = torch.cat([known,rm.count[1]]).max()
-    return self.loss.popularity*rm.count[1][:,None]/most
+def _popular_beside(popularity, counts, known):
+    "What popularity adds to items with `counts` clicks, where the most popular of all, and of those with `known` ones, has all of it"
+    most = torch.cat([known,counts]).max()
+    return popularity*counts[:,None]/most
 
 @patch
 @torch.no_grad()
@@ -300,6 +298,7 @@ def solved_rows(self:IALSSolver, rows, which, ids, y, prior=None,
         for s in (0,1):
             if which[s].any(): vecs[s] = torch.where(which[s][:,None], scale[s]*_solved_side(vecs[1-s], rm, s, self.loss), vecs[s])
     if getattr(self.loss_func, 'unit_rows', False): vecs = [torch.where(w[:,None], F.normalize(v, dim=1), v) for w,v in zip(which, vecs)]
-    start = [torch.zeros(1), self._popular_as_here(rm) if self.trains else bias[1][~which[1]].mean(0)]
+    known = torch.bincount(self.dls.train_ds.ids[:,1].cpu(), minlength=1)
+    start = [torch.zeros(1), _popular_beside(self.loss.popularity, rm.count[1], known) if self.trains else bias[1][~which[1]].mean(0)]
     bias = [torch.where(w[:,None], b0, b) for w,b0,b in zip(which, start, bias)]
     return SolvedRows([torch.cat(o, 1) for o in zip(vecs, bias)], None)
