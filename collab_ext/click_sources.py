@@ -202,6 +202,8 @@ class SourceTrials:
 
 
 # %% ../nbs/05g_click_sources.ipynb #dd6f8ba0
+def _trust(X, known): return trust_by_popularity(X.getnnz(0), known.sides[1].clicks.numpy())
+
 def choose_source(
     X, # What users have (sparse, users × items)
     known:ClickSource, # The source
@@ -210,7 +212,7 @@ def choose_source(
     **kwargs # For `SourceTrials`
 )->tuple: # Weights, and what a click of the source is worth
     "The ridge, the strength and the popularity that predict held-out clicks best"
-    if X.nnz<least: return alone,.1
+    if X.nnz<least: return alone,.1*_trust(X, known)
     trials = SourceTrials(X, [known], alone, **kwargs)
     known = known.part(*trials.places)
     return trials.weights(known) if trials.helps(known) else (alone,0.)
@@ -274,6 +276,16 @@ def _weight_beside(trials, base, other, at, weights, errors=1.5):
 # %% ../nbs/05g_click_sources.ipynb #a1455e8d
 ChosenSources = namedtuple('ChosenSources', 'known loss strength weights worths') # the sources as one (None if none counts), the weights of iALS beside it, what a click of it is worth, weight of each source in it (0 if dropped, None if it shares too little with the others), NDCG of each alone (none where nothing is held out)
 
+def _untried(X, knowns, order, alone):
+    "The sources whose popular items are popular here; those of which the clicks can't tell count a tenth"
+    trusts = [_trust(X, o) for o in knowns]
+    order = sorted([j for j in order if trusts[j]], key=lambda j: -trusts[j])
+    if not order: return ChosenSources(None, alone, 0., [0.]*len(knowns), [])
+    most = trusts[order[0]]
+    together,joined = _joined(knowns, order, lambda together,j: trusts[j]/most)
+    weights = [joined.get(j) if trust else 0. for j,trust in enumerate(trusts)]
+    return ChosenSources(together, alone, .1*most, weights, [])
+
 def choose_click_sources(
     X, # What users have (sparse, users × items)
     knowns:list, # `ClickSource`s of the same width
@@ -285,9 +297,7 @@ def choose_click_sources(
     "The sources that predict held-out clicks best together"
     n = len(knowns)
     by_clicks = sorted(range(n), key=lambda j: -sum(o.clicks.sum() for o in knowns[j].sides))
-    if X.nnz<least:
-        together,joined = _joined(knowns, by_clicks, lambda together,j: 1.)
-        return ChosenSources(together, alone, .1, [joined.get(j) for j in range(n)], [])
+    if X.nnz<least: return _untried(X, knowns, by_clicks, alone)
     trials = SourceTrials(X, knowns, alone, **kwargs)
     parts = [o.part(*trials.places) for o in knowns]
     qualities = [trials.judged(o, *trials.settings(o)) for o in parts]

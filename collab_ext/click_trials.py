@@ -9,11 +9,12 @@ Docs: https://collab-ext.github.io/collab_ext/click_trials.html.md"""
 # %% auto #0
 __all__ = ['least_clicks', 'most_clicks', 'usual_popularity', 'popularity_grid', 'check_strength', 'click_parts', 'judges_of',
            'list_qualities', 'list_quality', 'best_strength', 'first_not_worse', 'tells_apart', 'best_quality',
-           'shuffled_places']
+           'shuffled_places', 'expected_clicks', 'popularity_agrees', 'trust_by_popularity']
 
 # %% ../nbs/04d_click_trials.ipynb #90f050b1
 from numbers import Real
 import scipy.sparse as sp
+from scipy import stats
 from fastai.basics import *
 
 # %% ../nbs/04d_click_trials.ipynb #e3d6aa6c
@@ -25,7 +26,7 @@ def check_strength(
     value, # What was passed
 ):
     "Raise a `ValueError` unless `value` is a finite number, not below zero"
-    is_strength = isinstance(value, Real) and 0<=value<math.inf
+    is_strength = isinstance(value, Real) and not isinstance(value, bool) and 0<=value<math.inf
     if not is_strength: raise ValueError(f"`{name}` is a finite number, not below zero, and not {value!r:.80}")
 
 # %% ../nbs/04d_click_trials.ipynb #48aeb00d
@@ -123,3 +124,44 @@ def shuffled_places(
     mine = np.flatnonzero(known)
     res[mine] = np.random.default_rng(seed).permutation(mine)
     return res
+
+# %% ../nbs/04d_click_trials.ipynb #317acd34
+def _spread_around(n, theirs):
+    "The shape that makes numbers of clicks `n` most likely, given those of a source; their expectation; and the log likelihood"
+    mu = theirs*n.sum()/theirs.sum()
+    shapes = 10**np.arange(-2, 3.1, .25)
+    likely = [stats.nbinom.logpmf(n, a, a/(a+mu)).sum() for a in shapes]
+    return shapes[np.argmax(likely)],mu,max(likely)
+
+def expected_clicks(
+    n, # Number of clicks of each item here
+    theirs, # The same in a source; above 0
+)->np.ndarray: # `n`, drawn to `theirs` as far as both agree
+    "How popular items are, as a few clicks here and many in a source say"
+    if not n.sum(): return theirs
+    a,mu,_ = _spread_around(n, theirs)
+    return mu*(a+n)/(a+mu)
+
+# %% ../nbs/04d_click_trials.ipynb #6c0889d6
+def popularity_agrees(
+    n, # Number of clicks of each item here
+    theirs, # The same in a source
+    errors=4., # By how many standard deviations of the shuffled ones
+)->bool: # None where the clicks can't tell
+    "Are a source's popular items popular here, more than under shuffled labels?"
+    n,theirs = n[theirs>0],theirs[theirs>0]
+    if not n.sum(): return None
+    rng = np.random.default_rng(0)
+    def likelihood(n, theirs): return _spread_around(n, theirs)[2]
+    wrong = [likelihood(n, rng.permutation(theirs)) for _ in range(20)]
+    def stands_out(o, errors): return o > np.mean(wrong)+errors*np.std(wrong)
+    if stands_out(likelihood(n, theirs), errors): return True
+    drawn = [likelihood(rng.multinomial(int(n.sum()), theirs/theirs.sum()), theirs) for _ in range(5)]
+    return False if stands_out(np.mean(drawn), 2*errors) else None
+
+def trust_by_popularity(
+    n, # Number of clicks of each item here
+    theirs, # The same in a source
+)->float: # Share of the weight that a source usually has: 1 where popular items agree, 0 where they don't, a tenth where the clicks can't tell
+    "How far to believe a source where no clicks are held out"
+    return {True:1., None:.1, False:0.}[popularity_agrees(n, theirs)]

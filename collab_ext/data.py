@@ -141,7 +141,7 @@ def column_names(
     "The columns of users, items and ratings"
     given = [o for o in (user_name,item_name,rating_name) if o is not None]
     found = check_columns(df, given, ": pass `user_name`, `item_name` and `rating_name` from these")
-    if len(found)<3: raise ValueError(f"Ratings need three columns (user, item, rating); this frame has {found}")
+    if len(found)<3: raise ValueError(f"Ratings need three columns (user, item, rating); this frame has {found}: for clicks, without ratings, use `CollabDataLoaders.from_interactions`")
     if rating_name is None: rating_name = _rating_column(df, found, (user_name,item_name))
     first_two = [o for o in found if o!=rating_name] if rating_name not in found[2:] else found
     names = [ifnone(user_name, first_two[0]), ifnone(item_name, first_two[1]), rating_name]

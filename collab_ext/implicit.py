@@ -389,6 +389,13 @@ def _loss_of(loss_func, loss):
     check_choice('loss_func', loss_func, losses)
     return losses[loss_func]()
 
+def _warn_of_values(dls, loss):
+    "Say that ratings, the low ones too, would be clicks"
+    if hasattr(dls.train, 'n_neg') or loss.count_weight or not len(dls.train_ds): return
+    lo,hi = [f(dls.train_ds.targ).item() for f in (torch.min,torch.max)]
+    if lo<hi: warnings.warn(f"{type(loss).__name__} takes each of these ratings, from {lo:g} to {hi:g}, for a click: keep those that are liked, "
+        "and pass them to `CollabDataLoaders.from_interactions`; or use `collab_learner` for ratings")
+
 def _check_loss(loss, dls):
     "Raise a `ValueError` if these data don't have what a loss needs, or have what it can't use"
     name = type(loss).__name__
@@ -398,6 +405,7 @@ def _check_loss(loss, dls):
     weighted = getattr(dls.train_ds, 'weight', None) is not None
     if weighted and isinstance(loss, IALSLoss): raise ValueError(f"{name} weighs interactions by their counts, and has no use for `weight_name`: "
         "leave it out, or pass `count_name` and `IALSLoss(count_weight=…)`")
+    if isinstance(loss, IALSLoss): _warn_of_values(dls, loss)
     return needs_negatives
 
 # %% ../nbs/10_implicit.ipynb #34c07cf0
@@ -497,10 +505,11 @@ def _can_adapt(loss, pretrained=None, use_nn=False, fill=None, solve=None, **kwa
 _Judged = namedtuple('_Judged', 'by worth dropped') # how a source was judged, and what is said of one that counts and of one that does not
 
 def _judged(n_clicks, asked=False, most=math.inf):
-    "Were sources judged by held-out clicks, or is their weight as asked, or a guess?"
+    "Were sources judged by held-out clicks, or by popular items, or is their weight as asked?"
     if asked: return _Judged('As asked,', 'is worth', 'was left out')
     if least_clicks<=n_clicks<=most: return _Judged('On held-out clicks,', 'is worth', 'did harm, and was dropped')
-    return _Judged(f"Too {'few' if n_clicks<least_clicks else 'many'} clicks to judge by:", 'is taken to be worth', 'was left out')
+    return _Judged(f"Too {'few' if n_clicks<least_clicks else 'many'} clicks to hold any out, so judged by what is popular:", 'is taken to be worth',
+        'has other popular items than these clicks, and was dropped')
 
 def _note_weight(transfer, weights, judged, alone={}):
     "Say how much each source counts, or that it was dropped, or left out (None); `alone`: NDCG of each by itself"
@@ -573,7 +582,7 @@ def _adapted(learn, known, choose):
 def _warn_of_ratings(y_range, learn, adapts, called='The source'):
     "Say what becomes of a source that has learned from ratings"
     judged = len(learn.dls.train_ds)>=least_clicks
-    fate = "it is judged by held-out clicks, as `learn.report` says" if judged else "there are too few clicks to judge it by"
+    fate = f"it is judged by {'held-out clicks' if judged else 'its popular items'}, as `learn.report` says"
     if not adapts or learn.transfer and _knows_all(learn): fate = "its vectors are where this learner starts"
     warnings.warn(f"{called} is of ratings, with `y_range={tuple(y_range)}`, and these data are not: {fate}")
 
@@ -688,7 +697,7 @@ def _added_weight(model, merged, told, weights=(1.,.3,.1)):
     "Weight of one more source beside others"
     def beside(told, w): return merged_statistics([merged,told], [1.,w])
     qualities = model.judged([merged]+[beside(told, w) for w in weights]) # one more has to be better
-    if qualities is None: return 1.
+    if qualities is None: return trust_by_popularity(model.history.getnnz(0), told.item_counts)
     weight = (0.,*weights)[first_not_worse(qualities)]
     if not weight: return 0.
     mine,wrong = model.judged([beside(told, weight), beside(shuffled_labels(told), weight)])

@@ -461,6 +461,34 @@ def _transfer_from_several(learn, sources, id_map, fill, solve, compare_source):
     learn.transfer.note_weights(source_weights(sources, worths))
     return learn
 
+# %% ../nbs/06_learner.ipynb #0383c280
+def _is_judged_by_clicks(learn):
+    "Is a source to be judged by held-out clicks, where this learner is made?"
+    of_clicks = isinstance(learn.loss_func, IALSLoss) or getattr(learn.loss_func, 'needs_negatives', False)
+    return of_clicks and isinstance(get_model(learn.model), DotBias)
+
+def _moved_from(learn, source, id_map, fill, project, solve, compare_source):
+    "A learner with the rows of a source"
+    model = get_model(learn.model)
+    solver = solver_for(learn)
+    if are_several(source): return _transfer_from_several(learn, source, id_map, fill, solve, compare_source)
+    src = _fitted_source(learn, source, project)
+    can_solve = solver is not None and solver.can_adapt(src)
+    if solve and not can_solve: raise ValueError(
+        f"`solve=True` wants a source with vectors and biases of both sides, and {closed_form_for}")
+    solve = ifnone(solve, can_solve and fill is None)
+    if not solve and compare_source is not None: raise TypeError("`compare_source` is for rows that are solved for, and these are filled: leave it out")
+    transfer,wgts = _plan(learn, src, fill, id_map, solver if can_solve else None)
+    if isinstance(model, DotBias) and not isinstance(learn.dls.train_ds, Ratings): transfer.note_hint(
+        "Rows that the source lacks are filled, not solved for: that wants the `CollabDataLoaders` of collab_ext, and these are fastai's")
+    with unchanged_on_error(learn):
+        load_pretrained_keys(model, wgts)
+        keep_prior(model, None)
+        learn.opt = None
+        adapted = _start_adapted(learn, solver, transfer, src, ifnone(compare_source, True)) if solve else None
+        learn.record(transfer, adapted)
+    return learn
+
 # %% ../nbs/06_learner.ipynb #2f1fb7eb
 @patch
 @checks_names
@@ -475,25 +503,9 @@ def transfer_from(self:CollabLearner,
     "Move the rows of a source into this learner"
     check_fill(ifnone(fill, 'mean'))
     for k,v in dict(project=project, solve=solve, compare_source=compare_source).items(): check_flag(k, v)
-    model = get_model(self.model)
-    solver = solver_for(self)
-    if are_several(source): return _transfer_from_several(self, source, id_map, fill, solve, compare_source)
-    src = _fitted_source(self, source, project)
-    can_solve = solver is not None and solver.can_adapt(src)
-    if solve and not can_solve: raise ValueError(
-        f"`solve=True` wants a source with vectors and biases of both sides, and {closed_form_for}")
-    solve = ifnone(solve, can_solve and fill is None)
-    if not solve and compare_source is not None: raise TypeError("`compare_source` is for rows that are solved for, and these are filled: leave it out")
-    transfer,wgts = _plan(self, src, fill, id_map, solver if can_solve else None)
-    if isinstance(model, DotBias) and not isinstance(self.dls.train_ds, Ratings): transfer.note_hint(
-        "Rows that the source lacks are filled, not solved for: that wants the `CollabDataLoaders` of collab_ext, and these are fastai's")
-    with unchanged_on_error(self):
-        load_pretrained_keys(model, wgts)
-        keep_prior(model, None)
-        self.opt = None
-        adapted = _start_adapted(self, solver, transfer, src, ifnone(compare_source, True)) if solve else None
-        self.record(transfer, adapted)
-    return self
+    if fill is None and solve is None and _is_judged_by_clicks(self): raise ValueError("This learner is of clicks, which say how much a source is worth when it is made: "
+        "make it anew with `pretrained` of `implicit_learner`, or pass `solve=False` to begin with the source's rows as they are")
+    return _moved_from(self, source, id_map, fill, project, solve, compare_source)
 
 # %% ../nbs/06_learner.ipynb #c129bc6f
 class _Default(int): "A default that can be told from the same number given by the user"
@@ -601,7 +613,7 @@ def collab_learner(
     cbs = L(cbs)+L(getattr(loss_func, 'cbs', None))+UnknownDropout(unknown_pct)
     learn = CollabLearner(dls, model, loss_func=ifnone(loss_func, _default_loss(dls)), splitter=splitter, cbs=cbs, lr=lr, wd=wd, **kwargs)
     if learn.wd is None: learn.wd = 0.1 # unless a callback knows better
-    return learn.transfer_from(src, id_map, fill, project, solve, compare_source) if transfers else learn
+    return _moved_from(learn, src, id_map, fill, project, solve, compare_source) if transfers else learn
 
 # %% ../nbs/06_learner.ipynb #6097b91f
 def _one_row(row, names):

@@ -260,7 +260,7 @@ def ridge_rows(
     path=None, # 'numba' or 'torch'; what is there by default
 )->Tensor: # n × k
     "Solutions of one side's rows, given the other side"
-    base,Q = torch.linalg.eigh(shared)
+    base,Q = [o.to(shared) for o in torch.linalg.eigh(shared.double())] # rows that a strong ridge draws to 1e-7 have products that floats can't hold
     base = base.clamp(min=0)
     loops = compiled_rows(path)
     if loops is None: return _ridge_torch(start, others, weight, asked, x@Q, base, ridge)@Q.T

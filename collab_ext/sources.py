@@ -264,7 +264,7 @@ def read_source(
         "as in `(model.state_dict(), dls.classes)`")
     if read is None: raise ValueError(f"Cannot transfer from {' '.join(repr(source).split()):.80}: a source is the name of a saved pair, a folder, "
         "(weights, vocabulary) as paths or as a state dict and its labels, a learner, vectors as dict(column=frame) or dict(column=(array, labels)), "
-        "'hf://owner/name', or True")
+        "'hf://owner/name', or True; several are a list")
     res = read(source, Path(folder), new_vocab)
     if res.vocab is not None: return res._replace(vocab=as_vocab(res.vocab))
     if res.file is None: raise ValueError("This `Pair` has no vocabulary, so its rows have no labels: put one in its field `vocab`")

@@ -210,9 +210,9 @@ def test_sources_without_a_row_in_common(clicks, target):
 def test_too_few_clicks_to_judge_by(few, sources, noise):
     assert len(few.train_ds)<300
     learn = implicit_learner(few, loss_func='ials', pretrained=[*sources,noise])
-    said = '; '.join(f'a user of source {j} is taken to be worth 0.1 of the users here' for j in (1,2,3))
-    assert learn.report.notes[0]==f'Too few clicks to judge by: {said}'
-    assert learn.transfer.weights=={f'source {j}':.1 for j in (1,2,3)}
+    said = '; '.join(f'a user of source {j} is taken to be worth 0.01 of the users here' for j in (1,2,3))
+    assert learn.report.notes[0]==f'Too few clicks to hold any out, so judged by what is popular: {said}'
+    assert learn.transfer.weights==pytest.approx({f'source {j}':.01 for j in (1,2,3)})
 
 def test_id_maps(clicks, target, sources):
     "One for all sources, or one for each"
@@ -260,7 +260,7 @@ def rated(clicks, users, **kw):
 
 def test_ratings_beside_clicks(clicks, target, few, sources):
     ratings = rated(clicks, (0,100), y_range=(.5,5.5))
-    for dls,said in ((target,'is judged by held-out clicks'),(few,'too few clicks to judge it by')):
+    for dls,said in ((target,'is judged by held-out clicks'),(few,'is judged by its popular items')):
         with pytest.warns(UserWarning) as seen: learn = implicit_learner(dls, loss_func='ials', pretrained=[sources[0],ratings])
         [message] = [str(o.message) for o in seen if 'y_range' in str(o.message)]
         assert message.startswith('Source 2 of 2 is of ratings, with `y_range=(0.5, 5.5)`') and said in message
@@ -311,8 +311,10 @@ def test_bad_sources(clicks, target, sources, loss, tmp_path):
 def test_a_learner_keeps_its_rows_when_several_sources_are_refused(target, sources):
     learn = implicit_learner(target, 8, loss_func='ials')
     was = weights(learn)
-    with pytest.raises(ValueError, match='make it anew, with `pretrained` of `implicit_learner`'): learn.transfer_from(sources)
+    with pytest.raises(ValueError, match='make it anew with `pretrained` of `implicit_learner`'): learn.transfer_from(sources)
+    with pytest.raises(ValueError, match='or pass `solve=False` to begin with the source'): learn.transfer_from(sources[0])
     assert same(weights(learn), was) and learn.transfer is None
+    assert not same(weights(learn.transfer_from(sources[0], solve=False)), was)
 
 # ---- What trials choose ----
 

@@ -238,26 +238,50 @@ def test_a_report_of_several_sources_knows_what_any_of_them_does(clicks, target,
     here = set(target.vocab.labels[1][1:])
     assert both.report.to_frame().matched.sum()==len(known&here)>0
 
+by_popularity = 'Too few clicks to hold any out, so judged by what is popular:'
+
 @pytest.mark.parametrize('kind', ['ease','graph'])
 def test_a_report_says_how_a_source_was_judged(clicks, target, sources, kind):
     def said(dls=target, pretrained=sources[0], **kw): return linear_learner(dls, kind, pretrained=pretrained, **kw).report.notes[0]
     few = loaders(clicks[clicks.user>=195])
     assert len(few.train_ds)<300
     assert said()=='On held-out clicks, a user of the source is worth 1 of the users here'
-    assert said(few)=='Too few clicks to judge by: a user of the source is taken to be worth 1 of the users here'
-    assert said(few, sources)=='Too few clicks to judge by: '+'; '.join(f'a user of source {j} is taken to be worth 1 of the users here' for j in (1,2))
+    assert said(few)==by_popularity+' a user of the source is taken to be worth 0.1 of the users here' # all items are about as popular
+    assert said(few, sources)==f'{by_popularity} '+'; '.join(f'a user of source {j} is taken to be worth 0.1 of the users here' for j in (1,2))
     assert said(source_weight=2.)=='As asked, a user of the source is worth 2 of the users here'
     assert said(source_weight=0)=='As asked, the source was left out'
     assert said(pretrained=sources, source_weight=[.5,0])=='As asked, a user of source 1 is worth 0.5 of the users here; source 2 was left out'
 
 def test_a_report_of_ials_says_how_its_source_was_judged(clicks, factors):
     few = implicit_learner(loaders(clicks[clicks.user>=195]), loss_func='ials', pretrained=factors)
-    assert few.report.notes[0]=='Too few clicks to judge by: a user of the source is taken to be worth 0.1 of the users here'
+    assert few.report.notes[0]==by_popularity+' a user of the source is taken to be worth 0.01 of the users here'
+
+def popular_clicks(users, per_user, popularity):
+    "Clicks of some users, on items as popular as that"
+    rng = np.random.default_rng(len(users))
+    likely = popularity/popularity.sum()
+    return pd.concat([pd.DataFrame(dict(user=u, item=rng.choice(len(likely), per_user, replace=False, p=likely))) for u in users])
+
+@pytest.mark.parametrize('make,full', [(linear_learner,1.), (partial(linear_learner, kind='graph'),1.), (partial(implicit_learner, loss_func='ials', n_factors=8),.1),
+    (partial(implicit_learner, loss_func='bpr', n_factors=8),.1)])
+def test_few_clicks_judge_a_source_by_what_is_popular(make, full):
+    popularity = 1/np.arange(1., 151)
+    few = loaders(popular_clicks(range(1000,1012), 15, popularity))
+    assert len(few.train_ds)<300
+    def source(popularity): return make(loaders(popular_clicks(range(100), 20, popularity)))
+    right,wrong,even = source(popularity),source(np.random.default_rng(5).permutation(popularity)),source(np.ones(150))
+    def weights_of(*srcs): return list(make(few, pretrained=srcs[0] if len(srcs)==1 else list(srcs)).transfer.weights.values())
+    assert weights_of(right)==[full] and weights_of(even)==pytest.approx([full/10])
+    dropped = make(few, pretrained=wrong)
+    assert dropped.transfer.dropped and dropped.report.notes[0]==f'{by_popularity} the source has other popular items than these clicks, and was dropped'
+    assert same(weights(dropped), weights(make(few)))
+    assert weights_of(wrong, right)==[0,full]
+    assert make(few, pretrained=[wrong,wrong]).transfer.dropped
 
 def test_too_many_clicks_for_a_graph_filter(target, sources, monkeypatch):
     import collab_ext.implicit as implicit
     monkeypatch.setattr(implicit, 'most_clicks', 400)
-    assert linear_learner(target, 'graph', pretrained=sources[0]).report.notes[0].startswith('Too many clicks to judge by')
+    assert linear_learner(target, 'graph', pretrained=sources[0]).report.notes[0].startswith('Too many clicks to hold any out, so judged by what is popular')
     assert linear_learner(target, pretrained=sources[0]).report.notes[0].startswith('On held-out clicks')
 
 @pytest.mark.parametrize('kind', ['ease','graph'])
@@ -663,7 +687,7 @@ def test_ratings_where_clicks_are_wanted(target):
     assert ials.transfer.dropped and 'On held-out clicks' in repr(linear.report)
     assert quality(linear)>.95*quality(linear_learner(target))
 
-@pytest.mark.parametrize('loss,few,said', [('ials',False,'is judged by held-out clicks'), ('ials',True,'too few clicks to judge it by'), ('bpr',False,'is judged by held-out clicks')])
+@pytest.mark.parametrize('loss,few,said', [('ials',False,'is judged by held-out clicks'), ('ials',True,'is judged by its popular items'), ('bpr',False,'is judged by held-out clicks')])
 def test_a_source_of_ratings_is_said_to_be_one(clicks, target, loss, few, said):
     df = clicks[clicks.user<100].assign(rating=lambda d: 1.+d.index%5)
     src = collab_learner(CollabDataLoaders.from_df(df, valid_pct=0, device='cpu'), 4, y_range=(1,5))
