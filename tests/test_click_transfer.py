@@ -66,10 +66,11 @@ def test_scores_of_a_trial_are_those_of_the_model(clicks):
 
 def test_people_of_the_source_judge_the_ridge_too(clicks):
     "Users with few clicks alone would want another ridge than people with many"
-    from collab_ext.linear import _with_judges,_of_both
-    short,long = np.array([.01,.02,.03,.04,.05]),np.array([.2,.3,.3,.2,.1])
-    both = EaseTrial([1.,0.], np.array([10.,30.,100.,300.,1000.]), [0.], np.stack([short]*2)[...,None,None], np.stack([long]*2)[...,None,None])
-    assert _of_both(both)[:,:,0,0].argmax(1).tolist()==[2,4] # without a source, nobody of it is asked
+    from collab_ext.linear import _with_judges
+    ridges = (10.,30.,100.,300.,1000.)
+    short,long = [{(ridge,w,0.):np.array([q]) for w in (1.,0.) for ridge,q in zip(ridges, o)} for o in ((.01,.02,.03,.04,.05),(.2,.3,.3,.2,.1))]
+    both = LinearTrial(short, long).both
+    assert [max(ridges, key=lambda o: both[o,w,0.]) for w in (1.,0.)]==[100.,1000.] # without a source, nobody of it is asked
     X = loaders(clicks).train_ds
     X = ItemModel(X.ids, X.targ, X.vocab.sizes).history
     few,many = list(click_parts(X[140:]))[0][1],X[1:140]
@@ -78,9 +79,8 @@ def test_people_of_the_source_judge_the_ridge_too(clicks):
     assert rest.shape[0]==50 and left.rows.nnz+held.nnz==many.nnz and (left.row_counts.sum()==many.nnz)
     assert _with_judges(few, source._replace(rows=-many))[1].shape[0]==0 # rows of vectors are no people
     ridge,weight,_,trial = choose_ease(few, None, 3., .3, .1, source, least=100)
-    j = trial.weights.index(weight)
-    own,theirs = trial.quality[j,:,0].mean(1),trial.people[j,:,0].mean(1)
-    assert weight and np.isclose(ridge, best_strength(trial.ridges, own*theirs))
+    ridges,quality = zip(*[(o[0],trial.own[o].mean()*trial.theirs[o].mean()) for o in trial.own if o[1]==weight])
+    assert weight and np.isclose(ridge, best_strength(ridges, quality))
     assert choose_ease(few, None, 3., .3, .1, source._replace(rows=many*0), 0., least=100)[0]==choose_ease(few, None, 3., .3, .1, least=100)[0]
 
 def a_few(X, share, seed):
@@ -101,25 +101,24 @@ def test_people_of_the_source_judge_its_weight_too(clicks):
 
 def test_popularity_comes_first_beside_a_source(clicks):
     "Weights and ridges are compared at what popularity may add, and not at what is usual without a source"
-    from collab_ext.linear import _least_popularity
     ds = loaders(clicks).train_ds
     X = ItemModel(ds.ids, ds.targ, ds.vocab.sizes).history
     source,few = ItemStatistics(X[1:101], X[1:101].getnnz(1), X[1:101].getnnz(0)),a_few(X[101:], .15, 0)
-    def compared_at(*args, ridge=None, **kw): return choose_ease(few, ridge, 3., .3, .1, *args, least=100, **kw)[3].popularities
-    def first(ridge): return _least_popularity(try_ease(few, 3., .3, .1, source, (1.,), ridges=[ridge], popularities=popularity_grid))
-    assert compared_at(source)==[first(100.)] and compared_at(source, ridge=3000.)==[first(3000.)]
+    def compared_at(*args, ridge=None, **kw): return {t for *_,t in choose_ease(few, ridge, 3., .3, .1, *args, least=100, **kw)[3].own}
+    def first(ridge): return try_ease(few, 3., .3, .1, source, (1.,), ridges=[ridge], popularities=popularity_grid).least_popularity()
+    assert compared_at(source)=={first(100.)} and compared_at(source, ridge=3000.)=={first(3000.)}
     assert first(100.)!=first(3000.)!=usual_popularity
-    assert compared_at()==compared_at(source, 0.)==[usual_popularity] and compared_at(source, popularity=.2)==[.2]
+    assert compared_at()==compared_at(source, 0.)=={usual_popularity} and compared_at(source, popularity=.2)=={.2}
 
 def test_people_of_the_source_judge_graph_filters_too(clicks, monkeypatch):
     import collab_ext.linear as linear
     def says(short, long):
         "A trial in which users say one thing and the source's people another, of weights of 1, .3, .1 and 0"
-        def trial(X, rank, sharpen, user_pow, low_passes, item_pows, source, weights, popularities):
-            options = list(itertools.product(low_passes, item_pows, weights, popularities))
-            rest = lambda o: (o[0]==.05)+(o[1]==.25)+(o[3]==.1) # what is the best of all else
+        def trial(X, rank, sharpen, user_pow, settings, source, weights, popularities):
+            options = list(itertools.product(settings, weights, popularities))
+            rest = lambda o: (o[0][0]==.05)+(o[0][1]==.25)+(o[2]==.1) # what is the best of all else
             noise = .3*(np.arange(9)%3-1) # users differ in what a source is worth
-            return [{o:q[o[2]]+.1*rest(o)+noise*o[2] for o in options} for q in (short,long)]
+            return LinearTrial(*[{o:q[o[1]]+.1*rest(o)+noise*o[1] for o in options} for q in (short,long)])
         monkeypatch.setattr(linear, 'try_graph', trial)
         return choose_graph(X, 16, .5, .3, None, None, source, least=100)[0]
     ds = loaders(clicks).train_ds
@@ -136,8 +135,8 @@ def test_popularity_is_the_same_for_people_who_judge_graph_filters(clicks, monke
     source,few = ItemStatistics(X[1:101], X[1:101].getnnz(1), X[1:101].getnnz(0)),a_few(X[101:], .15, 0)
     asked = []
     monkeypatch.setattr(linear, '_usual_best', lambda scores: asked.append(len(scores)) or 1.)
-    own,theirs = try_graph(few, 16, .5, .3, (.2,), (.4,), source, (1.,), (.3,))
-    assert sum(asked)==len(own[.2,.4,1.,.3]) and len(theirs[.2,.4,1.,.3])==100
+    [own],[theirs] = [o.values() for o in try_graph(few, 16, .5, .3, [(.2,.4)], source, (1.,), (.3,))]
+    assert sum(asked)==len(own) and len(theirs)==100
 
 def test_a_source_is_dropped_where_it_clearly_harms():
     from collab_ext.linear import _kept_weight
@@ -539,10 +538,9 @@ def test_ials_of_earlier_versions_has_no_popularity(target, tmp_path):
 
 def test_people_of_the_source_judge_popularity_too(clicks):
     "Long histories want less of it than users with a few clicks each"
-    from collab_ext.linear import _least_popularity
-    short,long = np.array([[.1,.1,.1],[.2,.2,.2]]),np.array([[.9],[.3]])
-    trials = [EaseTrial([w], np.array([10.]), [0.,.3], short[None,None], long[None,None]) for w in (1.,0.)]
-    assert [_least_popularity(o) for o in trials]==[0.,.3] # without a source, nobody of it is asked
+    def says(w, qualities): return {(10.,w,t):np.array(o) for t,o in zip((0.,.3), qualities)}
+    trials = [LinearTrial(says(w, ([.1,.1,.1],[.2,.2,.2])), says(w, ([.9],[.3]))) for w in (1.,0.)]
+    assert [o.least_popularity() for o in trials]==[0.,.3] # without a source, nobody of it is asked
     ds = loaders(clicks).train_ds
     X = ItemModel(ds.ids, ds.targ, ds.vocab.sizes).history
     few = a_few(X[140:], .3, 0)
