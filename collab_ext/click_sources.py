@@ -122,12 +122,13 @@ def try_source(
     strength, # What a click of the source is worth; at 0 rows start at chance
     popularities=(usual_popularity,), # What popularity may add, to try
     sweeps=4, # How many
+    n_judges=3000, # At most as many
 )->np.ndarray: # NDCG of each judge (popularities × judges)
     "How well a source predicts held-out clicks"
     res = []
     for rest,held in parts:
         rm = _rating_matrix(rest)
-        users = judges_of(held)
+        users = judges_of(held, n_judges)
         priors = known.priors(strength, loss) if strength else (None,None)
         gen = torch.Generator().manual_seed(0)
         rows = [o.rows if strength else .1*torch.randn(o.rows.shape, generator=gen) for o in known.sides]
@@ -150,7 +151,7 @@ class SourceTrials:
         regs=(.01,.02,.03,.05,.09), # Ridges to try beside a source
         strengths=(1.,.3,.1,.03,.01), # What a click of a source may be worth
         popularities=popularity_grid[1:], # What popularity may add beside a source, to try
-        n_users=2000, # At most as many users
+        n_users=10_000, # At most as many users
         n_items=5000, # At most as many items, the most clicked ones
     ):
         store_attr('alone,regs,strengths,popularities')
