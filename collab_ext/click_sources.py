@@ -81,6 +81,9 @@ class ClickSource:
         vecs = [tables(source.wgts)[o].float() for o in ('u_weight','i_weight')]
         counts = [source_counts(source.info, s, len(o)).float() for s,o in enumerate(vecs)]
         self.sides = [self._side(s, vecs, counts, matches) for s in (0,1)]
+        here = matches.idxs[1]
+        self.elsewhere = counts[1].index_fill(0, here[here>=0], 0.).numpy() # clicks of items that the target does not have
+        self.elsewhere = self.elsewhere[self.elsewhere>0]
 
     def _side(self, s, vecs, counts, matches):
         idx,other,n = matches.idxs[s],vecs[1-s],counts[1-s]
@@ -96,6 +99,12 @@ class ClickSource:
     def part(self, users, items):
         "The same for some of the target's users and items"
         return self.with_sides(o._replace(rows=o.rows[idx], clicks=o.clicks[idx], n_others=o.n_others[idx]) for o,idx in zip(self.sides, (users,items)))
+    @property
+    def knows_users(self): return bool(self.sides[0].clicks.any())
+    def without_users(self):
+        "The same, as if nobody here were in the source"
+        users,items = self.sides
+        return self.with_sides([users._replace(rows=0*users.rows, clicks=0*users.clicks, n_others=0*users.n_others),items])
     def shuffled(self, seed=0):
         "The same under wrong labels"
         return self.with_sides(_shuffled(o, seed) for o in self.sides)
@@ -158,7 +167,8 @@ class SourceTrials:
         users = np.random.default_rng(0).permutation(np.flatnonzero(X.getnnz(1)))[:n_users]
         clicks = X.getnnz(0)+sum(o.sides[1].clicks.numpy() for o in knowns)
         items = np.sort(np.argsort(-clicks, kind='stable')[:n_items])
-        self.places,self.parts = (users,items),list(click_parts(X[users][:,items]))
+        some = X[users][:,items]
+        self.places,self.parts,self.counts = (users,items),list(click_parts(some)),some.getnnz(0)
         self.quality,self.settings,self.with_popularity = [cache(o) for o in (self._quality,self._settings,self._with_popularity)]
         self.usual = (usual_popularity,10*usual_popularity) if len(popularities)>1 else popularities
 
@@ -177,33 +187,49 @@ class SourceTrials:
         options = [self.best(known, [(reg,o) for reg in self.regs]) for o in self.strengths]
         return options[first_not_worse([self.judged(known, *o) for o in options], .5)]
 
-    def tells(self, known):
-        "Does a source say more than under wrong labels?"
-        at = self.settings(known)
-        def from_wrong(seed):
-            "By its lists alone, or by those that popularity has a share in?"
-            wrong = known.shuffled(seed)
-            beside = self.best(wrong, [(at[0],o) for o in self.strengths])
-            alone = tells_apart(self.quality(known, *at)[0], self.quality(wrong, *beside)[0])
-            return alone or tells_apart(self.judged(known, *at), self.judged(wrong, *beside))
-        return all(from_wrong(o) for o in range(3)) # one order of labels may be a bad one by chance
+# %% ../nbs/05g_click_sources.ipynb #1dfd6e7b
+@patch
+def are_strangers(self:SourceTrials, known):
+    "Are the source's users other people under the same labels?"
+    if not known.knows_users: return False
+    both = [known,known.without_users()]
+    return first_not_worse([self.judged(o, *self.settings(o)) for o in both])==1
 
-    def _with_popularity(self, known):
-        "NDCG of each judge beside a source, of each popularity"
-        reg,strength = self.settings(known)
-        return try_source(self.parts, known, self.loss(reg), strength, self.popularities)
-    def helps(self, known):
-        "Does a source do no harm, and say more than under wrong labels?"
-        without = try_source(self.parts, known, self.alone, 0., [self.alone.popularity])[0]
-        return first_not_worse([best_quality(self.with_popularity(known)), without])==0 and self.tells(known)
-    def weights(self, known):
-        "The weights of iALS beside a source, and what a click of it is worth; popularity adds the least that is not clearly worse"
-        reg,strength = self.settings(known)
-        return self.loss(reg, self.popularities[first_not_worse(list(self.with_popularity(known)))]),strength
+# %% ../nbs/05g_click_sources.ipynb #0756cd18
+@patch
+def tells(self:SourceTrials, known):
+    "Does a source say more than under wrong labels?"
+    at = self.settings(known)
+    errors = 1. if popularity_agrees(self.counts, known.sides[1].clicks.numpy()) else 2.
+    def from_wrong(seed):
+        "By its lists alone, or by those that popularity has a share in?"
+        wrong = known.shuffled(seed)
+        beside = self.best(wrong, [(at[0],o) for o in self.strengths])
+        alone = tells_apart(self.quality(known, *at)[0], self.quality(wrong, *beside)[0], errors)
+        return alone or tells_apart(self.judged(known, *at), self.judged(wrong, *beside), errors)
+    return all(from_wrong(o) for o in range(3)) # one order of labels may be a bad one by chance
 
+# %% ../nbs/05g_click_sources.ipynb #44bc4e24
+@patch
+def _with_popularity(self:SourceTrials, known):
+    "NDCG of each judge beside a source, of each popularity"
+    reg,strength = self.settings(known)
+    return try_source(self.parts, known, self.loss(reg), strength, self.popularities)
+
+@patch
+def helps(self:SourceTrials, known):
+    "Does a source do no harm, and say more than under wrong labels?"
+    without = try_source(self.parts, known, self.alone, 0., [self.alone.popularity], sweeps=8)[0] # from chance, it takes longer
+    return first_not_worse([best_quality(self.with_popularity(known)), without])==0 and self.tells(known)
+
+@patch
+def weights(self:SourceTrials, known):
+    "The weights of iALS beside a source, and what a click of it is worth; popularity adds the least that is not clearly worse"
+    reg,strength = self.settings(known)
+    return self.loss(reg, self.popularities[first_not_worse(list(self.with_popularity(known)))]),strength
 
 # %% ../nbs/05g_click_sources.ipynb #dd6f8ba0
-def _trust(X, known): return trust_by_popularity(X.getnnz(0), known.sides[1].clicks.numpy())
+def _trust(X, known): return trust_by_popularity(X.getnnz(0), known.sides[1].clicks.numpy(), known.elsewhere)
 
 def choose_source(
     X, # What users have (sparse, users × items)
@@ -211,12 +237,13 @@ def choose_source(
     alone:IALSLoss, # Weights that are right without it
     least=least_clicks, # Number of clicks below which nothing is tried
     **kwargs # For `SourceTrials`
-)->tuple: # Weights, and what a click of the source is worth
+)->tuple: # The source, without users if its users are other people; weights; what a click of the source is worth, 0 if it is dropped
     "The ridge, the strength and the popularity that predict held-out clicks best"
-    if X.nnz<least: return alone,.1*_trust(X, known)
+    if X.nnz<least: return known,alone,_trust(X, known)/10
     trials = SourceTrials(X, [known], alone, **kwargs)
-    known = known.part(*trials.places)
-    return trials.weights(known) if trials.helps(known) else (alone,0.)
+    part = known.part(*trials.places)
+    if trials.are_strangers(part): known,part = known.without_users(),part.without_users()
+    return known,*(trials.weights(part) if trials.helps(part) else (alone,0.))
 
 
 # %% ../nbs/05g_click_sources.ipynb #3534cf6f
@@ -275,17 +302,17 @@ def _weight_beside(trials, base, other, at, weights, errors=1.5):
 
 
 # %% ../nbs/05g_click_sources.ipynb #a1455e8d
-ChosenSources = namedtuple('ChosenSources', 'known loss strength weights worths') # the sources as one (None if none counts), the weights of iALS beside it, what a click of it is worth, weight of each source in it (0 if dropped, None if it shares too little with the others), NDCG of each alone (none where nothing is held out)
+ChosenSources = namedtuple('ChosenSources', 'known loss strength weights worths strangers') # the sources as one (None if none counts), the weights of iALS beside it, what a click of it is worth, weight of each source in it (0 if dropped, None if it shares too little with the others), NDCG of each alone, and whose users are other people (none where nothing is held out)
 
 def _untried(X, knowns, order, alone):
     "The sources whose popular items are popular here; those of which the clicks can't tell count a tenth"
     trusts = [_trust(X, o) for o in knowns]
     order = sorted([j for j in order if trusts[j]], key=lambda j: -trusts[j])
-    if not order: return ChosenSources(None, alone, 0., [0.]*len(knowns), [])
+    if not order: return ChosenSources(None, alone, 0., [0.]*len(knowns), [], [])
     most = trusts[order[0]]
     together,joined = _joined(knowns, order, lambda together,j: trusts[j]/most)
     weights = [joined.get(j) if trust else 0. for j,trust in enumerate(trusts)]
-    return ChosenSources(together, alone, .1*most, weights, [])
+    return ChosenSources(together, alone, most/10, weights, [], [])
 
 def choose_click_sources(
     X, # What users have (sparse, users × items)
@@ -301,12 +328,14 @@ def choose_click_sources(
     if X.nnz<least: return _untried(X, knowns, by_clicks, alone)
     trials = SourceTrials(X, knowns, alone, **kwargs)
     parts = [o.part(*trials.places) for o in knowns]
+    strangers = [j for j,o in enumerate(parts) if trials.are_strangers(o)]
+    parts,knowns = [[o.without_users() if j in strangers else o for j,o in enumerate(os)] for os in (parts,knowns)]
     qualities = [trials.judged(o, *trials.settings(o)) for o in parts]
     worths = [float(o.mean()) for o in qualities]
     best = by_clicks[first_not_worse([qualities[j] for j in by_clicks])]
     order = sorted(range(n), key=lambda j: (j!=best,-worths[j]))
     base = first(j for j in order if trials.helps(parts[j]))
-    if base is None: return ChosenSources(None, alone, 0., [0.]*n, worths)
+    if base is None: return ChosenSources(None, alone, 0., [0.]*n, worths, strangers)
     at = trials.settings(parts[base])
     order.remove(base)
     def weigh(together, j):
@@ -315,5 +344,5 @@ def choose_click_sources(
     part,joined = _joined(parts, [base,*order], weigh)
     loss,strength = trials.weights(part)
     whole,_ = _joined(knowns, list(joined), lambda together,j: joined[j])
-    return ChosenSources(whole, loss, strength, [joined.get(j) for j in range(n)], worths)
+    return ChosenSources(whole, loss, strength, [joined.get(j) for j in range(n)], worths, strangers)
 

@@ -143,25 +143,34 @@ def expected_clicks(
     return mu*(a+n)/(a+mu)
 
 # %% ../nbs/04d_click_trials.ipynb #6c0889d6
-def popularity_agrees(
-    n, # Number of clicks of each item here
-    theirs, # The same in a source
-    errors=4., # By how many standard deviations of the shuffled ones
-)->bool: # None where the clicks can't tell
-    "Are a source's popular items popular here, more than under shuffled labels?"
-    n,theirs = n[theirs>0],theirs[theirs>0]
+def _stands_out(n, theirs, errors):
+    "Are numbers of clicks likelier beside a source's than beside these shuffled? None where they can't tell"
     if not n.sum(): return None
     rng = np.random.default_rng(0)
     def likelihood(n, theirs): return _spread_around(n, theirs)[2]
     wrong = [likelihood(n, rng.permutation(theirs)) for _ in range(20)]
-    def stands_out(o, errors): return o > np.mean(wrong)+errors*np.std(wrong)
-    if stands_out(likelihood(n, theirs), errors): return True
+    def is_clear(o, errors): return o > np.mean(wrong)+errors*np.std(wrong)
+    if is_clear(likelihood(n, theirs), errors): return True
     drawn = [likelihood(rng.multinomial(int(n.sum()), theirs/theirs.sum()), theirs) for _ in range(5)]
-    return False if stands_out(np.mean(drawn), 2*errors) else None
+    return False if is_clear(np.mean(drawn), 2*errors) else None
 
+def popularity_agrees(
+    n, # Number of clicks of each item here
+    theirs, # The same in a source
+    elsewhere=(), # Numbers of clicks of the source's other items, which are not in the catalogue here
+    errors=4., # By how many standard deviations of the shuffled ones
+)->bool: # None where the clicks can't tell
+    "Are a source's popular items popular here, more than under shuffled labels?"
+    n,theirs = n[theirs>0],theirs[theirs>0]
+    answers = [_stands_out(n, theirs, errors)]
+    if len(elsewhere): answers.append(_stands_out(np.pad(n, (0,len(elsewhere))), np.append(theirs, elsewhere), errors))
+    return True if True in answers else False if None not in answers else None
+
+# %% ../nbs/04d_click_trials.ipynb #03e1605a
 def trust_by_popularity(
     n, # Number of clicks of each item here
     theirs, # The same in a source
+    elsewhere=(), # As for `popularity_agrees`
 )->float: # Share of the weight that a source usually has: 1 where popular items agree, 0 where they don't, a tenth where the clicks can't tell
     "How far to believe a source where no clicks are held out"
-    return {True:1., None:.1, False:0.}[popularity_agrees(n, theirs)]
+    return {True:1., None:.1, False:0.}[popularity_agrees(n, theirs, elsewhere)]

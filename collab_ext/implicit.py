@@ -511,14 +511,15 @@ def _judged(n_clicks, asked=False, most=math.inf):
     return _Judged(f"Too {'few' if n_clicks<least_clicks else 'many'} clicks to hold any out, so judged by what is popular:", 'is taken to be worth',
         'has other popular items than these clicks, and was dropped')
 
-def _note_weight(transfer, weights, judged, alone={}):
-    "Say how much each source counts, or that it was dropped, or left out (None); `alone`: NDCG of each by itself"
+def _note_weight(transfer, weights, judged, alone={}, strangers=()):
+    "Say how much each source counts, or that it was dropped, or left out (None); `alone`: NDCG of each by itself; `strangers`: whose users are others"
     if not any(weights.values()): transfer.note_began(Choice('scratch', 0, {}, judged.by))
     def said(name, w):
         if w is None: return f'{name} has too few rows in common with the others, and was left out'
         worth = f' (NDCG alone {alone[name]:.3f})' if name in alone else ''
         return f'a user of {name} {judged.worth} {w:g} of the users here{worth}' if w else f'{name} {judged.dropped}{worth}'
-    transfer.note_hint(f"{judged.by} {'; '.join(said(*o) for o in weights.items())}")
+    others = [f"; users of {o} have labels of ours and are other people, who are taken for new" for o in strangers if weights[o]]
+    transfer.note_hint(f"{judged.by} {'; '.join(said(*o) for o in weights.items())}{''.join(others)}")
     transfer.note_weights({k:ifnone(w, 0.) for k,w in weights.items()})
 
 
@@ -532,6 +533,13 @@ def _known_of(learn, src):
     "What a source knows of a learner's rows"
     return ClickSource(as_clicks(src, learn.model.u_weight.embedding_dim), learn.transfer.matches)
 
+def _goes_on(learn, known):
+    "Is a source that knows everything here to be moved as it is? Not if it is about something else, or of other people"
+    X = _clicks_of(learn.dls)
+    chosen,_,strength = choose_source(X, known, choose_ials(X))
+    return strength>0 and chosen.knows_users==known.knows_users
+
+# %% ../nbs/10_implicit.ipynb #14320c45
 def _transfer_of(dls, moved_tables, *clicks):
     "Where rows come from that several sources know; `clicks`: how many of each user and each item they have together"
     vocab,labels,counts = vocab_of(dls),{},[]
@@ -541,7 +549,6 @@ def _transfer_of(dls, moved_tables, *clicks):
         counts.append(F.pad(n[there], (1,0)))
     return Transfer(Matches(labels, vocab, None, dls.train_ds.counts), moved_tables, 'zeros', counts)
 
-
 # %% ../nbs/10_implicit.ipynb #c9a6a211
 def _several_taken_in(learn, knowns, X, loss, **kwargs):
     "As `choose_source`, of several sources: also what they know together, and what each is worth"
@@ -550,18 +557,23 @@ def _several_taken_in(learn, knowns, X, loss, **kwargs):
     learn.record(_transfer_of(learn.dls, list(tables(learn.model)), *clicks))
     names = [f'source {j+1}' for j in range(len(knowns))]
     weights = {name:w and w*found.strength for name,w in zip(names, found.weights)}
-    judged = _judged(X.nnz)._replace(dropped='did harm or added nothing, and was dropped')
-    _note_weight(learn.transfer, weights, judged, dict(zip(names, found.worths)))
+    judged = _judged(X.nnz)
+    if X.nnz>=least_clicks: judged = judged._replace(dropped='did harm or added nothing, and was dropped')
+    strangers = [names[j] for j in found.strangers]
+    _note_weight(learn.transfer, weights, judged, dict(zip(names, found.worths)), strangers)
     return found.known,found.loss,found.strength
 
+# %% ../nbs/10_implicit.ipynb #ec3c39ee
 def _taken_in(learn, known, loss, choose):
     "The weights of iALS beside a source (or a list of several), and a solver that keeps what it says; `choose` the ridge and the popularity, too"
     X = _clicks_of(learn.dls)
     given = {} if choose else dict(regs=(loss.reg,), popularities=(loss.popularity,))
     if isinstance(known, list): known,loss,strength = _several_taken_in(learn, known, X, loss, **given)
     else:
-        loss,strength = choose_source(X, known, loss, **given)
-        _note_weight(learn.transfer, {'the source':strength}, _judged(X.nnz))
+        chosen,loss,strength = choose_source(X, known, loss, **given)
+        strangers = ['the source'] if known.knows_users and not chosen.knows_users else []
+        _note_weight(learn.transfer, {'the source':strength}, _judged(X.nnz), strangers=strangers)
+        known = chosen
     if not strength: return loss,IALSSolver(learn.model, learn.dls, loss)
     learn.transfer.note_solved(learn.dls.train_ds.counts)
     return loss,IALSSolver(learn.model, learn.dls, loss, known.priors(strength, loss))
@@ -576,7 +588,6 @@ def _adapted(learn, known, choose):
     solver.train_epoch()
     solver.write(learn.model)
     return learn.record(learn.transfer, solver)
-
 
 # %% ../nbs/10_implicit.ipynb #c2d45ed1
 def _warn_of_ratings(y_range, learn, adapts, called='The source'):
@@ -646,8 +657,9 @@ def implicit_learner(
     learn = collab_learner(dls, loss_func=loss, cbs=cbs, **kwargs)
     if y_range is not None: _warn_of_ratings(y_range, learn, adapts)
     if several: known = _knowns_of(learn, sources)
-    elif adapts and _knows_all(learn): return learn
-    elif adapts: known = _known_of(learn, kwargs['pretrained'])
+    elif adapts:
+        known = _known_of(learn, kwargs['pretrained'])
+        if _knows_all(learn) and _goes_on(learn, known): return learn
     if adapts: return _started(learn, known, lr) if needs_negatives else _adapted(learn, known, named)
     if starts: _start_linear(learn, 1. if isinstance(loss, IALSLoss) else 10.)
     starts_at_mean = hasattr(learn.model, 'mean') and not kwargs.get('pretrained') and not isinstance(loss, VoteLoss)
@@ -697,7 +709,7 @@ def _added_weight(model, merged, told, weights=(1.,.3,.1)):
     "Weight of one more source beside others"
     def beside(told, w): return merged_statistics([merged,told], [1.,w])
     qualities = model.judged([merged]+[beside(told, w) for w in weights]) # one more has to be better
-    if qualities is None: return trust_by_popularity(model.history.getnnz(0), told.item_counts)
+    if qualities is None: return trust_by_popularity(model.history.getnnz(0), told.item_counts, told.elsewhere)
     weight = (0.,*weights)[first_not_worse(qualities)]
     if not weight: return 0.
     mine,wrong = model.judged([beside(told, weight), beside(shuffled_labels(told), weight)])

@@ -137,8 +137,9 @@ def contributions(self:ItemModel, u, i, own):
 
 # %% ../nbs/05c_linear.ipynb #977fd5e3
 # what other people have (sparse, rows × items), how many items they have in all, how many people each item has,
-# how many people a row stands for, and the NDCG of the source's own people in its own trial (ridges × popularities), if no row is one
-ItemStatistics = namedtuple('ItemStatistics', 'rows row_counts item_counts row_people judged', defaults=(1.,None))
+# how many people a row stands for, the NDCG of the source's own people in its own trial (ridges × popularities), if no row is one,
+# and how many people the source's other items have, which are not in this catalogue
+ItemStatistics = namedtuple('ItemStatistics', 'rows row_counts item_counts row_people judged elsewhere', defaults=(1.,None,()))
 
 def _weights(X, user_pow, item_pow, source, source_weight):
     "Weights of users, weights of the source's rows, and scales of items"
@@ -334,7 +335,7 @@ def _popularity_agrees(X, source): return popularity_agrees(X.getnnz(0), source.
 def _untried_weight(X, source, asked):
     "Weight of a source where no clicks are held out"
     if asked is not None: return asked
-    return trust_by_popularity(X.getnnz(0), source.item_counts)
+    return trust_by_popularity(X.getnnz(0), source.item_counts, source.elsewhere)
 
 def choose_setting(
     X, # What users have (sparse, users × items)
@@ -624,8 +625,12 @@ linear_models = dict(ease=EASE, graph=GraphFilter)
 
 # %% ../nbs/05c_linear.ipynb #07739582
 def _history_rows(wgts, n_items):
-    parts = [wgts[o].numpy() for o in ('data','indices','indptr')]
-    return sp.csr_matrix(tuple(parts), shape=(len(parts[2])-1,n_items))
+    data,indices,indptr = [wgts[o].numpy() for o in ('data','indices','indptr')]
+    in_order = indptr.ndim==1 and len(indptr) and indptr[0]==0 and indptr[-1]==len(indices)==len(data) and (np.diff(indptr)>=0).all()
+    in_range = not len(indices) or 0<=indices.min() and indices.max()<n_items
+    if not (in_order and in_range and np.isfinite(data).all()):
+        raise ValueError("What this linear model says its users have is damaged: leave it out, or make and save it again")
+    return sp.csr_matrix((data,indices,indptr), shape=(len(indptr)-1,n_items))
 
 def _people_of(info):
     "How many people a source without people had, what they had on average, and their answers; or an error"
@@ -636,13 +641,19 @@ def _people_of(info):
     except (TypeError,KeyError,ValueError): pass
     raise ValueError("What this source says of its people is damaged: make it again, by `without_people`")
 
+# %% ../nbs/05c_linear.ipynb #35a9c5e2
+def _elsewhere(counts, wanted):
+    "How many people have the items that are not wanted"
+    left = np.where(wanted.getnnz(1), 0, counts)
+    return left[left>0]
+
 def _imagined(source, wanted):
     "Statistics of what `without_people` has left"
     rows = (_history_rows(source.wgts, wanted.shape[0])@wanted).tocsr()
     number,usual,judged = _people_of(source.info['people'])
     counts = source_counts(source.info, 1, wanted.shape[0]).numpy()
     n = rows.shape[0]
-    return ItemStatistics(rows, np.full(n, usual), wanted.T@counts, np.full(n, number/max(n, 1)), judged)
+    return ItemStatistics(rows, np.full(n, usual), wanted.T@counts, np.full(n, number/max(n, 1)), judged, _elsewhere(counts, wanted))
 
 # %% ../nbs/05c_linear.ipynb #700d6056
 def item_statistics(
@@ -661,13 +672,15 @@ def item_statistics(
         share = min(1., most/max(X.shape[0], 1))
         if share<1: X = X[np.random.default_rng(0).permutation(X.shape[0])[:most]]/share**.5
         rows = (X@wanted).tocsr()
-        return ItemStatistics(rows, X.getnnz(1), rows.getnnz(0)/share)
+        return ItemStatistics(rows, X.getnnz(1), rows.getnnz(0)/share, elsewhere=_elsewhere(X.getnnz(0)/share, wanted))
     vecs = source.wgts['i_weight.weight'].float() if 'i_weight.weight' in source.wgts else tables(source.wgts)['i_weight'].float()
+    if not torch.isfinite(vecs).all(): raise ValueError("This source has vectors that are no finite numbers: leave it out, or train it again")
     count = source_counts(source.info, 1, n).float()
     usual = float(count.sum()/max(len(source.vocab.labels[0]), 1))
     unit = F.normalize(vecs, dim=1)*count.sqrt()[:,None]
     rows = sp.csr_matrix(unit.T.numpy())@wanted
-    return ItemStatistics(rows.tocsr(), np.full(rows.shape[0], max(usual, 1.)), wanted.T@count.numpy())
+    known_by = np.full(rows.shape[0], max(usual, 1.))
+    return ItemStatistics(rows.tocsr(), known_by, wanted.T@count.numpy(), elsewhere=_elsewhere(count.numpy(), wanted))
 
 # %% ../nbs/05c_linear.ipynb #34e9414b
 def _directions(X, user_pow, k):
@@ -686,13 +699,14 @@ def _judged_by(X, user_pow):
     return np.array([[own[o,0.,t].mean() for t in popularity_grid] for o in _source_ridges])
 
 def without_people(
-    source:Pair, # A linear model: `as_pair()` of a learner, or what `read_pair` reads
+    source, # A linear model: a learner, its `as_pair()`, or what `read_pair` reads
     rank=512, # Number of directions
     least=5, # Items that fewer people have say nothing
     user_pow=.3, # As for the models that will learn from it
     most=2**24, # At most as many numbers in all
 )->Pair: # For `pretrained=`, or to be saved with `save_pair`
     "What a linear model knows of its items, without its users"
+    if hasattr(source, 'as_pair'): source = source.as_pair()
     if 'indptr' not in source.wgts: raise ValueError("This source is no linear model, and has no histories to leave out: pass `as_pair()` of one made by `linear_learner`")
     if 'people' in ifnone(source.info, {}): return source
     names,n_items = source.vocab.names,source.vocab.sizes[1]
@@ -771,9 +785,13 @@ class LinearSolver(Solver):
         lost = self.model.sources if asked.get('source') is None else {}
         if lost: warn(f"{' and '.join(lost)} took part in this model, and a file keeps none of them: it is solved again without; make it with `pretrained`")
         self.solved = type(self.model)(ds.ids, ds.targ, ds.vocab.sizes, **asked)
-        self.solved.sources = {} if lost else self.model.sources
+        self.solved.sources = {} if lost or not self.solved.source_weight else self._sources()
         some = self.solved.history[1:513]
         return float((self.solved.of_history(some).numpy()[some.nonzero()]-1).__pow__(2).mean()) if some.nnz else 0.
+    def _sources(self):
+        "What takes part, and the weight of one that was chosen anew"
+        was = self.model.sources
+        return was if len(was)>1 else dict.fromkeys(was, self.solved.source_weight)
     def write(self, model): model.__dict__.update(self.solved.__dict__)
     def holds(self, model): return self.solved is not None and model._buffers is self.solved._buffers
     def fold_in(self, ids, y, n_users): return self.model.with_history(ids, y, n_users)

@@ -210,9 +210,9 @@ def test_sources_without_a_row_in_common(clicks, target):
 def test_too_few_clicks_to_judge_by(few, sources, noise):
     assert len(few.train_ds)<300
     learn = implicit_learner(few, loss_func='ials', pretrained=[*sources,noise])
-    said = '; '.join(f'a user of source {j} is taken to be worth 0.01 of the users here' for j in (1,2,3))
+    said = '; '.join(f'a user of source {j} is taken to be worth {w} of the users here' for j,w in ((1,.1),(2,.1),(3,.01))) # of noise, so few can't tell
     assert learn.report.notes[0]==f'Too few clicks to hold any out, so judged by what is popular: {said}'
-    assert learn.transfer.weights==pytest.approx({f'source {j}':.01 for j in (1,2,3)})
+    assert learn.transfer.weights==pytest.approx({'source 1':.1,'source 2':.1,'source 3':.01})
 
 def test_id_maps(clicks, target, sources):
     "One for all sources, or one for each"
@@ -323,7 +323,7 @@ class Told(SourceTrials):
     def __init__(self, known, says):
         self.alone,self.regs,self.strengths = IALSLoss(),(.01,.05),(1.,.1,.01)
         self.known,self.says = known,says
-        self.settings = self._settings
+        self.settings,self.counts = self._settings,np.zeros(len(known.sides[1].clicks), dtype=int)
     def quality(self, known, reg, strength):
         judges = .1*np.sin(np.arange(200)*(1+strength)) # who differ in what they think of a strength
         return np.array([o+judges for o in self.says(known is self.known, reg, strength)])
@@ -339,3 +339,15 @@ def test_a_source_is_trusted_as_far_as_it_does_no_clear_harm():
 def test_labels_tell_with_popularity_or_without(without, beside, tells):
     _,known = random_source()
     assert Told(known, lambda right,*at: [without,beside] if right else [.3,.3]).tells(known)==tells
+
+@pytest.mark.parametrize('better,agrees,tells', [(1.5,True,True), (1.5,False,False), (.5,True,False), (2.5,False,True)])
+def test_lists_have_less_to_tell_where_popular_items_agree(better, agrees, tells):
+    _,known = random_source()
+    popular = known.with_sides([known.sides[0],known.sides[1]._replace(clicks=torch.arange(len(known.sides[1].clicks)).float()**2)])
+    trials = Told(popular, None)
+    def quality(source, *at): # of 200 judges, better by so many standard errors
+        differ = (-1.)**np.arange(200)
+        return np.tile(.3+.1*(differ+better/200**.5 if source is popular else 0*differ), (2,1))
+    trials.quality = quality
+    if agrees: trials.counts = popular.sides[1].clicks.numpy().astype(int)
+    assert trials.tells(popular)==tells

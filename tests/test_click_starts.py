@@ -77,10 +77,12 @@ def test_a_rate_that_is_given_is_kept(clicks, target):
     good,bad = [source_of(o(clicks[clicks.user<140]), 'bpr') for o in (noop,mislabelled)]
     for src in (good,bad): assert implicit_learner(target, loss_func='bpr', pretrained=src, lr=.02).lr==.02
 
-def test_few_clicks_that_cannot_tell_take_a_source_at_a_tenth(clicks):
-    few = loaders(clicks[clicks.user>=195])
+@pytest.mark.parametrize('first,weight', [(195,.1), (199,.01)])
+def test_few_clicks_take_a_source_whose_popular_items_are_popular(clicks, first, weight):
+    "And so few that they can't tell take a tenth of it"
+    few = loaders(clicks[clicks.user>=first])
     learn = implicit_learner(few, loss_func='softmax', pretrained=source_of(clicks[clicks.user<140], 'softmax'))
-    assert learn.report.notes[0].endswith('judged by what is popular: a user of the source is taken to be worth 0.01 of the users here')
+    assert learn.report.notes[0].endswith(f'judged by what is popular: a user of the source is taken to be worth {weight} of the users here')
 
 def test_a_narrow_source_is_widened_and_a_wide_one_projected(clicks, target):
     src = source_of(clicks[clicks.user<140], 'softmax')

@@ -245,15 +245,15 @@ def test_a_report_says_how_a_source_was_judged(clicks, target, sources, kind):
     few = loaders(clicks[clicks.user>=195])
     assert len(few.train_ds)<300
     assert said()=='On held-out clicks, a user of the source is worth 1 of the users here'
-    assert said(few)==by_popularity+' a user of the source is taken to be worth 0.1 of the users here' # all items are about as popular
-    assert said(few, sources)==f'{by_popularity} '+'; '.join(f'a user of source {j} is taken to be worth 0.1 of the users here' for j in (1,2))
+    assert said(few)==by_popularity+' a user of the source is taken to be worth 1 of the users here'
+    assert said(few, sources)==f'{by_popularity} '+'; '.join(f'a user of source {j} is taken to be worth 1 of the users here' for j in (1,2))
     assert said(source_weight=2.)=='As asked, a user of the source is worth 2 of the users here'
     assert said(source_weight=0)=='As asked, the source was left out'
     assert said(pretrained=sources, source_weight=[.5,0])=='As asked, a user of source 1 is worth 0.5 of the users here; source 2 was left out'
 
 def test_a_report_of_ials_says_how_its_source_was_judged(clicks, factors):
     few = implicit_learner(loaders(clicks[clicks.user>=195]), loss_func='ials', pretrained=factors)
-    assert few.report.notes[0]==by_popularity+' a user of the source is taken to be worth 0.01 of the users here'
+    assert few.report.notes[0]==by_popularity+' a user of the source is taken to be worth 0.1 of the users here'
 
 def popular_clicks(users, per_user, popularity):
     "Clicks of some users, on items as popular as that"
@@ -276,6 +276,70 @@ def test_few_clicks_judge_a_source_by_what_is_popular(make, full):
     assert same(weights(dropped), weights(make(few)))
     assert weights_of(wrong, right)==[0,full]
     assert make(few, pretrained=[wrong,wrong]).transfer.dropped
+
+def test_a_source_of_other_people_under_the_same_labels(clicks):
+    "People of two shops may be numbered alike, and what a source says of items is right for all that"
+    there,here = clicks[clicks.user<100],clicks[clicks.user>=140]
+    target = loaders(here.assign(user=here.user-140), valid_pct=.5, seed=42)
+    src = implicit_learner(loaders(there), 8, loss_func='ials')
+    with src.no_bar(),src.no_logging(): src.solve()
+    plain = quality(implicit_learner(target, 8, loss_func='ials'))
+    for pretrained in (src,[src]):
+        learn = implicit_learner(target, loss_func='ials', pretrained=pretrained)
+        assert 'have labels of ours and are other people, who are taken for new' in learn.report.notes[0]
+        assert not learn.transfer.dropped and quality(learn)>1.2*plain
+    same_people = implicit_learner(loaders(here, valid_pct=.5, seed=42), loss_func='ials', pretrained=src)
+    assert 'other people' not in repr(same_people.report)
+
+@pytest.mark.parametrize('loss', ['ials','bpr'])
+def test_a_source_that_knows_everything_is_judged_too(clicks, target, loss):
+    def source(df):
+        res = implicit_learner(loaders(df), 8, loss_func=loss)
+        with res.no_bar(),res.no_logging(): res.solve() if loss=='ials' else res.fit_one_cycle(3)
+        return res
+    right,wrong = source(clicks),source(shuffled(clicks))
+    went_on = implicit_learner(target, loss_func=loss, pretrained=right)
+    assert not went_on.transfer.dropped
+    rows = match_rows(right.vocab.labels[1], target.vocab.labels[1][1:])
+    assert torch.equal(tables(went_on.model)['i_weight'][1:], tables(right.model)['i_weight'][rows]) # moved as it is
+    dropped = implicit_learner(target, loss_func=loss, pretrained=wrong)
+    assert dropped.transfer.dropped and same(weights(dropped), weights(implicit_learner(target, 8, loss_func=loss)))
+    as_it_is = implicit_learner(target, loss_func=loss, pretrained=wrong, solve=False)
+    assert as_it_is.report.notes==[] or 'dropped' not in as_it_is.report.notes[0]
+
+def test_few_clicks_of_a_catalogue_of_nothing_else():
+    "Each item here has a click, and that the source's popular items are among them says that it is right"
+    popularity = 1/np.arange(1., 401)
+    bought = popular_clicks(range(1000,1012), 15, popularity)
+    few = loaders(bought)
+    assert set(few.train_ds.decode(few.train_ds.ids)['item'])==set(few.vocab.labels[1][1:]) and len(few.train_ds)<300
+    right,wrong = [linear_learner(loaders(popular_clicks(range(100), 20, o))) for o in (popularity,np.random.default_rng(6).permutation(popularity))]
+    assert [linear_learner(few, pretrained=o).model.source_weight for o in (right,wrong)]==[1,0]
+
+def test_a_source_that_is_dropped_when_solved_again_takes_no_part(clicks, sources):
+    "A model says what takes part in it, not what took part"
+    learn = linear_learner(loaders(clicks[clicks.user>=195]), pretrained=linear_learner(loaders(shuffled(clicks[clicks.user<100]))))
+    assert learn.model.sources=={'the source':.1}
+    learn.grow(clicks[clicks.user>=140])
+    assert learn.model.source_weight==0 and learn.model.sources=={} and 'the source' not in repr(learn.model)
+    kept = linear_learner(loaders(clicks[clicks.user>=195]), pretrained=sources[0]).grow(clicks[clicks.user>=140])
+    assert kept.model.sources=={'the source':kept.model.source_weight} and kept.model.source_weight==1
+
+@pytest.mark.parametrize('damage', [lambda w: w['indices'].add_(1000), lambda w: w['indices'].neg_(), lambda w: w['data'].fill_(math.nan), lambda w: w['indptr'].add_(1),
+    lambda w: w['indptr'][5:6].fill_(9999), lambda w: w['indptr'].fill_(0)])
+@pytest.mark.parametrize('kind', ['ease','graph'])
+def test_a_damaged_linear_source(target, sources, damage, kind):
+    pair = sources[0].as_pair()
+    wgts = {k:v.clone() for k,v in pair.wgts.items()}
+    damage(wgts)
+    for pretrained,said in ((pair._replace(wgts=wgts),'says its users have is damaged'), ([pair,pair._replace(wgts=wgts)],'Source 2 of 2: What this linear model')):
+        with pytest.raises(ValueError, match=said): linear_learner(target, kind, pretrained=pretrained)
+    with pytest.raises(ValueError, match='is damaged'): without_people(pair._replace(wgts=wgts))
+
+def test_vectors_that_are_no_numbers(target, factors):
+    pair = factors.as_pair()
+    bad = pair._replace(wgts={k:v.clone().index_fill_(0, tensor([3]), math.nan) if k.startswith('i_') else v for k,v in pair.wgts.items()})
+    with pytest.raises(ValueError, match='no finite numbers'): linear_learner(target, pretrained=bad)
 
 def test_too_many_clicks_for_a_graph_filter(target, sources, monkeypatch):
     import collab_ext.implicit as implicit
@@ -589,7 +653,7 @@ def named(clicks):
 def test_a_source_without_people_has_no_label_of_a_user(clicks, tmp_path):
     learn = linear_learner(loaders(named(clicks)), path=tmp_path)
     learn.save('all')
-    small = without_people(learn.as_pair())
+    small = without_people(learn)
     save_pair(tmp_path/'models/shared', small.wgts, small.vocab, info=small.info)
     def text(name): return b''.join(o.read_bytes() for o in sorted((tmp_path/'models').glob(f'{name}*')))
     assert b'customer-00007@shop' in text('all') and b'customer' not in text('shared') and b'i1' in text('shared')
