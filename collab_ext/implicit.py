@@ -474,15 +474,36 @@ def _rate(dls, loss):
     return _gentle_rate(dls, loss) if _is_quick_to_solve(dls.vocab.sizes) else .05
 
 # %% ../nbs/10_implicit.ipynb #ae52e847
-def _folding_by(loss, fold, pads=False):
-    "A loss beside whose vectors new users are folded in by the weights `fold`; `pads`: without the last factor"
-    res = copy(loss)
+@patch(as_prop=True)
+def folds(self:ImplicitLoss):
+    "By what new users are folded in, as plain data, which are saved beside a model"
+    return dict(loss=type(self).__name__, settings=self.fold_loss.settings, pads=self._pads)
+
+@patch
+def folding_by(self:ImplicitLoss, fold, pads=False):
+    "This loss beside vectors where new users are folded in by the weights `fold`; `pads`: without the last factor"
+    res = copy(self)
     res._fold,res._pads = fold,pads
     return res
 
 def _as_begun(loss, well):
     "A loss that knows whether its vectors began well"
-    return _folding_by(loss, loss.fold_good if well else loss.fold_chance)
+    return loss.folding_by(loss.fold_good if well else loss.fold_chance)
+
+
+# %% ../nbs/10_implicit.ipynb #d77a8189
+@patch
+def folding_as(self:ImplicitLoss,
+    told, # `folds` of the loss of a model that was saved; None if nothing is known of it
+):
+    "This loss beside vectors of such a model"
+    if told is None or told==self.folds: return self
+    try: name,settings,pads = [told[o] for o in ('loss','settings','pads')]
+    except (TypeError,KeyError): raise ValueError(f"what it says of folding in is no `folds` of a loss, but {told!r:.80}") from None
+    if name!=type(self).__name__: return self
+    numbers = isinstance(settings, dict) and set(settings)==set(IALSLoss().settings)
+    if not numbers or not isinstance(pads, bool): raise ValueError(f"what it says of folding in is no weights by name, but {settings!r:.80}")
+    return self.folding_by(IALSLoss(**settings), pads and self.unit_rows)
 
 
 # %% ../nbs/10_implicit.ipynb #177834de
@@ -661,8 +682,15 @@ def _started(learn, known, lr):
     pads = _unit_rows_of(learn) and width>1
     n_clicks = learn.dls.train_ds.counts[learn.vocab.names[0]]
     fold = _fold_beside(ials, n_clicks, items[:,:-1], start[1][:,:-1] if pads else start[1])
-    learn.loss_func = _folding_by(learn.loss_func, fold, pads)
+    learn.loss_func = learn.loss_func.folding_by(fold, pads)
     return learn
+
+def _going_on(learn, src):
+    "Begin with the vectors of a source that knows all, and fold new users in as it did"
+    told = ifnone(src.info, {}).get('folds')
+    if isinstance(learn.loss_func, ImplicitLoss): learn.loss_func = learn.loss_func.folding_as(told)
+    return learn
+
 
 # %% ../nbs/10_implicit.ipynb #b5086979
 @delegates(collab_learner, but='loss_func')
@@ -699,7 +727,7 @@ def implicit_learner(
     learn = collab_learner(dls, loss_func=loss, cbs=cbs, **kwargs)
     if y_range is not None: _warn_of_ratings(y_range, learn, adapts)
     if several: known = _knowns_of(learn, sources)
-    elif adapts and _knows_all(learn): return learn
+    elif adapts and _knows_all(learn): return _going_on(learn, kwargs['pretrained'])
     elif adapts: known = _known_of(learn, kwargs['pretrained'])
     if adapts: return _started(learn, known, lr) if needs_negatives else _adapted(learn, known, named)
     if starts: _start_linear(learn, 1. if isinstance(loss, IALSLoss) else 10.)

@@ -200,6 +200,18 @@ def test_beside_a_source_a_bundle_and_fold_in_say_what_the_learner_says(clicks, 
     now = weights(learn)
     assert all(torch.equal(now[k][:len(o)], o) for k,o in was.items() if o.ndim) # nobody else moves, nor does `#na#`
 
+@pytest.mark.parametrize('loss', ['bpr','ccl'])
+def test_a_file_says_by_what_new_users_are_folded_in(clicks, target, loss, tmp_path):
+    moved = implicit_learner(target, loss_func=loss, pretrained=source_of(clicks[clicks.user<140], loss), path=tmp_path)
+    moved.save('moved')
+    history = renamed(halves_of(target)[0])
+    def lists(learn): return [learn.recommend(ratings=history[history.user==u], k=8)['item'].tolist() for u in history.user.unique()[:10]]
+    other = implicit_learner(target, 8, loss_func=loss, start='random', path=tmp_path)
+    assert other.loss_func.fold_loss is other.loss_func.fold_chance
+    assert lists(other.load('moved'))==lists(moved) and other.loss_func.folds==moved.loss_func.folds
+    again = implicit_learner(target, loss_func=loss, pretrained=tmp_path/'models/moved') # which knows all rows
+    assert lists(again)==lists(moved)
+
 def test_new_users_have_nothing_of_what_makes_up_the_length(clicks, target):
     learn = implicit_learner(target, loss_func='ccl', pretrained=source_of(clicks[clicks.user<140], 'ccl'))
     learn.fold_in(renamed(halves_of(target)[0]))
