@@ -8,8 +8,8 @@ Docs: https://collab-ext.github.io/collab_ext/implicit.html.md"""
 
 # %% auto #0
 __all__ = ['losses', 'NegativeDL', 'with_negatives', 'split_counts', 'ImplicitLoss', 'BPRLoss', 'SoftmaxLoss', 'UnitRows',
-           'CCLLoss', 'WARPLoss', 'VoteLoss', 'factors_of', 'spectral_factors', 'linear_start', 'implicit_learner',
-           'NothingToTrain', 'linear_learner', 'linear_factors']
+           'CCLLoss', 'WARPLoss', 'VoteLoss', 'factors_of', 'spectral_factors', 'linear_start', 'PaddedRows',
+           'implicit_learner', 'NothingToTrain', 'linear_learner', 'linear_factors']
 
 # %% ../nbs/10_implicit.ipynb #c2115885
 from numbers import Real
@@ -196,11 +196,11 @@ class ImplicitLoss:
     unit_rows = False # Are all vectors of length 1?
     pace = 1. # Share of the learning rate that leaves a good start what it is
     fold_good,fold_chance = IALSLoss(.3, .015),IALSLoss(.1, .1) # What new users are folded in by, where vectors began well, and where at chance
-    _began_well = False
+    _fold,_pads = None,False
     @property
     def fold_loss(self):
         "By which new users are folded in, with the order of items that this loss would give; see `IALSSolver`"
-        return self.fold_good if self._began_well else self.fold_chance
+        return ifnone(self._fold, self.fold_chance)
     def __repr__(self): return _repr_of(self)
     def _sides(self, pred, targ):
         "Scores of positives (n), of negatives (n_neg × n), and the targets of these"
@@ -474,11 +474,37 @@ def _rate(dls, loss):
     return _gentle_rate(dls, loss) if _is_quick_to_solve(dls.vocab.sizes) else .05
 
 # %% ../nbs/10_implicit.ipynb #ae52e847
+@patch(as_prop=True)
+def folds(self:ImplicitLoss):
+    "By what new users are folded in, as plain data, which are saved beside a model"
+    return dict(loss=type(self).__name__, settings=self.fold_loss.settings, pads=self._pads)
+
+@patch
+def folding_by(self:ImplicitLoss, fold, pads=False):
+    "This loss beside vectors where new users are folded in by the weights `fold`; `pads`: without the last factor"
+    res = copy(self)
+    res._fold,res._pads = fold,pads
+    return res
+
 def _as_begun(loss, well):
     "A loss that knows whether its vectors began well"
-    res = copy(loss)
-    res._began_well = well
-    return res
+    return loss.folding_by(loss.fold_good if well else loss.fold_chance)
+
+
+# %% ../nbs/10_implicit.ipynb #d77a8189
+@patch
+def folding_as(self:ImplicitLoss,
+    told, # `folds` of the loss of a model that was saved; None if nothing is known of it
+):
+    "This loss beside vectors of such a model"
+    if told is None or told==self.folds: return self
+    try: name,settings,pads = [told[o] for o in ('loss','settings','pads')]
+    except (TypeError,KeyError): raise ValueError(f"what it says of folding in is no `folds` of a loss, but {told!r:.80}") from None
+    if name!=type(self).__name__: return self
+    numbers = isinstance(settings, dict) and set(settings)==set(IALSLoss().settings)
+    if not numbers or not isinstance(pads, bool): raise ValueError(f"what it says of folding in is no weights by name, but {settings!r:.80}")
+    return self.folding_by(IALSLoss(**settings), pads and self.unit_rows)
+
 
 # %% ../nbs/10_implicit.ipynb #177834de
 @torch.no_grad()
@@ -605,10 +631,54 @@ def _knowns_of(learn, sources):
     return [ClickSource(as_clicks(src, width), matches) for src,matches,_ in sources]
 
 
+# %% ../nbs/10_implicit.ipynb #c3bb1cf7
+def _fold_beside(
+    ials:IALSLoss, # The weights that are right beside the source
+    counts, # Clicks of each user
+    was:Tensor, # Items' vectors by iALS
+    now:Tensor, # The same as training begins with them
+    share=.4, # Of their ridge
+)->IALSLoss:
+    "The weights by which new users are folded in beside a source, in the units of a start"
+    n = torch.as_tensor(counts).float()
+    ridge = ials.ridge(n[n>0].mean(), len(was))*(now.norm()/was.norm())**2
+    return IALSLoss(ials.alpha0, float(share*ridge), nu=0., count_weight=ials.count_weight)
+
+
+# %% ../nbs/10_implicit.ipynb #e3a5a6a6
+def _with_ballast(items, last, size=100.):
+    "Items' rows; row 0 is one without clicks that draws users' factor `last` to zero"
+    res = items.clone()
+    res[0] = 0
+    res[0,last] = size*len(items)**.5
+    return res
+
+class PaddedRows(IALSSolver):
+    "`IALSSolver` for vectors whose last factor makes up the length: who is new has nothing of it"
+    def __init__(self, model, dls, loss_func, **kwargs):
+        super().__init__(model, dls, loss_func, **kwargs)
+        self.items,self.model = model.i_weight,copy(model)
+        ballast = _with_ballast(model.i_weight.weight.detach(), -1)
+        self.model._modules = {**model._modules, 'i_weight':nn.Embedding.from_pretrained(ballast)}
+    @classmethod
+    def suits(cls, model, dls, loss_func): return getattr(loss_func, '_pads', False) and super().suits(model, dls, loss_func)
+
+    def fold_in(self, ids, y, n_users):
+        res = super().fold_in(ids, y, n_users)
+        res._modules['i_weight'] = self.items
+        return res
+    def solved_rows(self, rows, which, *args, **kwargs):
+        res = super().solved_rows([rows[0],_with_ballast(rows[1], -2)], which, *args, **kwargs)
+        res.rows[1][0] = rows[1][0]
+        return res
+
+solvers[:] = [PaddedRows,*[o for o in solvers if o.__name__!='PaddedRows']] # once, also where a notebook defines it anew
+
+
 # %% ../nbs/10_implicit.ipynb #b7ad759a
 def _started(learn, known, lr):
     "Begin with what a source says beside the clicks, or with a linear model if it does harm; `lr` if that was asked for"
-    _,solver = _taken_in(learn, known, choose_ials(_clicks_of(learn.dls)), True)
+    ials,solver = _taken_in(learn, known, choose_ials(_clicks_of(learn.dls)), True)
     if learn.transfer.dropped:
         _start_linear(learn, 10.)
         learn.lr = ifnone(lr, _rate(learn.dls, learn.loss_func))
@@ -618,9 +688,20 @@ def _started(learn, known, lr):
     solver.write(learn.model)
     tabs,width = tables(learn.model),learn.model.u_weight.embedding_dim
     users,items = F.pad(tabs['u_weight'].detach(), (0,1), value=1.),packed_rows(tabs, 1) # popularity is one more factor
-    rows = balanced_factors(users, items, width)
-    _put_rows(learn.model, *_as_start(*rows, width, _unit_rows_of(learn)))
+    start = _as_start(*balanced_factors(users, items, width), width, _unit_rows_of(learn))
+    _put_rows(learn.model, *start)
+    pads = _unit_rows_of(learn) and width>1
+    n_clicks = learn.dls.train_ds.counts[learn.vocab.names[0]]
+    fold = _fold_beside(ials, n_clicks, items[:,:-1], start[1][:,:-1] if pads else start[1])
+    learn.loss_func = learn.loss_func.folding_by(fold, pads)
     return learn
+
+def _folding_like(learn, src):
+    "Begin with the vectors of a source that knows all, and fold new users in as it did"
+    told = ifnone(src.info, {}).get('folds')
+    if isinstance(learn.loss_func, ImplicitLoss): learn.loss_func = learn.loss_func.folding_as(told)
+    return learn
+
 
 # %% ../nbs/10_implicit.ipynb #b5086979
 @delegates(collab_learner, but='loss_func')
@@ -659,7 +740,7 @@ def implicit_learner(
     if several: known = _knowns_of(learn, sources)
     elif adapts:
         known = _known_of(learn, kwargs['pretrained'])
-        if _knows_all(learn) and _goes_on(learn, known): return learn
+        if _knows_all(learn) and _goes_on(learn, known): return _folding_like(learn, kwargs['pretrained'])
     if adapts: return _started(learn, known, lr) if needs_negatives else _adapted(learn, known, named)
     if starts: _start_linear(learn, 1. if isinstance(loss, IALSLoss) else 10.)
     starts_at_mean = hasattr(learn.model, 'mean') and not kwargs.get('pretrained') and not isinstance(loss, VoteLoss)

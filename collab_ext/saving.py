@@ -44,12 +44,13 @@ def _prior_now(learn):
 def saved_info(
     learn, # A `CollabLearner`
 )->dict: # Plain data
-    "What is saved beside the labels: their numbers of ratings, the scale, the prior, and the weights of iALS"
+    "What is saved beside the labels: their numbers of ratings, the scale, the prior, the weights of iALS, and by what new users are folded in"
     res = learner_info(learn)
     prior = _prior_now(learn)
     model = get_model(learn.model)
     if isinstance(model, ItemModel): res['linear'] = dict(kind=type(model).__name__, settings=model.settings, sources=dict(model.sources))
     elif type(learn.loss_func) is IALSLoss: res['ials'] = dict(settings=learn.loss_func.settings, sources=dict(getattr(model, 'sources', {})))
+    elif hasattr(learn.loss_func, 'folds'): res['folds'] = learn.loss_func.folds
     return res if prior is None else dict(res, prior=prior)
 
 @patch
@@ -302,6 +303,12 @@ def _ials_of(pair, loss):
         "that is its loss from now on, by which new users are folded in")
     return res,sources
 
+def _folding_as(pair, loss):
+    "A loss with negatives that folds new users in as a file says"
+    if not hasattr(loss, 'folding_as'): return loss
+    try: return loss.folding_as(pair.info.get('folds'))
+    except ValueError as e: raise ValueError(f"{pair.file} is damaged: {e}") from None
+
 def _keep_sources(model, sources):
     "Remember which sources took part in a model of clicks"
     if sources or hasattr(model, 'sources'): model.sources = sources
@@ -332,7 +339,7 @@ def load(self:CollabLearner,
     if not same and strict_vocab: raise ValueError(
         f"{pair.file} has another vocabulary ({_sizes(pair.vocab)}) than this learner ({_sizes(self.vocab)}): "
         "leave out `strict_vocab` to match them by label")
-    loss,sources = _ials_of(pair, self.loss_func)
+    loss,sources = _ials_of(pair, _folding_as(pair, self.loss_func))
     if same: _load_same(self, pair, opt, strict)
     else: _load_matched(self, pair, opt)
     self.loss_func = loss

@@ -163,9 +163,62 @@ def test_strengths_of_folding_in_follow_from_the_start(clicks, target, loss):
     given = losses[loss]()
     said = repr(given)
     good,chance = [implicit_learner(target, 8, loss_func=given, start=o).loss_func for o in ('linear','random')]
-    moved = implicit_learner(target, loss_func=given, pretrained=source_of(clicks[clicks.user<140], loss))
-    assert good.fold_loss is moved.loss_func.fold_loss is given.fold_good and chance.fold_loss is given.fold_loss is given.fold_chance
-    assert repr(good)==repr(chance)==said # and what was passed stays what it is
+    moved = implicit_learner(target, loss_func=given, pretrained=source_of(clicks[clicks.user<140], loss)).loss_func
+    assert good.fold_loss is given.fold_good and chance.fold_loss is given.fold_loss is given.fold_chance
+    assert moved.fold_loss.nu==0 and moved.fold_loss.reg>.1
+    assert repr(good)==repr(chance)==repr(moved)==said # and what was passed stays what it is
+
+def renamed(df, shift=1000): return df.assign(user=df.user+shift)
+
+def halves_of(dls):
+    "Clicks of the training set and of the validation set"
+    def clicks(ds): return ds.decode(ds.ids)[['user','item']].query("item!='#na#'")
+    return clicks(dls.train_ds),clicks(dls.valid_ds)
+
+@pytest.mark.parametrize('loss', trained_losses)
+@pytest.mark.parametrize('n_epoch', [0,10])
+def test_beside_a_source_who_is_new_has_the_lists_of_one_who_was_there(clicks, loss, n_epoch):
+    is_home = clicks.user<100
+    dls = loaders(clicks[~is_home], valid_pct=.7, seed=42)
+    src = implicit_learner(loaders(clicks[is_home]), 16, loss_func='ials')
+    with src.no_bar(),src.no_logging(): src.solve()
+    learn = implicit_learner(dls, loss_func=loss, pretrained=src)
+    assert not learn.transfer.dropped
+    if n_epoch: trained(learn, n_epoch)
+    history,held = [renamed(o) for o in halves_of(dls)]
+    assert learn.evaluate(held, ratings=history, baselines=False).ndcg['model']>.95*quality(learn)
+
+@pytest.mark.parametrize('loss', ['bpr','ccl'])
+def test_beside_a_source_a_bundle_and_fold_in_say_what_the_learner_says(clicks, target, loss, tmp_path):
+    learn = trained(implicit_learner(target, loss_func=loss, pretrained=source_of(clicks[clicks.user<140], loss)), 2)
+    bundle = Bundle(learn.export_bundle(tmp_path/'b'))
+    history = renamed(halves_of(target)[0])
+    users = history.user.unique()[:10]
+    asked = [learn.recommend(ratings=history[history.user==u], k=8)['item'].tolist() for u in users]
+    assert asked==[bundle.recommend(ratings=history['item'][history.user==u].tolist(), k=8)['item'].tolist() for u in users]
+    was = weights(learn)
+    learn.fold_in(history)
+    assert asked==[learn.recommend(u, k=8)['item'].tolist() for u in users]
+    now = weights(learn)
+    assert all(torch.equal(now[k][:len(o)], o) for k,o in was.items() if o.ndim) # nobody else moves, nor does `#na#`
+
+@pytest.mark.parametrize('loss', ['bpr','ccl'])
+def test_a_file_says_by_what_new_users_are_folded_in(clicks, target, loss, tmp_path):
+    moved = implicit_learner(target, loss_func=loss, pretrained=source_of(clicks[clicks.user<140], loss), path=tmp_path)
+    moved.save('moved')
+    history = renamed(halves_of(target)[0])
+    def lists(learn): return [learn.recommend(ratings=history[history.user==u], k=8)['item'].tolist() for u in history.user.unique()[:10]]
+    other = implicit_learner(target, 8, loss_func=loss, start='random', path=tmp_path)
+    assert other.loss_func.fold_loss is other.loss_func.fold_chance
+    assert lists(other.load('moved'))==lists(moved) and other.loss_func.folds==moved.loss_func.folds
+    again = implicit_learner(target, loss_func=loss, pretrained=tmp_path/'models/moved') # which knows all rows
+    assert lists(again)==lists(moved)
+
+def test_new_users_have_nothing_of_what_makes_up_the_length(clicks, target):
+    learn = implicit_learner(target, loss_func='ccl', pretrained=source_of(clicks[clicks.user<140], 'ccl'))
+    learn.fold_in(renamed(halves_of(target)[0]))
+    users = learn.model.u_weight.weight.detach()[-40:]
+    assert users[:,-1].abs().max()<1e-3<users[:,:-1].abs().max()
 
 def test_judges_whose_clicks_are_all_held_out_are_the_average_user():
     "A source that knows what most people like predicts their click; rows of zeros would put all items alike"
