@@ -21,6 +21,7 @@ from .tables import *
 from .model import *
 from .transfer import *
 from .solver import *
+from .linear import ItemModel
 from .learner import *
 from .saving import *
 
@@ -123,6 +124,8 @@ def fine_tune(self:CollabLearner,
     check_kwargs(kwargs, 'fine_tune', CollabLearner.fine_tune, Learner.fit_one_cycle, but=('n_epoch','lr_max'))
     check_count('epochs', epochs, 'a number of epochs')
     check_flag('compare_source', compare_source)
+    kind = type(get_model(self.model))
+    if issubclass(kind, ItemModel): raise ValueError(f"{kind.__name__} was solved when it was made, beside its source if it had one: there is nothing to fine-tune")
     if freeze_epochs is not None: check_count('freeze_epochs', freeze_epochs, 'a number of epochs', least=0)
     by_gradient = dict(base_lr=base_lr, freeze_epochs=freeze_epochs, lr_mult=lr_mult, pct_start=pct_start, div=div)
     given = {**{k:v for k,v in by_gradient.items() if v is not None}, **kwargs}

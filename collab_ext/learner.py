@@ -465,7 +465,7 @@ def _transfer_from_several(learn, sources, id_map, fill, solve, compare_source):
 def _is_judged_by_clicks(learn):
     "Is a source to be judged by held-out clicks, where this learner is made?"
     of_clicks = isinstance(learn.loss_func, IALSLoss) or getattr(learn.loss_func, 'needs_negatives', False)
-    return of_clicks and isinstance(get_model(learn.model), DotBias)
+    return of_clicks and isinstance(get_model(learn.model), (DotBias,ItemModel))
 
 def _moved_from(learn, source, id_map, fill, project, solve, compare_source):
     "A learner with the rows of a source"
@@ -504,7 +504,7 @@ def transfer_from(self:CollabLearner,
     check_fill(ifnone(fill, 'mean'))
     for k,v in dict(project=project, solve=solve, compare_source=compare_source).items(): check_flag(k, v)
     if fill is None and solve is None and _is_judged_by_clicks(self): raise ValueError("This learner is of clicks, which say how much a source is worth when it is made: "
-        "make it anew with `pretrained` of `implicit_learner`, or pass `solve=False` to begin with the source's rows as they are")
+        "make it anew with `pretrained` of `implicit_learner` (of `linear_learner` for a linear model); `solve=False` begins with the source's vectors as they are")
     return _moved_from(self, source, id_map, fill, project, solve, compare_source)
 
 # %% ../nbs/06_learner.ipynb #c129bc6f

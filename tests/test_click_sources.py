@@ -312,7 +312,7 @@ def test_a_learner_keeps_its_rows_when_several_sources_are_refused(target, sourc
     learn = implicit_learner(target, 8, loss_func='ials')
     was = weights(learn)
     with pytest.raises(ValueError, match='make it anew with `pretrained` of `implicit_learner`'): learn.transfer_from(sources)
-    with pytest.raises(ValueError, match='or pass `solve=False` to begin with the source'): learn.transfer_from(sources[0])
+    with pytest.raises(ValueError, match='`solve=False` begins with the source'): learn.transfer_from(sources[0])
     assert same(weights(learn), was) and learn.transfer is None
     assert not same(weights(learn.transfer_from(sources[0], solve=False)), was)
 

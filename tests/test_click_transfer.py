@@ -336,6 +336,11 @@ def test_a_damaged_linear_source(target, sources, damage, kind):
         with pytest.raises(ValueError, match=said): linear_learner(target, kind, pretrained=pretrained)
     with pytest.raises(ValueError, match='is damaged'): without_people(pair._replace(wgts=wgts))
 
+def test_a_linear_model_is_made_with_its_source(target, sources):
+    learn = linear_learner(target, pretrained=sources[0])
+    with pytest.raises(ValueError, match='there is nothing to fine-tune'): learn.fine_tune(1)
+    with pytest.raises(ValueError, match='of `linear_learner` for a linear model'): learn.transfer_from(sources[1])
+
 def test_vectors_that_are_no_numbers(target, factors):
     pair = factors.as_pair()
     bad = pair._replace(wgts={k:v.clone().index_fill_(0, tensor([3]), math.nan) if k.startswith('i_') else v for k,v in pair.wgts.items()})
