@@ -1,6 +1,6 @@
 "Several sources of clicks become one"
 from helpers import * # all of the package, and what the tests share
-import numpy as np,pytest,scipy.sparse as sp,torch
+import numpy as np,pandas as pd,pytest,scipy.sparse as sp,torch
 from hypothesis import given,settings,strategies as st
 from collab_ext.click_sources import *
 from collab_ext.implicit import *
@@ -351,3 +351,12 @@ def test_lists_have_less_to_tell_where_popular_items_agree(better, agrees, tells
     trials.quality = quality
     if agrees: trials.counts = popular.sides[1].clicks.numpy().astype(int)
     assert trials.tells(popular)==tells
+
+def test_a_handful_of_clicks_in_a_large_catalogue():
+    "The ridge draws vectors to 1e-9, whose products floats can't hold"
+    rng = np.random.default_rng(0)
+    df = pd.DataFrame(dict(user=rng.integers(600, size=20), item=rng.integers(9000, size=20)))
+    dls = loaders(df, vocab=dict(user=[NA,*range(600)], item=[NA,*range(9000)]))
+    learn = solved(dls, n_factors=64)
+    assert all(torch.isfinite(o).all() for o in weights(learn).values())
+    assert learn.recommend(3, k=5)['item'].isin(df['item']).all() # what is popular

@@ -308,13 +308,19 @@ def test_a_source_that_knows_everything_is_judged_too(clicks, target, loss):
     assert as_it_is.report.notes==[] or 'dropped' not in as_it_is.report.notes[0]
 
 def test_few_clicks_of_a_catalogue_of_nothing_else():
-    "Each item here has a click, and that the source's popular items are among them says that it is right"
-    popularity = 1/np.arange(1., 401)
-    bought = popular_clicks(range(1000,1012), 15, popularity)
-    few = loaders(bought)
-    assert set(few.train_ds.decode(few.train_ds.ids)['item'])==set(few.vocab.labels[1][1:]) and len(few.train_ds)<300
-    right,wrong = [linear_learner(loaders(popular_clicks(range(100), 20, o))) for o in (popularity,np.random.default_rng(6).permutation(popularity))]
+    "Nearly each item here has one click, and that the source's popular items are among them says that it is right"
+    popularity = np.arange(1., 1501)**-.7
+    few = loaders(popular_clicks(range(1000,1012), 5, popularity))
+    assert few.vocab.sizes[1]-1==few.train_ds.ids[:,1].unique().numel()>40
+    right,wrong = [linear_learner(loaders(popular_clicks(range(100), 40, o))) for o in (popularity,np.random.default_rng(6).permutation(popularity))]
     assert [linear_learner(few, pretrained=o).model.source_weight for o in (right,wrong)]==[1,0]
+
+@pytest.mark.parametrize('kind', ['ease','graph'])
+def test_somebody_of_whom_no_item_is_known_gets_the_list_of_the_average_user(clicks, kind):
+    learn = linear_learner(loaders(clicks), kind, popularity=0.)
+    with pytest.warns(UserWarning, match='nothing about known items'): shown = learn.recommend(ratings=pd.DataFrame(dict(user=['new'], item=['nowhere'])), k=5)
+    average = learn.recommend('nobody', k=5, unknown='mean')
+    assert shown['item'].tolist()==average['item'].tolist() and (shown.score>0).all()
 
 def test_a_source_that_is_dropped_when_solved_again_takes_no_part(clicks, sources):
     "A model says what takes part in it, not what took part"
