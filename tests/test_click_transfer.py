@@ -312,8 +312,9 @@ def test_few_clicks_of_a_catalogue_of_nothing_else():
     popularity = np.arange(1., 1501)**-.7
     few = loaders(popular_clicks(range(1000,1012), 5, popularity))
     assert few.vocab.sizes[1]-1==few.train_ds.ids[:,1].unique().numel()>40
-    right,wrong = [linear_learner(loaders(popular_clicks(range(100), 40, o))) for o in (popularity,np.random.default_rng(6).permutation(popularity))]
-    assert [linear_learner(few, pretrained=o).model.source_weight for o in (right,wrong)]==[1,0]
+    sources = [linear_learner(loaders(popular_clicks(range(100), 40, o))) for o in (popularity,np.random.default_rng(6).permutation(popularity))]
+    right,wrong = [linear_learner(few, pretrained=o).model.source_weight for o in sources]
+    assert right==1 and wrong<1
 
 @pytest.mark.parametrize('kind', ['ease','graph'])
 def test_somebody_of_whom_no_item_is_known_gets_the_list_of_the_average_user(clicks, kind):
