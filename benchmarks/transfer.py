@@ -553,11 +553,11 @@ ones, who are folded in; means of {splits} splits. 64 factors, ten epochs, every
 
 - **softmax** and the others: `implicit_learner(dls, 64, loss_func=…).fit_one_cycle(10)`, from scratch.
 - **transferred**: the same with `pretrained=`, a source that the same loss (for WARP: BPR) has trained on the other set for ten epochs.
-- **wrong labels**: the same source, but every item has the row of another one.
+- **wrong labels**: the same source, but every item has the row of another one. How many clicks it has stays, so popular items agree, and its lists have less to prove than those of a source trained under wrong labels.
 - **sources dropped**: in how many splits the report says that the source did harm. On fewer than 300 clicks nothing is tried.
 - **seconds**: of a processor, for training and all choices.
 
-How a source is taken in was worked out on parts of the training clicks of splits 1 to 3; test clicks of split 1 were seen in an earlier, partial table.
+How a source is taken in was worked out on parts of the training clicks of splits 1 to 3; test clicks of both splits were seen in earlier tables.
 """
 
 def store_trained(folder, df, mins, grid):
