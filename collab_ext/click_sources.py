@@ -168,7 +168,8 @@ class SourceTrials:
         clicks = X.getnnz(0)+sum(o.sides[1].clicks.numpy() for o in knowns)
         items = np.sort(np.argsort(-clicks, kind='stable')[:n_items])
         some = X[users][:,items]
-        self.places,self.parts,self.counts = (users,items),list(click_parts(some)),some.getnnz(0)
+        self.places,self.counts = (users,items),some.getnnz(0)
+        self.parts = list(click_parts(some))
         self.quality,self.settings,self.with_popularity = [cache(o) for o in (self._quality,self._settings,self._with_popularity)]
         self.usual = (usual_popularity,10*usual_popularity) if len(popularities)>1 else popularities
 
@@ -186,6 +187,10 @@ class SourceTrials:
         "The ridge and the strength beside a source: the strongest that is not clearly worse than the best"
         options = [self.best(known, [(reg,o) for reg in self.regs]) for o in self.strengths]
         return options[first_not_worse([self.judged(known, *o) for o in options], .5)]
+    def _with_popularity(self, known):
+        "NDCG of each judge beside a source, of each popularity"
+        reg,strength = self.settings(known)
+        return try_source(self.parts, known, self.loss(reg), strength, self.popularities)
 
 # %% ../nbs/05g_click_sources.ipynb #1dfd6e7b
 @patch
@@ -210,12 +215,6 @@ def tells(self:SourceTrials, known):
     return all(from_wrong(o) for o in range(3)) # one order of labels may be a bad one by chance
 
 # %% ../nbs/05g_click_sources.ipynb #44bc4e24
-@patch
-def _with_popularity(self:SourceTrials, known):
-    "NDCG of each judge beside a source, of each popularity"
-    reg,strength = self.settings(known)
-    return try_source(self.parts, known, self.loss(reg), strength, self.popularities)
-
 @patch
 def helps(self:SourceTrials, known):
     "Does a source do no harm, and say more than under wrong labels?"

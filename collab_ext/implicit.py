@@ -687,7 +687,8 @@ def _started(learn, known, lr):
     for _ in range(solver.n_epochs): solver.train_epoch()
     solver.write(learn.model)
     tabs,width = tables(learn.model),learn.model.u_weight.embedding_dim
-    users,items = F.pad(tabs['u_weight'].detach(), (0,1), value=1.),packed_rows(tabs, 1) # popularity is one more factor
+    users = F.pad(tabs['u_weight'].detach(), (0,1), value=1.) # popularity is one more factor
+    items = packed_rows(tabs, 1)
     start = _as_start(*balanced_factors(users, items, width), width, _unit_rows_of(learn))
     _put_rows(learn.model, *start)
     pads = _unit_rows_of(learn) and width>1

@@ -571,7 +571,7 @@ def choose_graph(
         weight = _untried_weight(X, source, source_weight)
         given = ifnone(low_pass, .2),ifnone(item_pow, .4),weight,ifnone(popularity, .3 if X.nnz<least else 0.)
     if None not in given: return given,None
-    def tried(*args): return try_graph(X, rank, sharpen, user_pow, args[1], args[0], *args[2:])
+    def tried(source, settings, *args): return try_graph(X, rank, sharpen, user_pow, settings, source, *args)
     first = ifnone(low_pass, .2),ifnone(item_pow, .4)
     setting,*found,trial = choose_setting(X, tried, _settings_to_try(low_pass, item_pow), first, .3, source, source_weight, popularity)
     return (*setting,*found),trial
