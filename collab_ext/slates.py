@@ -49,10 +49,16 @@ _outcomes = """CREATE TABLE outcomes (slate INTEGER NOT NULL REFERENCES slates, 
     PRIMARY KEY (slate, user))"""
 _marks = f'PRAGMA application_id={app_id}',f'PRAGMA user_version={schema_version}'
 
-def _is_foreign(con):
-    "Does a file hold tables, but not those of a `SlateLog`?"
-    if con.execute('PRAGMA application_id').fetchone()[0]==app_id: return False
-    return con.execute('SELECT count(*) FROM sqlite_master').fetchone()[0]>0
+_origin = """SELECT (SELECT application_id FROM pragma_application_id), (SELECT user_version FROM pragma_user_version),
+    (SELECT count(*) FROM sqlite_master)"""
+
+def _version_of(con, path):
+    "The format of a log, 0 if it is still empty; asked in one query, as another process may be about to make it"
+    mark,version,n_tables = con.execute(_origin).fetchone()
+    if n_tables and mark!=app_id: raise ValueError(f"{path} is a database of another program: name another file")
+    if version>schema_version: raise ValueError(f"{path} was written by a newer version of this library "
+        f"(format {version}, here {schema_version}): update it")
+    return version
 
 # %% ../nbs/14b_slates.ipynb #1e59a073
 @contextmanager
@@ -75,6 +81,15 @@ def _opened(path, timeout):
     con.execute('PRAGMA synchronous=FULL')
     con.execute('PRAGMA foreign_keys=ON')
     return con
+
+def _let_many_read(con, timeout):
+    "Readers and a writer don't stop each other (WAL). SQLite doesn't wait for others to set it, so this does"
+    until = time.monotonic()+timeout
+    while True:
+        try: return con.execute('PRAGMA journal_mode=WAL')
+        except sqlite3.OperationalError as e:
+            if 'locked' not in str(e) or time.monotonic()>until: raise
+        time.sleep(.01)
 
 @contextmanager
 def _transaction(con):
@@ -103,14 +118,10 @@ class SlateLog:
 
     def _set_up(self):
         con = self.connection()
-        if _is_foreign(con): raise ValueError(f"{self.path} is a database of another program: name another file")
-        version = con.execute('PRAGMA user_version').fetchone()[0]
-        if version>schema_version: raise ValueError(f"{self.path} was written by a newer version of this library "
-            f"(format {version}, here {schema_version}): update it")
-        if version==schema_version: return
-        con.execute('PRAGMA journal_mode=WAL')
+        if _version_of(con, self.path): return
+        _let_many_read(con, self.timeout)
         with _transaction(con):
-            if con.execute('PRAGMA user_version').fetchone()[0]: return # somebody else was first
+            if _version_of(con, self.path): return # somebody else was first
             for o in (_slates,_outcomes,*_marks): con.execute(o)
 
     def connection(self)->sqlite3.Connection:

@@ -195,17 +195,31 @@ def test_what_was_confirmed_survives_any_kill(tmp_path):
     assert len(confirmed)>20 and confirmed<=set(df.index) and df.outcome[sorted(voted)].eq(1).all()
     assert df.candidates.map(len).eq(3).all() and df.propensities.map(sum).sub(1).abs().max()<1e-9
 
-def test_threads_and_processes_share_a_new_log(tmp_path):
+@pytest.mark.parametrize('_', range(6))
+def test_threads_and_processes_share_a_new_log(tmp_path, _):
     path = tmp_path/'s.db'
-    def write(): [SlateLog(path).add(['a','b'], [.5,.5], o%2) for o in range(8)]
+    def write(written): written += [SlateLog(path).add(['a','b'], [.5,.5], o%2) for o in range(8)]
     def child():
-        threads = [threading.Thread(target=write) for _ in range(3)]
+        written = []
+        threads = [threading.Thread(target=write, args=(written,)) for _ in range(3)]
         for o in threads: o.start()
         for o in threads: o.join()
-        os._exit(0)
+        os._exit(24-len(written))
     pids = [forked(child) for _ in range(3)]
     assert [os.waitpid(o, 0)[1] for o in pids]==[0,0,0]
     assert len(SlateLog(path))==72
+
+@pytest.mark.parametrize('lock', ['IMMEDIATE','EXCLUSIVE'])
+def test_a_new_log_waits_for_who_else_makes_it(tmp_path, lock):
+    path = tmp_path/'s.db'
+    other = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
+    other.execute(f'BEGIN {lock}')
+    release = threading.Timer(.3, lambda: other.execute('COMMIT'))
+    release.start()
+    assert SlateLog(path).add(['a'], [1], 0)==1
+    release.join()
+    other.execute(f'BEGIN {lock}')
+    with pytest.raises(OSError, match='locked'): SlateLog(path, timeout=.1).add(['a'], [1], 0)
 
 def test_a_fork_leaves_the_connection_of_its_parent_alone(tmp_path):
     log = SlateLog(tmp_path/'s.db')
