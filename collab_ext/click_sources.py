@@ -17,6 +17,7 @@ from .tables import *
 from .files import *
 from .transfer import *
 from .click_trials import *
+from .rows import *
 from .ials import *
 from .ials import _by_row,_rating_matrix
 from .several_sources import *
@@ -115,11 +116,11 @@ class ClickSource:
     def priors(self,
         strength, # What a click there is worth here
         loss:IALSLoss, # Weights
-    )->list: # `ClickPrior` of users and of items; None where no row is known
+    )->list: # `RidgePrior` of users and of items; None where no row is known
         "What the source says of each side"
         def of(o):
             weight = torch.where(o.clicks>0, strength*(o.clicks+loss.alpha0*o.n_others), 0.)
-            return ClickPrior(o.rows, weight, o.moment+loss.reg*torch.eye(len(o.moment))) if weight.any() else None
+            return RidgePrior(o.rows, weight, o.moment+loss.reg*torch.eye(len(o.moment))) if weight.any() else None
         return [of(o) for o in self.sides]
 
 

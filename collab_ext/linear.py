@@ -303,7 +303,8 @@ def try_ease(
     "How well each weight of a source, each ridge and each share of popularity predicts held-out clicks"
     ridges = _ridges if ridges is None else ridges
     if n_rows is None: n_rows = X.shape[0]+(0 if source is None else source.rows.shape[0])
-    by_users = n_rows<=min(n_users, X.shape[1])
+    least_work = X.shape[1]/2 if source is None else X.shape[1] # a source knows items that are not popular here yet
+    by_users = n_rows<=min(n_users, least_work)
     if not by_users: X,source = _most_popular(X, source, n_items)
     source,their_rest,their_held = _with_judges(X, source)
     trial_scores = _trial_scores_by_users if by_users else _trial_scores_by_items
@@ -380,6 +381,7 @@ def choose_ease(
 )->tuple: # Ridge, weight of the source, popularity, `LinearTrial` or None
     "The strengths that predict held-out clicks best"
     if source is None: source_weight = 0.
+    if source_weight==0: source = None
     given = ridge,source_weight,popularity
     if None in given and X.nnz<least: given = ifnone(ridge, 100.),_untried_weight(X, source, source_weight),ifnone(popularity, usual_popularity)
     if None not in given: return *given,None
@@ -566,6 +568,7 @@ def choose_graph(
 )->tuple: # (low_pass, item_pow, source_weight, popularity), and what was tried
     "The settings that predict held-out clicks best"
     if source is None: source_weight = 0.
+    if source_weight==0: source = None
     given = low_pass,item_pow,source_weight,popularity
     if None in given and not least<=X.nnz<=most:
         weight = _untried_weight(X, source, source_weight)

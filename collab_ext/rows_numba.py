@@ -330,7 +330,16 @@ def _add_clicks(A, h, block, w, start, others, weight, asked, x, r):
             for f in range(len(h)): h[f] += asked[j+t]*row[f]
 
 @compiled
-def _ridge(lo, hi, start, others, weight, asked, x, base, ridge, k, few, res):
+def _begin(A, h, trust, P, pull, diag):
+    "A = trust P + diag and h = pull, before any rating is added"
+    k = len(A)
+    for a in range(k):
+        for f in range(k): A[a,f] = trust*P[a,f]
+        A[a,a] += diag[a]
+        h[a] = pull[a]
+
+@compiled
+def _ridge(lo, hi, start, others, weight, asked, x, base, ridge, pull, trust, P, k, few, res):
     wide = x.shape[1]
     A = np.zeros((k,wide), np.float32)
     block = np.zeros((_block,wide), np.float32)
@@ -345,19 +354,17 @@ def _ridge(lo, hi, start, others, weight, asked, x, base, ridge, k, few, res):
         n = start[r+1]-start[r]
         if n==0: continue
         for f in range(wide): diag[f] = base[f]+ridge[r]
-        if n<few:
+        if n<few and trust[r]==0:
             _few(x, others, weight, asked, start[r], n, diag, S, y, v, z, res[r])
             continue
-        A[:] = 0
-        h[:] = 0
+        _begin(A, h, trust[r], P, pull[r], diag)
         _add_clicks(A, h, block, w, start, others, weight, asked, x, r)
-        for a in range(k): A[a,a] += diag[a]
         _factorise(A, k)
         _solve(A, h, res[r], k)
 
 # %% ../nbs/04b_rows_numba.ipynb #e9a18aa4
-def ridge(start, others, weight, asked, x, base, ridge, threads=1):
-    "Solutions for all rows, for a diagonal `base` (k); see `ridge_rows`"
+def ridge(start, others, weight, asked, x, base, ridge, pull, trust, P, threads=1):
+    "Solutions for all rows with ratings, for a diagonal `base` (k); see `ridge_rows`"
     n,k = len(start)-1,x.shape[1]
     res = np.zeros((n,-(-k//_block)*_block), np.float32)
     few = k//2 if len(weight)==0 or weight.min()>=0 else 1
@@ -365,6 +372,6 @@ def ridge(start, others, weight, asked, x, base, ridge, threads=1):
     wide_base[:k] = base
     count = np.diff(start)
     cost = 15*count + count*np.minimum(count, k)*k/16 + k**3/12
-    args = (start, others, weight, asked, _padded(x), wide_base, ridge, k, few, res)
+    args = (start, others, weight, asked, _padded(x), wide_base, ridge, pull, trust, P, k, few, res)
     in_threads(lambda o: _ridge(*o, *args), work_shares(cost), threads)
     return res[:,:k]
