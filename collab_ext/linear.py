@@ -481,7 +481,7 @@ def top_vectors(
 # %% ../nbs/05c_linear.ipynb #d40d42cb
 def _sharpened(x, R, RT, sharpen):
     "What is left of histories after a step back and forth and one in the opposite direction (items × users)"
-    s = (RT@(R@x.T.tocsr())).toarray() # items × users, as the sparse products want it
+    s = RT@(R@x.T.tocsr()).toarray() # items × users, as the sparse products want it
     s -= sharpen*(RT@(R@s))
     return s
 
