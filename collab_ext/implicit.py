@@ -526,22 +526,24 @@ def _start_linear(learn, scale):
 def _can_adapt(loss, pretrained=None, use_nn=False, fill=None, solve=None, **kwargs):
     "Is a source to be more than a start?"
     if not pretrained or not isinstance(loss, (IALSLoss,ImplicitLoss)) or use_nn or fill is not None or solve is False: return False
-    return {'u_weight','i_weight'}<=set(tables(pretrained.wgts))
+    return bool({'u_weight','i_weight'}&set(tables(pretrained.wgts)))
 
 _Judged = namedtuple('_Judged', 'by worth dropped') # how a source was judged, and what is said of one that counts and of one that does not
 
-def _judged(n_clicks, asked=False, most=math.inf):
-    "Were sources judged by held-out clicks, or by popular items, or is their weight as asked?"
+def _judged(n_clicks, asked=False, most=math.inf, vectors=False):
+    "Were sources judged by held-out clicks, or by popular items, or is their weight as asked? Of `vectors` alone, nobody knows what is popular"
     if asked: return _Judged('As asked,', 'is worth', 'was left out')
+    if n_clicks<least_clicks and vectors: return _Judged('Too few clicks to hold any out, so unjudged,', 'is taken to be worth', '')
     if least_clicks<=n_clicks<=most: return _Judged('On held-out clicks,', 'is worth', 'did harm, and was dropped')
     return _Judged(f"Too {'few' if n_clicks<least_clicks else 'many'} clicks to hold any out, so judged by what is popular:", 'is taken to be worth',
         'has other popular items than these clicks, and was dropped')
 
-def _note_weight(transfer, weights, judged, alone={}, strangers=()):
+def _note_weight(transfer, weights, judged, alone={}, strangers=(), vectors=False):
     "Say how much each source counts, or that it was dropped, or left out (None); `alone`: NDCG of each by itself; `strangers`: whose users are others"
     if not any(weights.values()): transfer.note_began(Choice('scratch', 0, {}, judged.by))
     def said(name, w):
         if w is None: return f'{name} has too few rows in common with the others, and was left out'
+        if w and vectors: return f'each vector of {name} {judged.worth} {20*w:g} clicks'
         worth = f' (NDCG alone {alone[name]:.3f})' if name in alone else ''
         return f'a user of {name} {judged.worth} {w:g} of the users here{worth}' if w else f'{name} {judged.dropped}{worth}'
     others = [f"; users of {o} have labels of ours and are other people, who are taken for new" for o in strangers if weights[o]]
@@ -598,7 +600,8 @@ def _taken_in(learn, known, loss, choose):
     else:
         chosen,loss,strength = choose_source(X, known, loss, **given)
         strangers = ['the source'] if known.knows_users and not chosen.knows_users else []
-        _note_weight(learn.transfer, {'the source':strength}, _judged(X.nnz), strangers=strangers)
+        vectors = known.one_sided
+        _note_weight(learn.transfer, {'the source':strength}, _judged(X.nnz, vectors=vectors), strangers=strangers, vectors=vectors)
         known = chosen
     if not strength: return loss,IALSSolver(learn.model, learn.dls, loss)
     learn.transfer.note_solved(learn.dls.train_ds.counts)

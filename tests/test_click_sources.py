@@ -360,3 +360,52 @@ def test_a_handful_of_clicks_in_a_large_catalogue():
     learn = solved(dls, n_factors=64)
     assert all(torch.isfinite(o).all() for o in weights(learn).values())
     assert learn.recommend(3, k=5)['item'].isin(df['item']).all() # what is popular
+
+# ---- Vectors of one side ----
+
+def clicks_by_kind(n_users=300, n_items=60, n_kinds=5, share=.4, seed=0):
+    "Clicks of users who each like one kind of items, those held out, and vectors that say an item's kind"
+    rng = np.random.default_rng(seed)
+    kind,taste = np.arange(n_items)%n_kinds,rng.integers(n_kinds, size=n_users)
+    X = rng.random((n_users,n_items)) < np.where(taste[:,None]==kind, .4, .06)
+    df = pd.DataFrame(np.argwhere(X), columns=['user','item'])
+    shown = rng.random(len(df))<share
+    return df[shown],df[~shown],(np.eye(n_kinds)[kind]+.1*rng.normal(size=(n_items,n_kinds))).astype(np.float32)
+
+def trained(dls, loss, vecs=None, labels=range(60), side='item'):
+    kw = {} if vecs is None else dict(pretrained={side:(vecs,list(labels))}, project=True)
+    learn = implicit_learner(dls, 8, loss_func=loss, **kw)
+    with learn.no_bar(),learn.no_logging(): return learn.solve() if loss=='ials' else learn.fit_one_cycle(3) or learn
+
+@pytest.mark.parametrize('loss', ['ials','bpr'])
+def test_vectors_of_items_alone_are_judged(loss):
+    shown,held,vecs = clicks_by_kind()
+    dls = loaders(shown)
+    wrong = vecs[np.random.default_rng(0).permutation(60)]
+    none,right,misled,people = [trained(dls, loss, *o) for o in ((), (vecs,), (wrong,), (np.random.default_rng(0).normal(size=(300,4)),range(300),'user'))]
+    def ndcg(learn): return learn.evaluate(held, baselines=False).ndcg['model']
+    assert ndcg(right)>ndcg(none)+.05 and 'On held-out clicks, each vector of the source is worth' in right.report.notes[0]
+    for o in (misled,people): assert o.transfer.dropped and abs(ndcg(o)-ndcg(none))<.02
+
+def test_vectors_count_little_where_nobody_can_judge_them():
+    shown,held,vecs = clicks_by_kind(n_users=60)
+    learn = trained(loaders(shown), 'ials', vecs)
+    assert len(shown)<300 and learn.transfer.weights=={'the source':.01} and 'unjudged, each vector of the source is taken to be worth 0.2 clicks' in learn.report.notes[0]
+
+def test_what_vectors_of_one_side_say():
+    "They differ as they did, whatever their width, scale and mean; nothing is known of the other side"
+    _,_,vecs = clicks_by_kind()
+    vecs = torch.from_numpy(vecs)
+    vocab = Vocab(dict(user=[NA,'a','b'], item=[NA,*range(60),'new']))
+    def known(vecs, k): return ClickSource(as_clicks(Pair({'i_weight.weight':vecs}, None, Vocab(dict(user=[], item=list(range(60)))), {}, None), k), Matches(dict(user=[], item=list(range(60))), vocab))
+    o = known(vecs, 8)
+    users,items = o.sides
+    assert o.one_sided and not users.rows.any() and not users.clicks.any() and items.clicks.tolist()==[0]+[20]*60+[0]
+    assert items.n_others[1]==3 and not items.rows[0].any() and not items.rows[-1].any()
+    centred = vecs-vecs.mean(0)
+    gram = centred@centred.T
+    assert torch.allclose(items.rows[1:-1]@items.rows[1:-1].T, .5*gram/gram.diagonal().mean(), atol=1e-4)
+    assert torch.allclose(known(7*vecs+3, 8).sides[1].rows.abs(), items.rows.abs(), atol=1e-3)
+    narrow = known(vecs, 2).sides[1].rows[1:-1]
+    assert narrow.shape[1]==2 and np.isclose(narrow.square().sum(1).mean(), .5, atol=1e-4)
+    with pytest.raises(ValueError, match='60 vectors and no two that differ'): known(torch.ones(60,3), 8)
