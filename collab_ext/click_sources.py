@@ -48,6 +48,7 @@ def _score_of_clicks(users, items, n, most=500, longest=100):
     mine = torch.arange(best.shape[1])<n[:,None]
     return (best*mine).sum()/n.sum()
 
+# %% ../nbs/05g_click_sources.ipynb #583e44bc
 _sides,clicked_score = ('u_weight','i_weight'),.5
 
 def _vectors_as_clicks(vecs, n_factors, clicked):
@@ -87,8 +88,12 @@ def _shuffled(o, seed):
     places = torch.from_numpy(shuffled_places(o.clicks.numpy()>0, seed))
     return o._replace(rows=o.rows[places], clicks=o.clicks[places], n_others=o.n_others[places])
 
+# %% ../nbs/05g_click_sources.ipynb #acbc99fe
+def _second_moment(vecs, clicks): return (vecs*clicks[:,None]).T@vecs/clicks.sum().clamp(min=1)
+def _same_in_all_directions(k): return clicked_score*torch.eye(k)/k
 def _unknown_side(n, k): return _SourceSide(torch.zeros(n, k), torch.zeros(n), torch.eye(k), torch.zeros(n))
 
+# %% ../nbs/05g_click_sources.ipynb #c16660e3
 class ClickSource:
     "The rows of a source, and how surely it knows them, in the order of a target's rows"
     def __init__(self,
@@ -107,12 +112,12 @@ class ClickSource:
         self.elsewhere = left[left>0]
 
     def _side(self, s, vecs, counts, matches):
-        idx,other,n = matches.idxs[s],vecs[1-s],counts[1-s]
-        if vecs[s] is None: return _unknown_side(len(idx), other.shape[1])
-        if other is None: moment,n_others = clicked_score*torch.eye(vecs[s].shape[1])/vecs[s].shape[1],len(matches.idxs[1-s])
-        else: moment,n_others = (other*n[:,None]).T@other/n.sum().clamp(min=1),len(other)
+        idx,own,other = matches.idxs[s],vecs[s],vecs[1-s]
+        if own is None: return _unknown_side(len(idx), other.shape[1])
+        moment = _same_in_all_directions(own.shape[1]) if other is None else _second_moment(other, counts[1-s])
+        n_others = len(matches.idxs[1-s]) if other is None else len(other)
         known = idx>=matches.old.first_row(s)
-        rows,clicks = [torch.where(known.view(-1, *[1]*(o.ndim-1)), o[idx.clamp(min=0)], 0.) for o in (vecs[s],counts[s])]
+        rows,clicks = [torch.where(known.view(-1, *[1]*(o.ndim-1)), o[idx.clamp(min=0)], 0.) for o in (own,counts[s])]
         return _SourceSide(rows, clicks, moment, (clicks>0).float()*n_others)
 
     def with_sides(self, sides):
@@ -136,15 +141,17 @@ class ClickSource:
         "The same in other axes; `turn`: a rotation (k × k)"
         return self.with_sides(o._replace(rows=o.rows@turn, moment=turn.T@o.moment@turn) for o in self.sides)
 
-    def priors(self,
-        strength, # What a click there is worth here
-        loss:IALSLoss, # Weights
-    )->list: # `RidgePrior` of users and of items; None where no row is known
-        "What the source says of each side"
-        def of(o):
-            weight = torch.where(o.clicks>0, strength*(o.clicks+loss.alpha0*o.n_others), 0.)
-            return RidgePrior(o.rows, weight, o.moment+loss.reg*torch.eye(len(o.moment))) if weight.any() else None
-        return [of(o) for o in self.sides]
+# %% ../nbs/05g_click_sources.ipynb #3159e64d
+@patch
+def priors(self:ClickSource,
+    strength, # What a click there is worth here
+    loss:IALSLoss, # Weights
+)->list: # `RidgePrior` of users and of items; None where no row is known
+    "What the source says of each side"
+    def of(o):
+        weight = torch.where(o.clicks>0, strength*(o.clicks+loss.alpha0*o.n_others), 0.)
+        return RidgePrior(o.rows, weight, o.moment+loss.reg*torch.eye(len(o.moment))) if weight.any() else None
+    return [of(o) for o in self.sides]
 
 
 # %% ../nbs/05g_click_sources.ipynb #7daca697

@@ -396,8 +396,10 @@ def test_what_vectors_of_one_side_say():
     "They differ as they did, whatever their width, scale and mean; nothing is known of the other side"
     _,_,vecs = clicks_by_kind()
     vecs = torch.from_numpy(vecs)
-    vocab = Vocab(dict(user=[NA,'a','b'], item=[NA,*range(60),'new']))
-    def known(vecs, k): return ClickSource(as_clicks(Pair({'i_weight.weight':vecs}, None, Vocab(dict(user=[], item=list(range(60)))), {}, None), k), Matches(dict(user=[], item=list(range(60))), vocab))
+    there,here = Vocab(dict(user=[], item=list(range(60)))),Vocab(dict(user=[NA,'a','b'], item=[NA,*range(60),'new']))
+    def known(vecs, k):
+        pair = Pair({'i_weight.weight':vecs}, None, there, {}, None)
+        return ClickSource(as_clicks(pair, k), Matches(there, here))
     o = known(vecs, 8)
     users,items = o.sides
     assert o.one_sided and not users.rows.any() and not users.clicks.any() and items.clicks.tolist()==[0]+[20]*60+[0]
