@@ -399,14 +399,12 @@ def _warn_of_values(dls, loss):
 def _check_loss(loss, dls):
     "Raise a `ValueError` if these data don't have what a loss needs, or have what it can't use"
     name = type(loss).__name__
-    needs_negatives = getattr(loss, 'needs_negatives', False)
-    if needs_negatives and not getattr(dls.train, 'n_neg', 0): raise ValueError(f"{name} needs negatives: "
+    if getattr(loss, 'needs_negatives', False) and not getattr(dls.train, 'n_neg', 0): raise ValueError(f"{name} needs negatives: "
         "make the data with `CollabDataLoaders.from_interactions`, and with `n_neg` above 0")
     weighted = getattr(dls.train_ds, 'weight', None) is not None
     if weighted and isinstance(loss, IALSLoss): raise ValueError(f"{name} weighs interactions by their counts, and has no use for `weight_name`: "
         "leave it out, or pass `count_name` and `IALSLoss(count_weight=…)`")
     if isinstance(loss, IALSLoss): _warn_of_values(dls, loss)
-    return needs_negatives
 
 # %% ../nbs/10_implicit.ipynb #34c07cf0
 def _folder_of(dls, path=None, model_dir='models', **kwargs): return Path(path or dls.path)/model_dir
@@ -707,6 +705,49 @@ def _folding_like(learn, src):
     return learn
 
 
+# %% ../nbs/10_implicit.ipynb #0371b671
+def _learner_of(dls, loss, cbs, begins, kwargs):
+    "A learner whose vectors begin 'beside' a source, at those of a 'linear' model, or by 'chance'"
+    if getattr(loss, 'needs_negatives', False):
+        rate = dict(beside=_gentle_rate, linear=_rate, chance=lambda dls,loss: .05)[begins]
+        kwargs = merge(dict(lr=rate(dls, loss), wd=.01), kwargs)
+        well = begins=='beside' or begins=='linear' and _is_quick_to_solve(dls.vocab.sizes)
+        if isinstance(loss, ImplicitLoss): loss = _as_begun(loss, well)
+    return collab_learner(dls, loss_func=loss, cbs=cbs, **kwargs)
+
+def _from_clicks(dls, loss, cbs, start, kwargs):
+    "A learner without a source"
+    can_begin = getattr(loss, 'needs_negatives', False) or isinstance(loss, IALSLoss)
+    is_linear = start=='linear' and not kwargs.get('use_nn') and can_begin
+    learn = _learner_of(dls, loss, cbs, 'linear' if is_linear else 'chance', kwargs)
+    if is_linear: _start_linear(learn, 1. if isinstance(loss, IALSLoss) else 10.)
+    starts_at_mean = hasattr(learn.model, 'mean') and not isinstance(loss, VoteLoss)
+    if starts_at_mean: learn.model.mean.zero_() # counts have no mean to start at
+    return learn
+
+# %% ../nbs/10_implicit.ipynb #d9568aa1
+def _beside(learn, known, chooses, lr):
+    "A learner that keeps what one source or several say; `lr` if that was asked for"
+    return _adapted(learn, known, chooses) if isinstance(learn.loss_func, IALSLoss) else _started(learn, known, lr)
+
+def _from_source(dls, loss, cbs, chooses, kwargs):
+    "A learner with one source"
+    src,y_range = _without_scale(read_source(kwargs['pretrained'], _folder_of(dls, **kwargs), vocab_of(dls)))
+    lr,kwargs = kwargs.get('lr'),merge(kwargs, dict(pretrained=src))
+    adapts = _can_adapt(loss, **kwargs)
+    learn = _learner_of(dls, loss, cbs, 'beside' if adapts else 'chance', kwargs)
+    if y_range is not None: _warn_of_ratings(y_range, learn, adapts)
+    if not adapts: return learn
+    known = _known_of(learn, src)
+    goes_on = _knows_all(learn) and _goes_on(learn, known)
+    return _folding_like(learn, src) if goes_on else _beside(learn, known, chooses, lr)
+
+def _from_several(dls, loss, cbs, chooses, kwargs):
+    "A learner with several sources"
+    sources = _click_sources(dls, loss, **kwargs)
+    learn = _learner_of(dls, loss, cbs, 'beside', _of_the_target(kwargs, sources))
+    return _beside(learn, _knowns_of(learn, sources), chooses, kwargs.get('lr'))
+
 # %% ../nbs/10_implicit.ipynb #b5086979
 @delegates(collab_learner, but='loss_func')
 def implicit_learner(
@@ -721,35 +762,16 @@ def implicit_learner(
     "A learner from interactions"
     check_kwargs(kwargs, 'implicit_learner', ['n_factors','loss_func','loss','cbs','start'], collab_learner, Learner.__init__, but=('dls','model'))
     check_choice('start', start, ['linear','random'])
-    named = ifnone(loss_func, loss)=='ials'
+    chooses = ifnone(loss_func, loss)=='ials'
     loss = _loss_of(loss_func, loss)
-    needs_negatives = _check_loss(loss, dls)
-    if named: loss = choose_ials(_clicks_of(dls))
-    starts = start=='linear' and not kwargs.get('pretrained') and not kwargs.get('use_nn') and (needs_negatives or isinstance(loss, IALSLoss))
+    _check_loss(loss, dls)
+    if chooses: loss = choose_ials(_clicks_of(dls))
     if n_factors is not None: kwargs['n_factors'] = n_factors
-    several = are_several(kwargs.get('pretrained'))
-    y_range,lr = None,kwargs.get('lr')
-    if several:
-        sources = _click_sources(dls, loss, **kwargs)
-        kwargs = _of_the_target(kwargs, sources)
-    elif kwargs.get('pretrained'):
-        src = read_source(kwargs['pretrained'], _folder_of(dls, **kwargs), vocab_of(dls))
-        kwargs['pretrained'],y_range = _without_scale(src)
-    adapts = several or _can_adapt(loss, **kwargs)
-    if needs_negatives:
-        kwargs = merge(dict(lr=_gentle_rate(dls, loss) if adapts else _rate(dls, loss) if starts else .05, wd=.01), kwargs)
-        if isinstance(loss, ImplicitLoss): loss = _as_begun(loss, adapts or starts and _is_quick_to_solve(dls.vocab.sizes))
-    learn = collab_learner(dls, loss_func=loss, cbs=cbs, **kwargs)
-    if y_range is not None: _warn_of_ratings(y_range, learn, adapts)
-    if several: known = _knowns_of(learn, sources)
-    elif adapts:
-        known = _known_of(learn, kwargs['pretrained'])
-        if _knows_all(learn) and _goes_on(learn, known): return _folding_like(learn, kwargs['pretrained'])
-    if adapts: return _started(learn, known, lr) if needs_negatives else _adapted(learn, known, named)
-    if starts: _start_linear(learn, 1. if isinstance(loss, IALSLoss) else 10.)
-    starts_at_mean = hasattr(learn.model, 'mean') and not kwargs.get('pretrained') and not isinstance(loss, VoteLoss)
-    if starts_at_mean: learn.model.mean.zero_() # counts have no mean to start at
-    return learn
+    source = kwargs.get('pretrained')
+    if source is None or source is False: return _from_clicks(dls, loss, cbs, start, kwargs)
+    make = _from_several if are_several(source) else _from_source
+    return make(dls, loss, cbs, chooses, kwargs)
+
 
 # %% ../nbs/10_implicit.ipynb #9297122e
 class NothingToTrain(Callback):
