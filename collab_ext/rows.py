@@ -272,6 +272,7 @@ def _rows_as_expected(prior, shared, ridge):
         res[at] = (found@basis.T).float()
     return res
 
+# %% ../nbs/04a_rows.ipynb #57519222
 def ridge_rows(
     start:Tensor, # Where each row's ratings begin (n+1)
     others:Tensor, # With whom
