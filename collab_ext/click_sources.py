@@ -53,8 +53,9 @@ _sides,clicked_score = ('u_weight','i_weight'),.5
 
 def _vectors_as_clicks(vecs, n_factors, clicked):
     "Vectors of one side, as long as those of iALS where a user and an item in the same direction are a click"
+    vecs = vecs/vecs.abs().max().clamp(min=1e-30)
     vecs = vecs-vecs.mean(0)
-    if vecs.abs().max()<1e-6: raise ValueError(f"This source has {plural(len(vecs), 'vector')} and no two that differ, which tells no label from another: leave it out")
+    if vecs.abs().max()<1e-5: raise ValueError(f"This source has {plural(len(vecs), 'vector')} and no two that differ, which tells no label from another: leave it out")
     u,sizes,_ = torch.linalg.svd(vecs, full_matrices=False)
     rows = (u*sizes)[:,:n_factors]
     length = rows.square().sum(1).mean()
@@ -236,7 +237,8 @@ def are_strangers(self:SourceTrials, known):
 def tells(self:SourceTrials, known):
     "Does a source say more than under wrong labels?"
     at = self.settings(known)
-    errors = 1. if popularity_agrees(self.counts, known.sides[1].clicks.numpy()) else 2.
+    agrees = popularity_agrees(self.counts, known.sides[1].clicks.numpy())
+    errors = 1. if agrees else 1.5 if known.one_sided else 2. # vectors alone know nothing popular that could agree
     def from_wrong(seed):
         "By its lists alone, or by those that popularity has a share in?"
         wrong = known.shuffled(seed)
@@ -260,8 +262,8 @@ def weights(self:SourceTrials, known):
 
 # %% ../nbs/05g_click_sources.ipynb #dd6f8ba0
 def _trust(X, known):
-    "How much a source counts where no clicks are held out; of vectors alone nothing popular is known that might tell"
-    return .1 if known.one_sided else trust_by_popularity(X.getnnz(0), known.sides[1].clicks.numpy(), known.elsewhere)
+    "How much a source counts where no clicks are held out; nothing where it has vectors alone, which don't know what is popular"
+    return 0. if known.one_sided else trust_by_popularity(X.getnnz(0), known.sides[1].clicks.numpy(), known.elsewhere)
 
 def choose_source(
     X, # What users have (sparse, users × items)

@@ -21,6 +21,7 @@ from .args import *
 from .data import *
 from .tables import *
 from .files import *
+from .saving import keep_sources,sources_of_ials
 from .sources import *
 from .transfer import *
 from .click_trials import *
@@ -431,6 +432,7 @@ def _click_source(dls, src, id_map):
     check_info(src.info)
     vocab,tabs = vocab_of(dls),tables(src.wgts)
     widths = [tabs[o].shape[1] for o in ('u_weight','i_weight') if o in tabs]
+    if len(widths)==1: raise ValueError("This source has vectors of one side alone, and several sources are brought together by users and items of each: leave it out, or pass it alone")
     if len(widths)<2 or widths[0]!=widths[1]: raise ValueError(
         f"This source has vectors of {widths or 'no'} factors, and several sources are combined by users and items of one width: leave it out, or pass it alone")
     if not all(torch.isfinite(o).all() for o in tabs.values()): raise ValueError("This source has vectors that are no finite numbers: leave it out, or train it again")
@@ -531,8 +533,8 @@ _Judged = namedtuple('_Judged', 'by worth dropped') # how a source was judged, a
 def _judged(n_clicks, asked=False, most=math.inf, vectors=False):
     "Were sources judged by held-out clicks, or by popular items, or is their weight as asked? Of `vectors` alone, nobody knows what is popular"
     if asked: return _Judged('As asked,', 'is worth', 'was left out')
-    if n_clicks<least_clicks and vectors: return _Judged('Too few clicks to hold any out, so unjudged,', 'is taken to be worth', '')
-    if least_clicks<=n_clicks<=most: return _Judged('On held-out clicks,', 'is worth', 'did harm, and was dropped')
+    if n_clicks<least_clicks and vectors: return _Judged('Too few clicks to judge vectors by:', '', 'was left out; `solve=False` begins with its vectors as they are')
+    if least_clicks<=n_clicks<=most: return _Judged('On held-out clicks,', 'is worth', 'did harm or no good that is sure, and was dropped')
     return _Judged(f"Too {'few' if n_clicks<least_clicks else 'many'} clicks to hold any out, so judged by what is popular:", 'is taken to be worth',
         'has other popular items than these clicks, and was dropped')
 
@@ -584,7 +586,6 @@ def _several_taken_in(learn, knowns, X, loss, **kwargs):
     names = [f'source {j+1}' for j in range(len(knowns))]
     weights = {name:w and w*found.strength for name,w in zip(names, found.weights)}
     judged = _judged(X.nnz)
-    if X.nnz>=least_clicks: judged = judged._replace(dropped='did harm or added nothing, and was dropped')
     strangers = [names[j] for j in found.strangers]
     _note_weight(learn.transfer, weights, judged, dict(zip(names, found.worths)), strangers)
     return found.known,found.loss,found.strength
@@ -699,9 +700,10 @@ def _started(learn, known, lr):
     return learn
 
 def _folding_like(learn, src):
-    "Begin with the vectors of a source that knows all, and fold new users in as it did"
-    told = ifnone(src.info, {}).get('folds')
-    if isinstance(learn.loss_func, ImplicitLoss): learn.loss_func = learn.loss_func.folding_as(told)
+    "Begin with the vectors of a source that knows all, fold new users in as it did, and remember its own sources"
+    info = ifnone(src.info, {})
+    if isinstance(learn.loss_func, ImplicitLoss): learn.loss_func = learn.loss_func.folding_as(info.get('folds'))
+    else: keep_sources(learn.model, sources_of_ials(info))
     return learn
 
 
@@ -882,7 +884,8 @@ def linear_learner(
     weights = weights or {'the source':model.source_weight}
     model.sources = {k:float(w) for k,w in weights.items() if w}
     most = most_clicks if isinstance(model, GraphFilter) else math.inf
-    _note_weight(transfer, weights, _judged(model.history.nnz, asked is not None, most))
+    vectors = not transfer.matches.old.sizes[0] # of items, and of nobody
+    _note_weight(transfer, weights, _judged(model.history.nnz, asked is not None, most), vectors=vectors)
     return learn.record(transfer)
 
 # %% ../nbs/10_implicit.ipynb #6ddfdce7

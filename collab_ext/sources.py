@@ -11,6 +11,7 @@ __all__ = ['source_kinds', 'split_mean', 'learner_info', 'learner_pair', 'vector
            'push_to_hub', 'read_source']
 
 # %% ../nbs/03a_sources.ipynb #29b9c893
+from collections import Counter
 from importlib.util import find_spec
 from fastai.basics import *
 from fastai.collab import EmbeddingDotBias
@@ -82,21 +83,35 @@ def _is_state(o): return isinstance(o, dict) and len(o)>0 and all(isinstance(v, 
 # %% ../nbs/03a_sources.ipynb #36ee4747
 def _is_two(o): return isinstance(o, (tuple,list)) and len(o)==2
 
+def _as_array(vecs, col):
+    if isinstance(vecs, Tensor): return to_np(vecs.float() if vecs.is_floating_point() else vecs) # numpy knows no bfloat16
+    try: return np.asarray(vecs)
+    except ValueError as e: raise ValueError(f"The vectors for {col!r} are no array ({e}): all are of one length") from None
+
+# %% ../nbs/03a_sources.ipynb #0543f123
+def _check_vectors(vecs, labels, col):
+    "Raise a `ValueError` for rows that are no vectors, or of which nobody could tell whose they are"
+    twice = [o for o,n in Counter(labels).items() if n>1 and o!=padding_label]
+    if twice: raise ValueError(f"The vectors for {col!r} have more than one row for {twice[0]!r}: keep one of them")
+    if not vecs.shape[1]: raise ValueError(f"The vectors for {col!r} have no factors: pass one or more for each label")
+    bad = (~torch.isfinite(vecs)).any(1).nonzero()[:,0].tolist()
+    if bad: raise ValueError(f"The vectors for {col!r} hold NaN or infinite values in {len(bad)} of {len(vecs)} rows, such as that of {labels[bad[0]]!r}: leave those labels out")
+
 def _vectors(vecs, col):
     "Vectors as a tensor (labels × factors), and their labels"
     if isinstance(vecs, pd.DataFrame): vecs = vecs.to_numpy(),vecs.index
     if not _is_two(vecs): raise ValueError(
         f"The vectors for {col!r} are a {type(vecs).__name__}: pass a frame with the labels as its index, or (array, labels)")
-    arr,labels = vecs
-    if isinstance(arr, Tensor): arr = to_np(arr)
-    labels = as_labels(labels)
-    arr = np.asarray(arr)
+    labels = as_labels(vecs[1])
+    arr = _as_array(vecs[0], col)
     if arr.dtype.kind not in 'fiub': raise ValueError(f"The vectors for {col!r} hold {arr.dtype}, not numbers: keep only columns of numbers")
     res = torch.tensor(arr, dtype=torch.float32)
     if res.ndim!=2 or len(res)!=len(labels): raise ValueError(
         f"The vectors for {col!r} have shape {tuple(res.shape)}, for {len(labels)} labels: one row for each")
+    _check_vectors(res, labels, col)
     return res,labels
 
+# %% ../nbs/03a_sources.ipynb #8282c416
 def vector_source(
     vecs:dict, # Column of the new data → frame of vectors indexed by label, or (array, labels)
     new_vocab:dict, # The new labels, users first

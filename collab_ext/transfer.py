@@ -464,7 +464,8 @@ def notes(self:TransferReport):
     if t.began and t.began.sweeps: res.append(f"The source as it is was not the best start. {_choice_note(t.began)}")
     if t.choice: res.append(_choice_note(t.choice))
     for s,name in enumerate(t.matches.new.names):
-        most_rated = t.matches.unmatched(s)[:5]
+        knows_any = len(t.matches.old.labels[s])>t.matches.old.first_row(s)
+        most_rated = t.matches.unmatched(s)[:5] if knows_any else []
         if most_rated: res.append(f"Largest unmatched {name}: {', '.join(map(repr, most_rated))}")
     return res
 

@@ -156,7 +156,7 @@ def test_a_source_under_wrong_labels_is_dropped_and_the_good_one_stays(target, s
     made = [implicit_learner(target, loss_func=loss, pretrained=o) for o in ([sources[0],noise],[noise,sources[0]],[sources[0]])]
     assert [list(o.transfer.weights.values())[j] for o,j in zip(made, (1,0))]==[0.,0.]
     assert all(max(o.transfer.weights.values())>0 and not o.transfer.dropped for o in made)
-    assert 'source 2 did harm or added nothing, and was dropped (NDCG alone' in made[0].report.notes[0] and 'a user of source 1 is worth' in made[0].report.notes[0]
+    assert 'source 2 did harm or no good that is sure, and was dropped (NDCG alone' in made[0].report.notes[0] and 'a user of source 1 is worth' in made[0].report.notes[0]
     assert same(weights(made[0]), weights(made[2])) and same(weights(made[1]), weights(made[2])) # nothing is left of it
 
 def test_a_source_that_says_no_more_than_wrong_labels_is_dropped():
@@ -297,7 +297,7 @@ def test_bad_sources(clicks, target, sources, loss, tmp_path):
     refused([a,'nothing',b], "Source 2 of 3 can't be read")
     refused([a,b,linear], 'Source 3 of 3: This source is a linear model and has no vectors: pass `linear_factors')
     refused([a,elsewhere], 'Source 2 of 2: No label of the new data is in the source')
-    refused([items,a], 'Source 1 of 2: This source has vectors of .4. factors')
+    refused([items,a], 'Source 1 of 2: This source has vectors of one side alone')
     refused([a,damaged], 'Source 2 of 2: `info')
     refused([a,b._replace(wgts={k:v*float('nan') for k,v in b.wgts.items()})], 'Source 2 of 2: This source has vectors that are no finite numbers')
     refused([], 'an empty list')
@@ -387,14 +387,38 @@ def test_vectors_of_items_alone_are_judged(loss):
     assert ndcg(right)>ndcg(none)+.05 and 'On held-out clicks, each vector of the source is worth' in right.report.notes[0]
     for o in (misled,people): assert o.transfer.dropped and abs(ndcg(o)-ndcg(none))<.02
 
-def test_vectors_count_little_where_nobody_can_judge_them():
-    "Nor are they held to be about other items where some are far more popular, of which vectors say nothing"
+def test_vectors_are_left_out_where_nobody_can_judge_them():
     shown,_,vecs = clicks_by_kind(n_users=60)
-    popular = pd.DataFrame([dict(user=u, item=i) for u in range(60) for i in (0,1)])
-    for df in (shown,pd.concat([shown.sample(150, random_state=0),popular]).drop_duplicates()):
-        learn = trained(loaders(df), 'ials', vecs)
-        assert len(df)<300 and learn.transfer.weights=={'the source':.01}
-        assert 'unjudged, each vector of the source is taken to be worth 0.2 clicks' in learn.report.notes[0]
+    dls = loaders(shown)
+    for loss in ('ials','bpr'):
+        learn,alone = [implicit_learner(dls, 5, loss_func=loss, **kw) for kw in (dict(pretrained=dict(item=(vecs,list(range(60))))), {})]
+        assert len(shown)<300 and learn.transfer.dropped and same(weights(learn), weights(alone))
+        assert 'Too few clicks to judge vectors by: the source was left out; `solve=False`' in learn.report.notes[0]
+
+def test_a_model_that_is_gone_on_from_remembers_its_vectors(tmp_path):
+    "Solved without them, it would be another one, which is said"
+    shown,_,vecs = clicks_by_kind()
+    dls = loaders(shown)
+    trained(dls, 'ials', vecs).save(tmp_path/'m')
+    again = implicit_learner(dls, 8, loss_func='ials', pretrained=tmp_path/'m')
+    assert again.model.sources=={'the source':1.}
+    with pytest.warns(UserWarning, match='took part in this model'),again.no_bar(),again.no_logging(): again.solve(1)
+
+def test_bad_vectors():
+    shown,_,vecs = clicks_by_kind(n_users=60)
+    dls,labels = loaders(shown),list(range(60))
+    def refused(said, vecs, labels=labels):
+        with pytest.raises(ValueError, match=said): implicit_learner(dls, 5, loss_func='ials', pretrained=dict(item=(vecs,labels)))
+    hole = vecs.copy()
+    hole[7,2] = np.nan
+    refused("in 1 of 60 rows, such as that of 7: leave", hole)
+    refused("more than one row for 3: keep one", vecs, [3 if o==5 else o for o in labels])
+    refused('have no factors', vecs[:,:0])
+    refused('are no array', [[1.,2.],*[[1.]]*59])
+    with pytest.raises(ValueError, match='Cannot transfer from'): implicit_learner(dls, 5, loss_func='ials', pretrained=vecs)
+    for o in (dict(item=pd.DataFrame(vecs, index=labels)),dict(item=(torch.from_numpy(vecs).bfloat16(),labels))):
+        learn = implicit_learner(dls, 5, loss_func='ials', pretrained=o)
+        assert 'user' not in ' '.join(learn.report.notes) # there are none whose labels could match
 
 def test_what_vectors_of_one_side_say():
     "They differ as they did, whatever their width, scale and mean; nothing is known of the other side"
@@ -411,7 +435,8 @@ def test_what_vectors_of_one_side_say():
     centred = vecs-vecs.mean(0)
     gram = centred@centred.T
     assert torch.allclose(items.rows[1:-1]@items.rows[1:-1].T, .5*gram/gram.diagonal().mean(), atol=1e-4)
-    assert torch.allclose(known(7*vecs+3, 8).sides[1].rows.abs(), items.rows.abs(), atol=1e-3)
+    for scale,shift in ((7,3),(1e18,0),(1e-9,0)): assert torch.allclose(known(scale*vecs+shift, 8).sides[1].rows.abs(), items.rows.abs(), atol=1e-3)
     narrow = known(vecs, 2).sides[1].rows[1:-1]
     assert narrow.shape[1]==2 and np.isclose(narrow.square().sum(1).mean(), .5, atol=1e-4)
-    with pytest.raises(ValueError, match='60 vectors and no two that differ'): known(torch.ones(60,3), 8)
+    for o in (torch.ones(60,3),1e3*torch.rand(1,3).expand(60,3)):
+        with pytest.raises(ValueError, match='60 vectors and no two that differ'): known(o, 8)
