@@ -295,7 +295,7 @@ def try_ease(
     source=None, # `ItemStatistics` of other people
     weights=(0.,), # Weights of the source to try
     n_items=700, # Number of items that stand for all, if it goes by items
-    n_users=2000, # It goes by users only up to this number
+    n_users=None, # It goes by users only up to this number; 2000, and half the number of items if there is no source, by default
     ridges=None, # Ridges to try; five from 10 to 1000 by default
     popularities=(usual_popularity,), # What popularity may add, to try
     n_rows=None, # Number of users and of the source's rows; that of another trial, to ask the same judges
@@ -303,8 +303,8 @@ def try_ease(
     "How well each weight of a source, each ridge and each share of popularity predicts held-out clicks"
     ridges = _ridges if ridges is None else ridges
     if n_rows is None: n_rows = X.shape[0]+(0 if source is None else source.rows.shape[0])
-    least_work = X.shape[1]/2 if source is None else X.shape[1] # a source knows items that are not popular here yet
-    by_users = n_rows<=min(n_users, least_work)
+    if n_users is None: n_users = min(2000, X.shape[1]/2 if source is None else X.shape[1]) # a source knows items that are not popular here yet
+    by_users = n_rows<=n_users
     if not by_users: X,source = _most_popular(X, source, n_items)
     source,their_rest,their_held = _with_judges(X, source)
     trial_scores = _trial_scores_by_users if by_users else _trial_scores_by_items
@@ -698,7 +698,8 @@ def _directions(X, user_pow, k):
 def _judged_by(X, user_pow):
     "What people say of ridges and popularities of a model of themselves; the same of all where they are too few"
     if X.nnz<least_clicks: return np.ones((len(_source_ridges),len(popularity_grid)))
-    own = try_ease(X, 3., user_pow, .1, ridges=_source_ridges, popularities=popularity_grid).own
+    by_all_items = min(2000, X.shape[1]) # for a target in which others may be popular
+    own = try_ease(X, 3., user_pow, .1, n_users=by_all_items, ridges=_source_ridges, popularities=popularity_grid).own
     return np.array([[own[o,0.,t].mean() for t in popularity_grid] for o in _source_ridges])
 
 def without_people(
