@@ -228,8 +228,8 @@ RidgePrior = namedtuple('RidgePrior', 'mean weight precision') # μ of each row 
 def _many(x, w, c, base, pull):
     "Solve (base + xᵀwx) u = xᵀc + pull for rows with many ratings `x` (rows × n × k)"
     A = base+x.transpose(1,2)@(w[:,:,None]*x)
-    h = x.transpose(1,2)@c[:,:,None]+pull[:,:,None]
-    return torch.cholesky_solve(h, torch.linalg.cholesky(A))[...,0]
+    h = (x.transpose(1,2)@c[:,:,None])[...,0]+pull
+    return torch.cholesky_solve(h[...,None], torch.linalg.cholesky(A))[...,0]
 
 def _few(x, w, c, diag):
     "The same for a diagonal and rows with fewer ratings than factors, by a system as large as their number"
@@ -249,8 +249,10 @@ def _ridge_torch(start, others, weight, asked, x, base, ridge, pull, trust, P):
         vecs = x[torch.where(there, others[place].long(), len(x)-1)]
         data = vecs,weight[place]*there,asked[place]*there
         diag = base+ridge[rows][:,None]
-        if 2*there.shape[1]<k and not trust[rows].any(): res[rows] = _few(*data, diag)
-        else: res[rows] = _many(*data, torch.diag_embed(diag)+trust[rows][:,None,None]*P, pull[rows])
+        expects = len(trust)>0 and bool(trust[rows].any())
+        if expects: res[rows] = _many(*data, torch.diag_embed(diag)+trust[rows][:,None,None]*P, pull[rows])
+        elif 2*there.shape[1]<k: res[rows] = _few(*data, diag)
+        else: res[rows] = _many(*data, torch.diag_embed(diag), torch.zeros(k))
     return res
 
 # %% ../nbs/04a_rows.ipynb #88e86402
@@ -288,8 +290,8 @@ def ridge_rows(
     base,Q = [o.to(shared) for o in torch.linalg.eigh(shared.double())] # rows that a strong ridge draws to 1e-7 have products that floats can't hold
     base = base.clamp(min=0)
     k = len(base)
-    if prior is None: pull,trust,P = torch.zeros(len(ridge), k),torch.zeros(len(ridge)),torch.zeros(k, k)
-    else: pull,trust,P = prior.weight[:,None]*(prior.mean@(prior.precision@Q)),prior.weight,Q.T@prior.precision@Q
+    pull,trust,P = torch.zeros(0, k),torch.zeros(0),torch.zeros(k, k)
+    if prior is not None: pull,trust,P = prior.weight[:,None]*(prior.mean@(prior.precision@Q)),prior.weight,Q.T@prior.precision@Q
     args = weight,asked,x@Q,base,ridge,pull,trust,P
     loops = compiled_rows(path)
     if loops is None: res = _ridge_torch(start, others, *args)@Q.T

@@ -330,13 +330,12 @@ def _add_clicks(A, h, block, w, start, others, weight, asked, x, r):
             for f in range(len(h)): h[f] += asked[j+t]*row[f]
 
 @compiled
-def _begin(A, h, trust, P, pull, diag):
-    "A = trust P + diag and h = pull, before any rating is added"
+def _add_expected(A, h, trust, P, pull):
+    "Add what is expected of a row to A = Σ w x xᵀ and h = Σ c x"
     k = len(A)
     for a in range(k):
-        for f in range(k): A[a,f] = trust*P[a,f]
-        A[a,a] += diag[a]
-        h[a] = pull[a]
+        for f in range(k): A[a,f] += trust*P[a,f]
+        h[a] += pull[a]
 
 @compiled
 def _ridge(lo, hi, start, others, weight, asked, x, base, ridge, pull, trust, P, k, few, res):
@@ -354,11 +353,15 @@ def _ridge(lo, hi, start, others, weight, asked, x, base, ridge, pull, trust, P,
         n = start[r+1]-start[r]
         if n==0: continue
         for f in range(wide): diag[f] = base[f]+ridge[r]
-        if n<few and trust[r]==0:
+        expects = len(trust)>0 and trust[r]>0
+        if n<few and not expects:
             _few(x, others, weight, asked, start[r], n, diag, S, y, v, z, res[r])
             continue
-        _begin(A, h, trust[r], P, pull[r], diag)
+        A[:] = 0
+        h[:] = 0
+        if expects: _add_expected(A, h, trust[r], P, pull[r])
         _add_clicks(A, h, block, w, start, others, weight, asked, x, r)
+        for a in range(k): A[a,a] += diag[a]
         _factorise(A, k)
         _solve(A, h, res[r], k)
 
