@@ -265,6 +265,12 @@ def _trust(X, known):
     "How much a source counts where no clicks are held out; nothing where it has vectors alone, which don't know what is popular"
     return 0. if known.one_sided else trust_by_popularity(X.getnnz(0), known.sides[1].clicks.numpy(), known.elsewhere)
 
+def _beside_untried(alone, popularities=None, **kwargs):
+    "Weights beside a source where nothing is tried: popularity has less to say than without it"
+    res = copy(alone)
+    if popularities is None: res.popularity = .1*popularity_of_few
+    return res
+
 def choose_source(
     X, # What users have (sparse, users × items)
     known:ClickSource, # The source
@@ -273,7 +279,9 @@ def choose_source(
     **kwargs # For `SourceTrials`
 )->tuple: # The source, without users if its users are other people; weights; what a click of the source is worth, 0 if it is dropped
     "The ridge, the strength and the popularity that predict held-out clicks best"
-    if X.nnz<least: return known,alone,_trust(X, known)/10
+    if X.nnz<least:
+        strength = _trust(X, known)/10
+        return known,_beside_untried(alone, **kwargs) if strength else alone,strength
     trials = SourceTrials(X, [known], alone, **kwargs)
     part = known.part(*trials.places)
     if trials.are_strangers(part): known,part = known.without_users(),part.without_users()
@@ -338,7 +346,7 @@ def _weight_beside(trials, base, other, at, weights, errors=1.5):
 # %% ../nbs/05g_click_sources.ipynb #a1455e8d
 ChosenSources = namedtuple('ChosenSources', 'known loss strength weights worths strangers') # the sources as one (None if none counts), the weights of iALS beside it, what a click of it is worth, weight of each source in it (0 if dropped, None if it shares too little with the others), NDCG of each alone, and whose users are other people (none where nothing is held out)
 
-def _untried(X, knowns, order, alone):
+def _untried(X, knowns, order, alone, **kwargs):
     "The sources whose popular items are popular here; those of which the clicks can't tell count a tenth"
     trusts = [_trust(X, o) for o in knowns]
     order = sorted([j for j in order if trusts[j]], key=lambda j: -trusts[j])
@@ -346,7 +354,7 @@ def _untried(X, knowns, order, alone):
     most = trusts[order[0]]
     together,joined = _joined(knowns, order, lambda together,j: trusts[j]/most)
     weights = [joined.get(j) if trust else 0. for j,trust in enumerate(trusts)]
-    return ChosenSources(together, alone, most/10, weights, [], [])
+    return ChosenSources(together, _beside_untried(alone, **kwargs), most/10, weights, [], [])
 
 def choose_click_sources(
     X, # What users have (sparse, users × items)
@@ -359,7 +367,7 @@ def choose_click_sources(
     "The sources that predict held-out clicks best together"
     n = len(knowns)
     by_clicks = sorted(range(n), key=lambda j: -sum(o.clicks.sum() for o in knowns[j].sides))
-    if X.nnz<least: return _untried(X, knowns, by_clicks, alone)
+    if X.nnz<least: return _untried(X, knowns, by_clicks, alone, **kwargs)
     trials = SourceTrials(X, knowns, alone, **kwargs)
     parts = [o.part(*trials.places) for o in knowns]
     strangers = [j for j,o in enumerate(parts) if trials.are_strangers(o)]

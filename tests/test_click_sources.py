@@ -440,3 +440,16 @@ def test_what_vectors_of_one_side_say():
     assert narrow.shape[1]==2 and np.isclose(narrow.square().sum(1).mean(), .5, atol=1e-4)
     for o in (torch.ones(60,3),1e3*torch.rand(1,3).expand(60,3)):
         with pytest.raises(ValueError, match='60 vectors and no two that differ'): known(o, 8)
+
+# ---- Few clicks ----
+
+def test_few_clicks_begin_with_popularity(clicks, sources):
+    "Much of it alone, less beside a source, and what is asked for in any case"
+    df = clicks[clicks.user>=195]
+    dls = loaders(df)
+    assert len(df)<300
+    def popularity(**kw): return implicit_learner(dls, **{**dict(loss_func='ials'), **kw}).loss_func.popularity
+    def unknown(pair): return pair._replace(vocab=Vocab({k:[NA,*[f'x{o}' for o in v[1:]]] if k=='user' else list(v) for k,v in pair.vocab.items()}))
+    assert popularity()==1 and [popularity(pretrained=o) for o in (unknown(sources[0]),[unknown(o) for o in sources])]==[.1,.1]
+    asked = IALSLoss(popularity=.7)
+    assert popularity(loss_func=asked)==popularity(loss_func=asked, pretrained=unknown(sources[0]))==.7
