@@ -171,7 +171,7 @@ def test_grow_again_and_again(src, worlds, tmp_path):
 
 bad = dict( # name → what makes the vectors, what the error says
     nan=(lambda: dict(item=(torch.full((2,4), math.nan), ['i1','i2'])), 'NaN'),
-    twice=(lambda: dict(item=(torch.ones(2,4), ['i1','i1'])), 'more than once'),
+    twice=(lambda: dict(item=(torch.ones(2,4), ['i1','i1'])), 'more than one row for'),
     column=(lambda: dict(film=(torch.ones(2,4), ['i1','i2'])), "'film'"),
     width=(lambda: dict(item=(torch.ones(2,7), ['i1','i2'])), '7 factors'),
     short=(lambda: dict(item=(torch.ones(3,4), ['i1','i2'])), '3, 4'),
