@@ -293,7 +293,7 @@ def tail_bend(
 @patch
 def posterior(self:ComparisonSolver)->Posterior:
     "The scores given the comparisons and the variances of now"
-    precision,bend = np.empty(len(self.x)),np.empty(len(self.x))
+    precision,bend = np.empty((2,len(self.x)))
     for k,at in self.groups.items():
         pulls = self.pulls(k)
         precision[at] = pulls/self.variance[k]

@@ -528,24 +528,25 @@ def _can_adapt(loss, pretrained=None, use_nn=False, fill=None, solve=None, **kwa
     if not pretrained or not isinstance(loss, (IALSLoss,ImplicitLoss)) or use_nn or fill is not None or solve is False: return False
     return bool({'u_weight','i_weight'}&set(tables(pretrained.wgts)))
 
-_Judged = namedtuple('_Judged', 'by worth dropped') # how a source was judged, and what is said of one that counts and of one that does not
+_Judged = namedtuple('_Judged', 'by kept dropped') # how a source was judged, and what is said of one that counts and of one that does not
 
 def _judged(n_clicks, asked=False, most=math.inf, vectors=False):
-    "Were sources judged by held-out clicks, or by popular items, or is their weight as asked? Of `vectors` alone, nobody knows what is popular"
-    if asked: return _Judged('As asked,', 'is worth', 'was left out')
-    if n_clicks<least_clicks and vectors: return _Judged('Too few clicks to judge vectors by:', '', 'was left out; `solve=False` begins with its vectors as they are')
-    if least_clicks<=n_clicks<=most: return _Judged('On held-out clicks,', 'is worth', 'did harm or no good that is sure, and was dropped')
-    return _Judged(f"Too {'few' if n_clicks<least_clicks else 'many'} clicks to hold any out, so judged by what is popular:", 'is taken to be worth',
+    "Were sources judged by held-out clicks, or by popular items, or is their weight as asked? `vectors`: they are vectors of one side, which no clicks made"
+    kept = 'each vector of {name} {worth} {clicks:g} clicks' if vectors else 'a user of {name} {worth} {w:g} of the users here'
+    is_worth,might_be = [partial(kept.format, worth=o) for o in ('is worth','is taken to be worth')]
+    if asked: return _Judged('As asked,', is_worth, 'was left out')
+    if least_clicks<=n_clicks<=most: return _Judged('On held-out clicks,', is_worth, 'did harm or no good that is sure, and was dropped')
+    if vectors: return _Judged('These are too few or too many clicks to judge vectors by:', might_be, 'was left out')
+    return _Judged(f"Too {'few' if n_clicks<least_clicks else 'many'} clicks to hold any out, so judged by what is popular:", might_be,
         'has other popular items than these clicks, and was dropped')
 
-def _note_weight(transfer, weights, judged, alone={}, strangers=(), vectors=False):
+def _note_weight(transfer, weights, judged, alone={}, strangers=()):
     "Say how much each source counts, or that it was dropped, or left out (None); `alone`: NDCG of each by itself; `strangers`: whose users are others"
     if not any(weights.values()): transfer.note_began(Choice('scratch', 0, {}, judged.by))
     def said(name, w):
         if w is None: return f'{name} has too few rows in common with the others, and was left out'
-        if w and vectors: return f'each vector of {name} {judged.worth} {20*w:g} clicks'
         worth = f' (NDCG alone {alone[name]:.3f})' if name in alone else ''
-        return f'a user of {name} {judged.worth} {w:g} of the users here{worth}' if w else f'{name} {judged.dropped}{worth}'
+        return (judged.kept(name=name, w=w, clicks=usual_count*w) if w else f'{name} {judged.dropped}')+worth
     others = [f"; users of {o} have labels of ours and are other people, who are taken for new" for o in strangers if weights[o]]
     transfer.note_hint(f"{judged.by} {'; '.join(said(*o) for o in weights.items())}{''.join(others)}")
     transfer.note_weights({k:ifnone(w, 0.) for k,w in weights.items()})
@@ -599,8 +600,7 @@ def _taken_in(learn, known, loss, choose):
     else:
         chosen,loss,strength = choose_source(X, known, loss, **given)
         strangers = ['the source'] if known.knows_users and not chosen.knows_users else []
-        vectors = known.one_sided
-        _note_weight(learn.transfer, {'the source':strength}, _judged(X.nnz, vectors=vectors), strangers=strangers, vectors=vectors)
+        _note_weight(learn.transfer, {'the source':strength}, _judged(X.nnz, vectors=known.one_sided), strangers=strangers)
         known = chosen
     if not strength: return loss,IALSSolver(learn.model, learn.dls, loss)
     learn.transfer.note_solved(learn.dls.train_ds.counts)
@@ -735,14 +735,14 @@ def _beside(learn, known, chooses, lr):
 def _from_source(dls, loss, cbs, chooses, kwargs):
     "A learner with one source"
     src,y_range = _without_scale(read_source(kwargs['pretrained'], _folder_of(dls, **kwargs), vocab_of(dls)))
-    lr,kwargs = kwargs.get('lr'),merge(kwargs, dict(pretrained=src))
+    kwargs = merge(kwargs, dict(pretrained=src))
     adapts = _can_adapt(loss, **kwargs)
     learn = _learner_of(dls, loss, cbs, 'beside' if adapts else 'chance', kwargs)
     if y_range is not None: _warn_of_ratings(y_range, learn, adapts)
     if not adapts: return learn
     known = _known_of(learn, src)
     goes_on = _knows_all(learn) and _goes_on(learn, known)
-    return _folding_like(learn, src) if goes_on else _beside(learn, known, chooses, lr)
+    return _folding_like(learn, src) if goes_on else _beside(learn, known, chooses, kwargs.get('lr'))
 
 def _from_several(dls, loss, cbs, chooses, kwargs):
     "A learner with several sources"
@@ -885,7 +885,7 @@ def linear_learner(
     model.sources = {k:float(w) for k,w in weights.items() if w}
     most = most_clicks if isinstance(model, GraphFilter) else math.inf
     vectors = not transfer.matches.old.sizes[0] # of items, and of nobody
-    _note_weight(transfer, weights, _judged(model.history.nnz, asked is not None, most), vectors=vectors)
+    _note_weight(transfer, weights, _judged(model.history.nnz, asked is not None, most, vectors))
     return learn.record(transfer)
 
 # %% ../nbs/10_implicit.ipynb #6ddfdce7

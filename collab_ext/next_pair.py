@@ -261,7 +261,8 @@ def ask_in_rounds(
     seed=0, # Seed of truth, answers and choices
 )->pd.DataFrame: # how, seed, comparisons, rmse, pearson
     "Ask simulated contributors round by round, and measure the error of the common scores"
-    law,rng = ifnone(law, WinsLaw()),np.random.default_rng(seed)
+    law = ifnone(law, WinsLaw())
+    rng = np.random.default_rng(seed)
     common,own = _draw_truth(rng, n_contributors, n_items, spread, disagreement)
     truth = pd.DataFrame(dict(item=np.arange(n_items), score=common))
     generator = torch.Generator().manual_seed(seed)

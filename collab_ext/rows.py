@@ -11,6 +11,7 @@ __all__ = ['Regressors', 'RowPrior', 'SolvedSide', 'RidgePrior', 'RatingMatrix',
            'threads_for_loops', 'row_sums', 'split_cov', 'count_level', 'evenly_sampled', 'gaussian_rows', 'ridge_rows']
 
 # %% ../nbs/04a_rows.ipynb #3d1d023e
+import scipy.linalg
 from fastai.basics import *
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -264,17 +265,22 @@ def _rows_as_expected(prior, shared, ridge):
     for o in ridge.unique():
         both = P+B+o*torch.eye(k)
         both.diagonal().add_(1e-12*both.trace().clamp(min=1e-9))
-        L = torch.linalg.cholesky(both)
-        half = torch.linalg.solve_triangular(L, P, upper=False)
-        share,Q = torch.linalg.eigh(torch.linalg.solve_triangular(L, half.T, upper=False))
-        basis = torch.linalg.solve_triangular(L.T, Q, upper=True)
+        share,basis = [torch.from_numpy(a) for a in scipy.linalg.eigh(P.numpy(), both.numpy())]
+        share = share.clamp(0, 1)
         at = ridge==o
-        theirs = prior.weight[at].double()[:,None]*share.clamp(0, 1)
-        found = (prior.mean[at].double()@(both@basis))*theirs/(theirs+1-share.clamp(0, 1)).clamp(min=1e-12)
+        theirs = prior.weight[at].double()[:,None]*share
+        found = (prior.mean[at].double()@(both@basis))*theirs/(theirs+1-share).clamp(min=1e-12)
         res[at] = (found@basis.T).float()
     return res
 
 # %% ../nbs/04a_rows.ipynb #57519222
+def _expected(prior, Q):
+    "What is expected of rows, in the basis Q: τPμ of each (n × k), τ (n) and P; of no row without a prior"
+    k = len(Q)
+    if prior is None: return torch.zeros(0, k),torch.zeros(0),torch.zeros(k, k)
+    pull = prior.weight[:,None]*(prior.mean@(prior.precision@Q))
+    return pull,prior.weight,Q.T@prior.precision@Q
+
 def ridge_rows(
     start:Tensor, # Where each row's ratings begin (n+1)
     others:Tensor, # With whom
@@ -289,10 +295,7 @@ def ridge_rows(
     "Solutions of one side's rows, given the other side"
     base,Q = [o.to(shared) for o in torch.linalg.eigh(shared.double())] # rows that a strong ridge draws to 1e-7 have products that floats can't hold
     base = base.clamp(min=0)
-    k = len(base)
-    pull,trust,P = torch.zeros(0, k),torch.zeros(0),torch.zeros(k, k)
-    if prior is not None: pull,trust,P = prior.weight[:,None]*(prior.mean@(prior.precision@Q)),prior.weight,Q.T@prior.precision@Q
-    args = weight,asked,x@Q,base,ridge,pull,trust,P
+    args = weight,asked,x@Q,base,ridge,*_expected(prior, Q)
     loops = compiled_rows(path)
     if loops is None: res = _ridge_torch(start, others, *args)@Q.T
     else: res = torch.from_numpy(loops.ridge(_np(start), _np(others, np.int32), *[_np(o, np.float32) for o in args], loop_threads()))@Q.T

@@ -376,7 +376,7 @@ def _memory():
 
 class Metrics:
     "Counts of requests, and how long they took"
-    def __init__(self): self.requests,self.buckets,self.seconds,self.reloads = Counter(),Counter(),Counter(),Counter()
+    def __init__(self): self.requests,self.buckets,self.seconds,self.reloads = [Counter() for _ in range(4)]
 
     def count(self, endpoint, status, seconds):
         "A request is answered"

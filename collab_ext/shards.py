@@ -126,7 +126,8 @@ def write_whole(
     content, # What it is to hold: a text, or bytes
 ):
     "Write a file so that it is there whole or not at all"
-    path,data = Path(path),content.encode() if isinstance(content, str) else content
+    path = Path(path)
+    data = content.encode() if isinstance(content, str) else content
     tmp = path.with_name(f'.{path.name}.{os.getpid()}')
     try:
         with open(tmp, 'wb') as f:
